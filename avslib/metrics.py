@@ -1,0 +1,233 @@
+"""J and F of AVSBench as pure functions, and the torchmetrics metrics that sum them over a whole set.
+
+Everything is told per frame: `N` rows of logits [N, 1, H, W] or [N, H, W] against masks of 0 and 1 of the same shape.
+Sums are kept in float64 and reduced by addition, so `MeanIoU` and `FScore` do not depend on the batch size, the order
+of the rows or the number of processes. (On a device without float64 leave the metric on the CPU: rows are moved.)
+"""
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+from torchmetrics import Metric
+
+from avslib.errors import AvsError
+
+__all__ = ["BETA_SQUARED", "THRESHOLDS", "FScore", "LegacyFScore", "MeanIoU", "f_curves", "iou_per_frame"]
+
+BETA_SQUARED = 0.3
+# The last one is exactly 1 in float32; the figures of the release are made with it.
+THRESHOLDS: Float[Tensor, "255"] = torch.linspace(0, 1 - 1e-10, 255)
+
+
+def _flatten(
+    logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]
+) -> tuple[Float[Tensor, "N P"], Bool[Tensor, "N P"]]:
+    """Sigmoids and boolean masks as rows of P pixels, after checking them."""
+    if logits.shape != target.shape or logits.ndim not in (3, 4) or (logits.ndim == 4 and logits.shape[1] != 1):
+        raise AvsError(
+            f"metrics expect logits and masks of one shape, [N, 1, H, W] or [N, H, W]; "
+            f"got {list(logits.shape)} and {list(target.shape)}"
+        )
+    if not ((target == 0) | (target == 1)).all():
+        raise AvsError("metrics expect masks of 0 and 1; divide masks of 0 and 255 by 255")
+    probability = logits.detach().float().sigmoid().flatten(1)
+    if probability.isnan().any():
+        raise AvsError("the logits hold NaN; the model that made them has diverged")
+    return probability, target.bool().flatten(1)
+
+
+def iou_per_frame(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> Float[Tensor, "N"]:
+    """Intersection over union of every frame at sigmoid > 0.5, float64.
+
+    IoU = I / (U + 1e-7); a frame whose mask is empty scores the share of its pixels rightly left out.
+    Source: AVSBench (Zhou et al., ECCV 2022), mIoU before the mean over frames.
+
+    Shape: logits, target [N, 1, H, W] or [N, H, W] -> [N]. Raises AvsError on other shapes, on masks that are not 0/1
+    and on NaN.
+
+    >>> mask = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 0]]])
+    >>> logits = torch.tensor([[[9.0, -9.0], [-9.0, -9.0]], [[9.0, -9.0], [-9.0, -9.0]]])
+    >>> [round(x, 6) for x in iou_per_frame(logits, mask).tolist()]
+    [0.5, 0.75]
+    """
+    probability, truth = _flatten(logits, target)
+    # Thresholding the logit at 0 differs: in float32 the sigmoid exceeds 0.5 only from a logit of 9e-8 on.
+    predicted = probability > 0.5
+    empty = ~truth.any(dim=1)
+    intersection = (predicted & truth).sum(dim=1)
+    union = (predicted | truth).sum(dim=1)
+    rightly_left_out = (~predicted & ~truth).sum(dim=1)
+    hits = torch.where(empty, rightly_left_out, intersection).cpu().double()
+    area = torch.where(empty, torch.full_like(union, truth.shape[1]), union).cpu().double()
+    return (hits / (area + 1e-7)).to(_float64_device(logits))
+
+
+def f_curves(
+    logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]
+) -> tuple[Float[Tensor, "N 255"], Bool[Tensor, "N"]]:
+    """F of every frame at every threshold (float64), and which frames have a mask that is not empty.
+
+    F = (1 + b) P R / (b P + R) with b = beta^2 = 0.3, P = tp / (predicted + 1e-20), R = tp / (true + 1e-20),
+    prediction = sigmoid >= threshold, NaN -> 0. Equal to the 255 comparisons, but counted in one pass: a histogram of
+    the sigmoids between thresholds, summed from the top. Source: AVSBench (Zhou et al., ECCV 2022).
+
+    Shape: logits, target [N, 1, H, W] or [N, H, W] -> [N, 255], [N]. Raises AvsError as `iou_per_frame`.
+
+    >>> mask = torch.tensor([[[1, 1], [0, 0]]])
+    >>> curve, counted = f_curves(torch.tensor([[[0.0, 0.0], [0.0, -9.0]]]), mask)
+    >>> round(curve[0, 127].item(), 6), counted.tolist()  # at threshold 0.5: P = 2/3, R = 1
+    (0.722222, [True])
+    """
+    probability, truth = _flatten(logits, target)
+    rows, bins = probability.shape[0], len(THRESHOLDS)
+    index = torch.bucketize(probability, THRESHOLDS.to(probability.device), right=True, out_int32=True)
+    index += torch.arange(rows, device=index.device, dtype=torch.int32)[:, None] * bins - 1
+    index += truth * (rows * bins)
+    counts = torch.bincount(index.flatten(), minlength=2 * rows * bins).view(2, rows, bins).to(_float64_device(logits))
+    background, true_positive = counts.flip(-1).cumsum(-1).flip(-1).double()
+    precision = true_positive / (true_positive + background + 1e-20)
+    recall = true_positive / (counts[1].sum(-1, keepdim=True).double() + 1e-20)
+    curve = (1 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall)
+    return curve.nan_to_num(0.0), truth.any(dim=1).to(counts.device)
+
+
+def _float64_device(tensor: Tensor) -> torch.device:
+    return torch.device("cpu") if tensor.device.type == "mps" else tensor.device
+
+
+class MeanIoU(Metric):
+    """J: the mean over frames of `iou_per_frame`.
+
+    >>> metric = MeanIoU()
+    >>> metric.update(torch.tensor([[[9.0, -9.0], [-9.0, -9.0]]]), torch.tensor([[[1, 1], [0, 0]]]))
+    >>> round(metric.compute().item(), 6)
+    0.5
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    total: Tensor
+    frames: Tensor
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("frames", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> None:
+        """Add N frames; shapes and errors as `iou_per_frame`."""
+        self.total += iou_per_frame(logits, target).sum().to(self.total.device)
+        self.frames += len(logits)
+
+    def compute(self) -> Float[Tensor, ""]:
+        """The mean so far; NaN before the first frame."""
+        return self.total / self.frames
+
+
+class FScore(Metric):
+    """F: the mean F curve over all frames of the set whose mask is not empty, at its best threshold.
+
+    0 when no frame has a mask.
+
+    >>> metric = FScore()
+    >>> metric.update(torch.tensor([[[9.0, 9.0], [9.0, -9.0]]]), torch.tensor([[[1, 1], [0, 0]]]))
+    >>> round(metric.compute().item(), 6)
+    0.722222
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    curve: Tensor
+    counted: Tensor
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.add_state("curve", torch.zeros(len(THRESHOLDS), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("counted", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> None:
+        """Add N frames; shapes and errors as `f_curves`."""
+        curve, counted = f_curves(logits, target)
+        self.curve += curve[counted].sum(0).to(self.curve.device)
+        self.counted += counted.sum().to(self.counted.device)
+
+    def compute(self) -> Float[Tensor, ""]:
+        """The best mean F so far."""
+        return (self.curve / self.counted.clamp(min=1)).max()
+
+
+class LegacyFScore(Metric):
+    """F as published figures were made: the best threshold of every test batch, averaged over the batches.
+
+    `batch_size` counts clips of `frames` frames, as the released scripts do, so that the set is cut into runs of
+    ``batch_size * frames`` rows (the last may be shorter; a batch without any mask scores 0). The cut depends on the
+    place of a row in the set alone, never on how many rows an `update` brings; several processes, or rows in another
+    order, give each row's place as `index`.
+
+    >>> metric = LegacyFScore(batch_size=1, frames=1)
+    >>> mask = torch.tensor([[[1, 1], [0, 0]], [[1, 0], [0, 0]]])
+    >>> metric.update(torch.tensor([[[9.0, 9.0], [9.0, -9.0]], [[-9.0, 9.0], [9.0, 9.0]]]), mask)
+    >>> round(metric.compute().item(), 6)  # 0.722222 in the first batch; 0.302326 in the second, all four predicted
+    0.512274
+    """
+
+    # The default place of a row is the number of rows before it, which `forward` would otherwise reset.
+    full_state_update = True
+    higher_is_better = True
+    curves: list[Tensor]
+    counted: list[Tensor]
+    index: list[Tensor]
+    parts: Tensor
+
+    def __init__(self, batch_size: int = 4, frames: int = 5, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if batch_size < 1 or frames < 1:
+            raise AvsError(f"LegacyFScore needs batch_size and frames of at least 1; got {batch_size} and {frames}")
+        self.rows = batch_size * frames
+        for name in ("curves", "counted", "index"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+        self.add_state("parts", torch.ones((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("unplaced", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        logits: Float[Tensor, "N *frame"],
+        target: Shaped[Tensor, "N *frame"],
+        index: Shaped[Tensor, "N"] | None = None,
+    ) -> None:
+        """Add N frames; `index` = their places in the set (clip number * frames + frame), by default the next N.
+
+        A place that comes twice counts once (samplers pad the last batch of a process with repeated clips).
+        """
+        curve, counted = f_curves(logits, target)
+        if index is None:
+            start = sum(len(part) for part in self.index)
+            index = torch.arange(start, start + len(logits))
+            self.unplaced += len(logits)
+        elif len(index) != len(logits):
+            raise AvsError(f"LegacyFScore got {len(index)} places for {len(logits)} rows; give one a row")
+        self.curves.append(curve.to(self.device))
+        self.counted.append(counted.to(self.device))
+        self.index.append(index.to(self.device))
+
+    def compute(self) -> Float[Tensor, ""]:
+        """The mean of the batches' best F; NaN before the first frame."""
+        if not len(self.index):
+            return torch.tensor(float("nan"), dtype=torch.float64)
+        # A list in one process, one tensor after a reduction over several.
+        curves, counted, index = (
+            torch.cat(x) if isinstance(x, list) else x for x in (self.curves, self.counted, self.index)
+        )
+        if self.unplaced and (self.parts > 1 or self.unplaced < len(index)):
+            raise AvsError(
+                "LegacyFScore depends on the order of the frames in the set: "
+                "with several processes give update() the places of its rows as `index`"
+            )
+        order = index.argsort(stable=True)
+        first = torch.ones_like(order, dtype=torch.bool)
+        first[1:] = index[order][1:] != index[order][:-1]
+        order = order[first]
+        if index[order[-1]] != len(order) - 1 or index[order[0]] != 0:
+            raise AvsError("LegacyFScore needs every place from 0 to the last once; some rows of the set are missing")
+        batches = zip(curves[order].split(self.rows), counted[order].split(self.rows), strict=True)
+        return torch.stack([curve[keep].sum(0).max() / keep.sum().clamp(min=1) for curve, keep in batches]).mean()
