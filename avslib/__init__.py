@@ -1,0 +1,29 @@
+"""avslib: ECMVAE for audio-visual segmentation, trainable, tested, and explained term by term."""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+# loaded on first use: `avs --help` and the processes that compose clips need no torch
+_LAZY = {
+    "Config": "avslib.config",
+    "load_config": "avslib.config",
+    "ECMVAE": "avslib.models.ecmvae",
+    "ECMVAEOutput": "avslib.models.ecmvae",
+    "load_checkpoint": "avslib.checkpoints",
+    "load_official": "avslib.checkpoints",
+    "AvsError": "avslib.errors",
+}
+
+__all__ = [*_LAZY, "__version__"]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    try:
+        return import_module(f"avslib.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"avslib.{name}":
+            raise
+        raise AttributeError(f"module 'avslib' has no attribute {name!r}") from None

@@ -1,0 +1,236 @@
+"""Checkpoints: a folder with safetensors weights and the resolved config; and the converter for the released weights."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from avslib.config import Config, load_config
+from avslib.errors import AvsError
+from avslib.files import atomic_path
+from avslib.models.ecmvae import ECMVAE
+
+__all__ = ["CONFIG", "WEIGHTS", "convert_official", "load_checkpoint", "load_official", "load_weights", "save_checkpoint"]
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.yaml"
+
+# released name -> ours, as regular expressions tried in order
+_SHARED = [
+    (r"fusion_modules\.(\d)\.(theta|phi|g)\.", r"fusion.\1.\2."),
+    (r"fusion_modules\.(\d)\.W_z\.0\.", r"fusion.\1.output."),
+    (r"fusion_modules\.(\d)\.W_z\.1\.", r"fusion.\1.batch_norm."),
+    (r"fusion_modules\.(\d)\.norm_layer\.", r"fusion.\1.layer_norm."),
+    (r"neck_(prior|post)\.conv_list\.(\d)\.reduce\.(\d)\.(conv|norm)\.", "neck"),
+    (r"decoder_(prior|post)\.fusion_block_(\d)\.resConfUnit(\d)\.ConvBNReLU(\d)\.(conv|norm)\.", "decoder"),
+    (r"decoder_(prior|post)\.head_up_2\.output_conv\.(\d)\.", "head"),
+    (r"mm_vae_model\.enc_(vs|as|vac)(_y)?\.(layer|bn)(\d)\.", "trunk"),
+    (r"mm_vae_model\.enc_(vs|as|vac)(_y)?\.(fc1|fc2|fc_gt_vector)\.", "latent"),
+    (r"mm_vae_model\.sc(\d)_(prior|posterior)\.", "codes"),
+    (r"mm_vae_model\.noise_model_(prior|post)\.noise_conv\.", "inject"),
+    (r"mm_vae_model\.ba_lower_bound_(mu|logvar|sc_a)_(prior|post)\.", "mi"),
+]
+_BACKBONES = {
+    "pvt_v2_b5": [
+        (r"encoder\.patch_embed1\.", r"backbone.net.patch_embed."),
+        (r"encoder\.patch_embed([234])\.", "stage:downsample."),
+        (r"encoder\.block(\d)\.(\d+)\.", "stage:blocks."),
+        (r"encoder\.norm(\d)\.", "stage:norm."),
+    ],
+    "resnet50": [(r"encoder\.", r"backbone.net.")],
+}
+# in the released state dict but never used by its forward pass
+_UNUSED = r"audio_neck\.|decoder_(prior|post)\.fusion_block_1\.resConfUnit1\."
+
+
+def _rename(name: str, backbone: str) -> str | None:
+    """Our name for a released one; None when unknown."""
+    for pattern, target in _SHARED + _BACKBONES[backbone]:
+        match = re.match(pattern, name)
+        if match:
+            rest = name[match.end():]
+            head = target if target in _COMPOSE else None
+            if head:
+                return _COMPOSE[head](match) + rest
+            if target.startswith("stage:"):
+                return _stage(match, target) + rest.replace("dwconv.dwconv.", "dwconv.")
+            return match.expand(target) + rest
+    return None
+
+
+def _branch(which: str | None) -> str:
+    return "posterior" if which in ("post", "posterior", "_y") else "prior"
+
+
+def _stage(m: re.Match, target: str) -> str:
+    block = f"{m[2]}." if "block" in m.re.pattern else ""
+    return f"backbone.net.stages_{int(m[1]) - 1}.{target.removeprefix('stage:')}{block}"
+
+
+def _decoder(m: re.Match) -> str:
+    block = int(m[2])
+    unit = f"skip.{block - 2}" if m[3] == "1" else f"refine.{block - 1}"
+    return f"{_branch(m[1])}.decoder.{unit}.layers.{3 * (int(m[4]) - 1) + (m[5] == 'norm')}."
+
+
+_ENCODER = {"vs": "encode_sv", "as": "encode_sa", "vac": "encode_c"}
+_COMPOSE = {
+    "neck": lambda m: f"{_branch(m[1])}.neck.levels.{m[2]}.{2 * int(m[3]) + (m[4] == 'norm')}.",
+    "decoder": _decoder,
+    "head": lambda m: f"{_branch(m[1])}.decoder.head_{ {'0': 'in', '2': 'mid', '4': 'out'}[m[2]] }.",
+    "trunk": lambda m: f"{_branch(m[2])}.{_ENCODER[m[1]]}.trunk.layers.{3 * (int(m[4]) - 1) + (m[3] == 'bn')}.",
+    "latent": lambda m: f"{_branch(m[2])}.{_ENCODER[m[1]]}."
+    + {"fc1": "head.mu.", "fc2": "head.logvar.", "fc_gt_vector": "vector."}[m[3]],
+    "codes": lambda m: f"{_branch(m[2])}.fuse_{'v' if m[1] == '1' else 'a'}.",
+    "inject": lambda m: f"{_branch(m[1])}.inject.conv.",
+    "mi": lambda m: f"{_branch(m[2])}.mi_{ {'mu': 'mu', 'logvar': 'logvar', 'sc_a': 'target'}[m[1]] }.",
+}
+
+
+def detect_backbone(names: list[str]) -> str:
+    """Which of the two released backbones a state dict belongs to."""
+    if any(n.startswith("encoder.patch_embed1.") for n in names):
+        return "pvt_v2_b5"
+    if any(n.startswith("encoder.layer1.") for n in names):
+        return "resnet50"
+    raise AvsError("these weights are not ECMVAE's: neither 'encoder.patch_embed1.' (PVTv2-B5) nor 'encoder.layer1.' "
+                   "(ResNet-50) is among their names; give the state dict as released")
+
+
+def convert_official(state: Mapping[str, Tensor], backbone: str = "auto") -> tuple[dict[str, Tensor], list[str]]:
+    """Rename a released state dict.
+
+    Args:
+        state: names as released; a ``module.`` prefix is dropped.
+        backbone: ``pvt_v2_b5``, ``resnet50`` or ``auto`` (told from the names).
+
+    Returns:
+        our state dict, and the released names that no forward pass uses and that are therefore left out.
+
+    Raises:
+        AvsError: a name that is neither known nor known to be unused.
+    """
+    state = {k.removeprefix("module."): v for k, v in state.items()}
+    backbone = detect_backbone(list(state)) if backbone == "auto" else backbone
+    if backbone not in _BACKBONES:
+        raise AvsError(f"backbone {backbone!r}: released weights exist for {' and '.join(_BACKBONES)}; use one of them or 'auto'")
+    converted, unused, unknown = {}, [], []
+    for name, value in state.items():
+        target = _rename(name, backbone)
+        if re.match(_UNUSED, name):
+            unused.append(name)
+        elif target is None:
+            unknown.append(name)
+        else:
+            # 1x1x1 convolutions of the fusion are linear layers here
+            converted[target] = value.flatten(1) if name.startswith("fusion_modules") and value.ndim == 5 else value
+    if unknown:
+        raise AvsError(f"{len(unknown)} names in the weights are not ECMVAE's: {', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}")
+    return converted, unused
+
+
+def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "auto") -> ECMVAE:
+    """The full model with the released weights, in eval mode.
+
+    Args:
+        source: path of the released ``.pth``, or its state dict (also wrapped in ``model`` or ``state_dict``).
+        backbone: ``pvt_v2_b5``, ``resnet50`` or ``auto``.
+
+    Returns:
+        A model whose ``config`` is preset ``paper`` with that backbone: all loss terms in their official form.
+
+    Raises:
+        AvsError: unreadable file, unknown names, missing names, other shapes; the first of them is named.
+    """
+    state = _read_torch(Path(source)) if isinstance(source, (str, Path)) else source
+    for wrapper in ("state_dict", "model", "model_state_dict"):
+        if isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    converted, _ = convert_official({k: torch.as_tensor(v) for k, v in state.items()}, backbone)
+    name = detect_backbone([k.removeprefix("module.") for k in state]) if backbone == "auto" else backbone
+    model = ECMVAE(load_config("paper", {"model.backbone": name, "model.pretrained": False}))
+    _load_strict(model, converted, "the released weights")
+    return model.eval()
+
+
+def _read_torch(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise AvsError(f"weights {path}: no such file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise AvsError(f"weights {path}: not a plain PyTorch state dict ({str(error).splitlines()[0]})") from None
+    if not isinstance(state, Mapping):
+        raise AvsError(f"weights {path}: expected a state dict, found {type(state).__name__}")
+    return state
+
+
+def _load_strict(model: ECMVAE, state: Mapping[str, Tensor], source: str) -> None:
+    wanted = model.state_dict()
+    problems = [f"{k} is missing" for k in wanted if k not in state]
+    problems += [f"{k} is unknown" for k in state if k not in wanted]
+    problems += [f"{k} has shape {tuple(state[k].shape)}, expected {tuple(wanted[k].shape)}"
+                 for k in wanted if k in state and state[k].shape != wanted[k].shape]
+    if problems:
+        raise AvsError(f"{source} do not fit {model.config.model.backbone} with {model.config.model.channels} channels: "
+                       f"{problems[0]}{f' (and {len(problems) - 1} more)' if len(problems) > 1 else ''}; "
+                       "use the config that they were trained with")
+    model.load_state_dict(state)
+
+
+def save_checkpoint(folder: str | Path, model: ECMVAE, *, half: bool = False) -> Path:
+    """Write `folder`/model.safetensors and config.yaml, each beside and renamed.
+
+    Args:
+        half: store floating-point tensors as float16 (half the size; they are read back as float32).
+    """
+    folder = Path(folder)
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    if half:
+        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    with atomic_path(folder / WEIGHTS) as path:
+        save_file(state, path)
+    with atomic_path(folder / CONFIG) as path:
+        path.write_text(yaml.safe_dump(model.config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    return folder
+
+
+def load_weights(model: ECMVAE, source: str | Path) -> None:
+    """Load the weights of a checkpoint folder or .safetensors file into `model`."""
+    path = _weights_path(source)
+    try:
+        with safe_open(path, framework="pt") as f:
+            state = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise AvsError(f"checkpoint {path}: not a whole safetensors file ({error}); copy or train it again") from None
+    wanted = model.state_dict()
+    _load_strict(model, {k: v.to(wanted[k].dtype) if k in wanted else v for k, v in state.items()}, f"weights {path}")
+
+
+def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> ECMVAE:
+    """The model of a checkpoint folder (or of the .safetensors file in it), in eval mode.
+
+    Raises:
+        AvsError: no such folder, no config beside the weights, weights that do not fit the config.
+    """
+    path = _weights_path(source)
+    config_path = path.parent / CONFIG
+    if not config_path.is_file():
+        raise AvsError(f"checkpoint {path}: {CONFIG} is missing beside it; copy the whole checkpoint folder")
+    config: Config = load_config(config_path).replace({"model.pretrained": False})
+    model = ECMVAE(config)
+    load_weights(model, path)
+    return model.to(device).eval()
+
+
+def _weights_path(source: str | Path) -> Path:
+    path = Path(source)
+    path = path / WEIGHTS if path.is_dir() else path
+    if not path.is_file():
+        raise AvsError(f"checkpoint {source}: no such file, and no folder with {WEIGHTS} in it")
+    return path

@@ -1,0 +1,190 @@
+"""One typed configuration for a run: presets are YAML files, read into the classes below and checked field by field.
+
+``load_config("mini", ["train.epochs=3", "loss.mi=0"])`` reads ``avslib/presets/mini.yaml`` (or any YAML file by path),
+applies the overrides in order and validates. The same fields are set by ``avs train -o``, by papermill and from Python.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from avslib.errors import AvsError
+
+__all__ = ["Config", "DataConfig", "LossConfig", "ModelConfig", "TrainConfig", "load_config", "preset_names"]
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelConfig(_Section):
+    """The network (spec of the released weights; the smaller presets change numbers, never the architecture)."""
+
+    backbone: str = Field("pvt_v2_b5", description="any timm model name that gives features at strides 4, 8, 16, 32")
+    pretrained: bool | str = Field(
+        True, description="true: ImageNet weights (from a package where one ships them, else timm's cache or hub); "
+        "false: random; a path: a state dict for the backbone")
+    image_size: int = Field(224, ge=32, multiple_of=32, description="side in pixels that the latent encoders are built for")
+    audio_encoder: Literal["vggish", "soundnet"] = Field("vggish", description="frozen network behind the audio embedding")
+    audio_weights: str | None = Field(None, description="path of the audio encoder's weights; soundnet ships its own")
+    audio_dim: int = Field(128, ge=1, description="length of the audio embedding")
+    use_audio: bool = Field(True, description="false: the embedding is replaced by zeros (the network without sound)")
+    neck: Literal["basic", "aspp"] = Field("basic", description="basic: 1x1, 3x3, 3x3 convolutions; aspp: four dilated ones")
+    channels: int = Field(128, ge=4, multiple_of=4, description="C, channels of neck, fusion and decoder")
+    latent_dim: int = Field(16, ge=1, description="K, length of each latent code")
+    mi_dim: int = Field(6, ge=1, description="M, length of the mutual-information heads")
+    image_encoder_channels: tuple[int, int, int, int, int] = Field(
+        (16, 32, 64, 128, 128), description="channels of the latent encoders that see the image alone")
+    map_encoder_channels: tuple[int, int, int, int, int] = Field(
+        (16, 32, 64, 64, 64), description="channels of the latent encoders that see audio and a map")
+    map_vector: int = Field(32, ge=1, description="length of the map's vector beside the audio in those encoders")
+
+
+class LossConfig(_Section):
+    """Weights of the loss terms and which form of each is used; `official` is the released code's, to the digit."""
+
+    seg_prior: float = Field(1.0, ge=0, description="weight of the structure loss of the prior branch")
+    seg_posterior: float = Field(1.0, ge=0, description="weight of the structure loss of the posterior branch")
+    match: float = Field(0.5, ge=0, description="weight of the audio-visual matching loss (both branches)")
+    kl: float = Field(0.01, ge=0, description="weight of the KL terms of s_v and s_a and of the divergence of c")
+    mi: float = Field(0.001, ge=0, description="weight of the mutual-information bound, which is maximised")
+    orthogonality: float = Field(0.001, ge=0, description="weight of the difference loss between shared and specific codes")
+    structure_weighting: Literal["official", "per_pixel"] = Field(
+        "official", description="official: the boundary weight cancels in the BCE part; per_pixel: it does not")
+    kl_scale: Literal["official", "consistent"] = Field(
+        "official", description="standard deviation in the KL: official exp(logvar), consistent exp(logvar / 2) as in sampling")
+    divergence_c: Literal["official", "monte_carlo_js", "geometric_js", "symmetric_kl"] = Field(
+        "official", description="divergence between prior and posterior of the shared code c; official does not see the means")
+    mi_bound: Literal["official", "full"] = Field(
+        "official", description="official: Barber-Agakov bound without its log-variance; full: with it")
+
+
+class DataConfig(_Section):
+    """What is read, and how it is augmented."""
+
+    root: str | None = Field(None, description="folder in AVSBench layout (a Mini-AVS build is one)")
+    task: Literal["s4", "ms3"] = Field("s4", description="s4: single source, first mask only in train; ms3: several sources")
+    frames: int = Field(5, ge=1, description="T, frames and seconds of a clip")
+    flip_probability: float = Field(0.3, ge=0, le=1, description="probability of a horizontal flip in training")
+    flip: Literal["official", "clip"] = Field(
+        "official", description="official: S4 flips frame 1 alone, MS3 each frame by its own coin; clip: one coin a clip")
+    max_clips: int | None = Field(None, ge=1, description="use only the first clips of each split (quick tries)")
+    workers: int = Field(2, ge=0, description="processes that read clips; 0 reads in the training process")
+    cache: str | None = Field(None, description="folder of cached audio embeddings; default: inside the data folder's parent")
+
+
+class TrainConfig(_Section):
+    """The optimisation."""
+
+    epochs: int = Field(15, ge=1, description="passes over the train split")
+    batch_size: int = Field(4, ge=1, description="clips a step and process")
+    eval_batch_size: int = Field(4, ge=1, description="clips a step when scoring")
+    optimizer: Literal["adam", "adamw"] = Field("adam", description="adam as released, or adamw")
+    lr: float = Field(1e-4, gt=0, description="learning rate")
+    backbone_lr_factor: float = Field(1.0, ge=0, description="backbone's learning rate as a multiple of lr; 0 freezes it")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate over the steps")
+    warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from 0")
+    clip_grad: float | None = Field(None, gt=0, description="largest gradient norm; larger ones are scaled down")
+    precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision of accelerate; no: float32")
+    seed: int = Field(1234, ge=0, description="seeds initialisation, loader order, flips and the latent noise")
+    init_from: str | None = Field(None, description="checkpoint folder or file to start from (weights only)")
+    max_minutes: float | None = Field(None, gt=0, description="stop training after this long (the epoch is then the last)")
+    checkpoint_every: int = Field(200, ge=1, description="steps between saved run states, from which --resume goes on")
+
+
+class Config(_Section):
+    """A whole run."""
+
+    preset: str = Field("paper", description="name of the preset that this configuration started from")
+    model: Annotated[ModelConfig, Field(description="the network")] = ModelConfig()
+    loss: Annotated[LossConfig, Field(description="the objective")] = LossConfig()
+    data: Annotated[DataConfig, Field(description="data and augmentation")] = DataConfig()
+    train: Annotated[TrainConfig, Field(description="the optimisation")] = TrainConfig()
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Config":
+        if self.model.audio_encoder == "soundnet" and self.model.audio_dim != 128:
+            raise ValueError("model.audio_dim: the soundnet encoder gives 128 numbers; set it to 128")
+        return self
+
+    def replace(self, overrides: list[str] | dict[str, Any]) -> "Config":
+        """A copy with ``["section.field=value", ...]`` or ``{"section.field": value}`` set."""
+        return _validate(_apply(self.model_dump(mode="json"), overrides), "overrides")
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in PRESETS.iterdir() if p.name.endswith(".yaml"))
+
+
+def load_config(source: str | Path = "paper", overrides: list[str] | dict[str, Any] = ()) -> Config:
+    """Read a preset by name, or a YAML file by path, and apply overrides such as ``"train.epochs=3"``.
+
+    Raises:
+        AvsError: unknown preset, unreadable file, unknown field (with the nearest right name), value out of range.
+    """
+    if str(source) in preset_names():
+        text = (PRESETS / f"{source}.yaml").read_text(encoding="utf-8")
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise AvsError(f"config {str(source)!r}: no such preset or file; presets are {', '.join(preset_names())}")
+        text = path.read_text(encoding="utf-8")
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise AvsError(f"config {source}: not valid YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(values, dict):
+        raise AvsError(f"config {source}: expected sections such as 'train:' at the top, found {type(values).__name__}")
+    return _validate(_apply(values, overrides), str(source))
+
+
+def _apply(values: dict, overrides: list[str] | dict[str, Any]) -> dict:
+    pairs = overrides.items() if isinstance(overrides, dict) else [_parse(o) for o in overrides]
+    values = {k: dict(v) if isinstance(v, dict) else v for k, v in values.items()}
+    for key, value in pairs:
+        section, _, field = key.partition(".")
+        if not field:
+            values[section] = value
+        elif isinstance(values.setdefault(section, {}), dict):
+            values[section][field] = value
+    return values
+
+
+def _parse(override: str) -> tuple[str, Any]:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise AvsError(f"override {override!r}: expected section.field=value, for example train.epochs=3")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise AvsError(f"override {override!r}: the value is not valid YAML") from None
+
+
+def _validate(values: dict, source: str) -> Config:
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, field_names(), n=1, cutoff=0.5)
+            raise AvsError(f"config {source}: unknown field {name!r}; " + (f"did you mean {near[0]!r}?" if near else
+                           f"fields are {', '.join(field_names())}")) from None
+        given = f" (got {first['input']!r})" if not isinstance(first["input"], dict) else ""
+        raise AvsError(f"config {source}: {name or 'value'}: {first['msg']}{given}") from None
+
+
+def field_names() -> list[str]:
+    """Every field as ``section.field``."""
+    names = ["preset"]
+    for section, info in Config.model_fields.items():
+        if section != "preset":
+            names += [f"{section}.{field}" for field in info.annotation.model_fields]
+    return names

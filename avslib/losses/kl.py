@@ -1,0 +1,34 @@
+"""KL divergence of the specific codes s_v and s_a between posterior and prior: the rate term of the conditional ELBO."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["gaussian_kl", "kl_loss"]
+
+Gaussian = tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]
+
+
+def gaussian_kl(q: Gaussian, p: Gaussian, scale: str = "consistent") -> Float[Tensor, "N"]:
+    """KL(q || p) of diagonal Gaussians given as (mu, logvar), summed over K.
+
+    sum_k log(sigma_p / sigma_q) + (sigma_q^2 + (mu_q - mu_p)^2) / (2 sigma_p^2) - 1/2
+
+    Args:
+        scale: ``consistent``: sigma = exp(logvar / 2), the one that sampling uses. ``official``: sigma = exp(logvar),
+            as released.
+
+    >>> zero = torch.zeros(1, 2)
+    >>> gaussian_kl((torch.ones(1, 2), zero), (zero, zero))
+    tensor([1.])
+    """
+    double = 2.0 if scale == "official" else 1.0
+    (mu_q, logvar_q), (mu_p, logvar_p) = q, p
+    delta = double * (logvar_q - logvar_p)
+    precision_p = torch.exp(-double * logvar_p)
+    return 0.5 * (delta.exp() + (mu_q - mu_p).square() * precision_p - 1 - delta).sum(1)
+
+
+def kl_loss(q: Gaussian, p: Gaussian, scale: str = "official") -> Float[Tensor, ""]:
+    """Mean of :func:`gaussian_kl` over the rows."""
+    return gaussian_kl(q, p, scale).mean()

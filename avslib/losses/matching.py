@@ -1,0 +1,31 @@
+"""Audio-visual matching (AVM): what is segmented should look like what sounds.
+
+Zhou et al.: Audio-Visual Segmentation, ECCV 2022, equation 6.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["matching_loss"]
+
+
+def matching_loss(logits: Float[Tensor, "N 1 H W"], fused: list[Float[Tensor, "N C _ _"]], audio: Float[Tensor, "N C"]
+                  ) -> Float[Tensor, ""]:
+    """Mean over levels of sum_n KL(softmax(audio_n) || softmax(visual_n)).
+
+    visual_n = average over space of sigmoid(pooled logits) * fused map, normalised to length 1; the logits are
+    average-pooled to each level's size. The sum runs over the rows of the batch, as released.
+
+    >>> x = torch.zeros(2, 4, 7, 7)
+    >>> matching_loss(torch.zeros(2, 1, 28, 28), [x], torch.zeros(2, 4)).item()
+    0.0
+    """
+    target = F.softmax(audio, dim=1)
+    terms = []
+    for level in fused:
+        gate = torch.sigmoid(F.adaptive_avg_pool2d(logits, level.shape[-2:]))
+        visual = F.normalize((gate * level).mean((2, 3)), dim=1)
+        terms.append(F.kl_div(F.log_softmax(visual, dim=1), target, reduction="sum"))
+    return torch.stack(terms).mean()

@@ -1,0 +1,79 @@
+"""The whole objective: every term by name, and their weighted sum.
+
+loss = seg_prior + seg_posterior + 0.5 (match_prior + match_posterior) + 0.01 (kl_sv + kl_sa + divergence_c)
+       - 0.001 mi + 0.001 orthogonality, with the weights of ``config.loss``.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from avslib.config import Config
+from avslib.errors import AvsError
+from avslib.losses.kl import kl_loss
+from avslib.losses.matching import matching_loss
+from avslib.losses.mutual_information import mutual_information_bound
+from avslib.losses.orthogonality import orthogonality_loss
+from avslib.losses.segmentation import structure_loss
+from avslib.losses.shared_code import shared_code_divergence
+from avslib.models.ecmvae import ECMVAEOutput, Noise
+
+__all__ = ["objective"]
+
+
+def objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise = None) -> dict[str, Tensor]:
+    """All loss terms of one pass.
+
+    Args:
+        output: what the model gave for this mask.
+        mask: 1 = sounding; rows that are not annotated (``output.annotated``) count in no term that needs a mask.
+        config: its ``loss`` section chooses weights and forms.
+        noise: of the divergence of c where it is sampled: None or a generator to draw it, or a mapping with
+            ``js_prior`` and ``js_posterior`` [A, K].
+
+    Returns:
+        ``loss`` and its parts, unweighted: seg_prior, seg_posterior, match_prior, match_posterior, kl_sv, kl_sa,
+        divergence_c, mi (the bound itself), orthogonality. Each is a scalar tensor.
+
+    Raises:
+        AvsError: the model was run without a mask, or shapes differ.
+    """
+    if output.logits_posterior is None:
+        raise AvsError("objective: the output has no posterior; call the model with a mask")
+    if mask.shape != output.logits.shape:
+        raise AvsError(f"objective: mask has shape {tuple(mask.shape)}, expected {tuple(output.logits.shape)} as the logits")
+    w, z = config.loss, output.codes
+    rows = slice(None) if output.annotated is None else output.annotated.to(mask.device).nonzero().squeeze(1)
+    mask = mask[rows].to(output.logits.dtype)
+    latents = {name: (mu, logvar) if name.endswith("_y") else (mu[rows], logvar[rows])
+               for name, (mu, logvar) in output.latents.items()}
+    eps_prior, eps_posterior = (_divergence_noise(noise, name, latents["vac_y"][0]) for name in ("js_prior", "js_posterior"))
+    parts = {
+        "seg_prior": structure_loss(output.logits[rows], mask, w.structure_weighting),
+        "seg_posterior": structure_loss(output.logits_posterior, mask, w.structure_weighting),
+        "match_prior": matching_loss(output.logits, output.fused["prior"], output.audio["prior"]),
+        "match_posterior": matching_loss(output.logits_posterior, output.fused["posterior"], output.audio["posterior"]),
+        "kl_sv": kl_loss(latents["vs_y"], latents["vs"], w.kl_scale),
+        "kl_sa": kl_loss(latents["as_y"], latents["as"], w.kl_scale),
+        "divergence_c": shared_code_divergence(latents["vac"], latents["vac_y"], w.divergence_c, eps_prior, eps_posterior),
+        "mi": sum(mutual_information_bound(m.mu, m.logvar, m.target, w.mi_bound) for m in output.mi.values()),
+        "orthogonality": sum(orthogonality_loss(z[s + y], z["vac" + y]) for s in ("vs", "as") for y in ("", "_y")),
+    }
+    loss = (
+        w.seg_prior * parts["seg_prior"]
+        + w.seg_posterior * parts["seg_posterior"]
+        + w.match * (parts["match_prior"] + parts["match_posterior"])
+        + w.kl * (parts["kl_sv"] + parts["kl_sa"] + parts["divergence_c"])
+        - w.mi * parts["mi"]
+        + w.orthogonality * parts["orthogonality"]
+    )
+    return {"loss": loss, **parts}
+
+
+def _divergence_noise(noise: Noise, name: str, like: Float[Tensor, "A K"]) -> Float[Tensor, "A K"]:
+    if noise is None or isinstance(noise, torch.Generator):
+        device = like.device if noise is None else noise.device
+        return torch.randn(like.shape, generator=noise, device=device, dtype=like.dtype).to(like.device)
+    if name not in noise:
+        raise AvsError(f"objective: noise lacks {name!r}; it has {', '.join(sorted(noise))}")
+    return torch.as_tensor(noise[name], dtype=like.dtype, device=like.device)

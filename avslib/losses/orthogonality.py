@@ -1,0 +1,26 @@
+"""Difference loss: keeps the shared code c apart from the specific codes.
+
+Bousmalis et al.: Domain Separation Networks, NeurIPS 2016, equation 5.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["orthogonality_loss"]
+
+
+def orthogonality_loss(z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"]) -> Float[Tensor, ""]:
+    """Mean over K x L of (Z1^T Z2)^2; Z = z centred over the batch, each row divided by (its norm + 1e-6).
+
+    The norm carries no gradient, as released. A batch of one row gives 0.
+
+    >>> z = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    >>> round(orthogonality_loss(z, z).item(), 4)
+    1.0
+    """
+    def rows(z: Tensor) -> Tensor:
+        z = z - z.mean(0, keepdim=True)
+        return z / (z.detach().norm(dim=1, keepdim=True) + 1e-6)
+
+    return (rows(z1).t() @ rows(z2)).square().mean()

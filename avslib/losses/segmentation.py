@@ -1,0 +1,48 @@
+"""Structure loss: label-smoothed cross-entropy plus a boundary-weighted IoU loss.
+
+Wei, Wang, Huang: F3Net: Fusion, Feedback and Focus for Salient Object Detection, AAAI 2020.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["boundary_weight", "structure_loss"]
+
+
+def boundary_weight(mask: Float[Tensor, "N 1 H W"]) -> Float[Tensor, "N 1 H W"]:
+    """w = 1 + 5 |avgpool31(y) - y|: up to 6 at the outline, 1 far from it.
+
+    >>> boundary_weight(torch.zeros(1, 1, 32, 32)).unique()
+    tensor([1.])
+    """
+    return 1 + 5 * (F.avg_pool2d(mask, 31, stride=1, padding=15) - mask).abs()
+
+
+def structure_loss(logits: Float[Tensor, "N 1 H W"], mask: Float[Tensor, "N 1 H W"], weighting: str = "official",
+                   smoothing: float = 1e-3) -> Float[Tensor, ""]:
+    """mean BCE(logits, y (1 - s) + s / 2) + mean_n [1 - (I_n + 1) / (U_n - I_n + 1)].
+
+    I = sum w p y, U = sum w (p + y), w from :func:`boundary_weight`, p = sigmoid(logits).
+
+    Args:
+        weighting: ``official``: the released code averages the BCE to one number before it weights it, so that w
+            cancels there. ``per_pixel``: sum w BCE / sum w for each mask, as F3Net has it.
+        smoothing: s, label smoothing of the BCE part.
+
+    >>> y = torch.zeros(1, 1, 32, 32)
+    >>> round(structure_loss(torch.full_like(y, -20.0), y).item(), 4)
+    0.01
+    """
+    weight = boundary_weight(mask)
+    target = mask * (1 - smoothing) + smoothing / 2
+    if weighting == "official":
+        bce = F.binary_cross_entropy_with_logits(logits, target)
+    else:
+        pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        bce = ((weight * pixel).sum((2, 3)) / weight.sum((2, 3))).mean()
+    p = torch.sigmoid(logits)
+    intersection = (weight * p * mask).sum((2, 3))
+    union = (weight * (p + mask)).sum((2, 3))
+    return bce + (1 - (intersection + 1) / (union - intersection + 1)).mean()

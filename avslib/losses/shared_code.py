@@ -1,0 +1,79 @@
+"""Divergence between prior and posterior of the shared code c: four forms.
+
+The paper asks for the Jensen-Shannon divergence. The released estimate evaluates each density at its own sample only
+and so does not see the means; the other three do.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from avslib.losses.kl import Gaussian, gaussian_kl
+
+__all__ = ["geometric_js", "monte_carlo_js", "official_js", "shared_code_divergence", "symmetric_kl"]
+
+
+def _log_prob(x: Float[Tensor, "N K"], g: Gaussian) -> Float[Tensor, "N K"]:
+    mu, logvar = g
+    return -0.5 * ((x - mu).square() * torch.exp(-logvar) + logvar + math.log(2 * math.pi))
+
+
+def official_js(p: Gaussian, q: Gaussian, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
+    """0.5 [sum P (log P - log M) + sum Q (log Q - log M)] / N, P and Q element-wise densities at a sample of their own.
+
+    M = (P + Q) / 2. The samples carry no gradient. Moving a mean changes nothing: P depends on eps and logvar alone.
+    """
+    def own_log_density(g: Gaussian, eps: Tensor) -> Tensor:
+        mu, logvar = g
+        return _log_prob((mu + torch.exp(0.5 * logvar) * eps).detach(), g)
+
+    log_p, log_q = own_log_density(p, eps_p), own_log_density(q, eps_q)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    total = (log_p.exp() * (log_p - log_m)).sum() + (log_q.exp() * (log_q - log_m)).sum()
+    return 0.5 * total / len(log_p)
+
+
+def monte_carlo_js(p: Gaussian, q: Gaussian, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
+    """One-sample Monte-Carlo JS with both densities at each sample: 0.5 E_p[log p - log m] + 0.5 E_q[log q - log m].
+
+    Densities are over all K dimensions, in log-space; the gradient goes through the samples. The expectation lies in
+    [0, log 2]; it is 0 only for equal Gaussians.
+    """
+    def half(own: Gaussian, other: Gaussian, eps: Tensor) -> Tensor:
+        mu, logvar = own
+        x = mu + torch.exp(0.5 * logvar) * eps
+        log_own, log_other = _log_prob(x, own).sum(1), _log_prob(x, other).sum(1)
+        return log_own - torch.logaddexp(log_own, log_other) + math.log(2)
+
+    return 0.5 * (half(p, q, eps_p) + half(q, p, eps_q)).mean()
+
+
+def geometric_js(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
+    """Closed-form JS to the normalised geometric mean of the two Gaussians.
+
+    Nielsen: On a generalization of the Jensen-Shannon divergence and the Jensen-Shannon centroid, Entropy 2020.
+    The mean has precision (1/var_p + 1/var_q) / 2 and the precision-weighted average of the means.
+    """
+    (mu_p, logvar_p), (mu_q, logvar_q) = p, q
+    precision_p, precision_q = torch.exp(-logvar_p), torch.exp(-logvar_q)
+    log_precision = torch.logaddexp(-logvar_p, -logvar_q) - math.log(2)
+    mu = (precision_p * mu_p + precision_q * mu_q) / (precision_p + precision_q)
+    g = (mu, -log_precision)
+    return 0.5 * (gaussian_kl(p, g) + gaussian_kl(q, g)).mean()
+
+
+def symmetric_kl(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
+    """0.5 KL(p || q) + 0.5 KL(q || p), mean over rows."""
+    return 0.5 * (gaussian_kl(p, q) + gaussian_kl(q, p)).mean()
+
+
+def shared_code_divergence(p: Gaussian, q: Gaussian, kind: str, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]
+                           ) -> Float[Tensor, ""]:
+    """The divergence by its name in ``loss.divergence_c``; `eps_*` serve the two sampled forms."""
+    if kind == "geometric_js":
+        return geometric_js(p, q)
+    if kind == "symmetric_kl":
+        return symmetric_kl(p, q)
+    return {"official": official_js, "monte_carlo_js": monte_carlo_js}[kind](p, q, eps_p, eps_q)

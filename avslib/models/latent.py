@@ -1,0 +1,109 @@
+"""Latent codes: six Gaussian encoders, reparametrised sampling, and the injection of the codes into the coarsest map.
+
+Prior encoders see what is given at test (image, audio), posterior encoders see the mask as well. `s_v` and `s_a` are
+specific to vision and sound, `c` is shared by both.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["POSTERIOR", "PRIOR", "AudioEncoder", "AudioMapEncoder", "ImageEncoder", "Injection", "reparametrize"]
+
+# encoder names of the two branches, in the order s_v, s_a, c
+PRIOR = ("vs", "as", "vac")
+POSTERIOR = ("vs_y", "as_y", "vac_y")
+
+Gaussian = tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]
+
+
+def reparametrize(mu: Float[Tensor, "N K"], logvar: Float[Tensor, "N K"], eps: Float[Tensor, "N K"] | None) -> Float[Tensor, "N K"]:
+    """z = mu + exp(logvar / 2) * eps; `eps` None gives the mean.
+
+    >>> reparametrize(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2))
+    tensor([[1., 1.]])
+    """
+    return mu if eps is None else mu + torch.exp(0.5 * logvar) * eps
+
+
+class _ConvTrunk(nn.Module):
+    """Five 4x4 convolutions with stride 2, each with BatchNorm and LeakyReLU(0.01), flattened.
+
+    The fully connected layers behind it were built for one image size; maps of another size are average-pooled to it.
+    """
+
+    def __init__(self, in_channels: int, channels: tuple[int, ...], image_size: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for c_in, c_out in zip((in_channels, *channels[:-1]), channels, strict=True):
+            layers += [nn.Conv2d(c_in, c_out, 4, stride=2, padding=1), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.01)]
+        self.layers = nn.Sequential(*layers)
+        self.grid = image_size // 2 ** len(channels)
+        self.dim = channels[-1] * self.grid**2
+
+    def forward(self, x: Float[Tensor, "N _ H W"]) -> Float[Tensor, "N D"]:
+        x = self.layers(x)
+        if x.shape[-2:] != (self.grid, self.grid):
+            x = F.adaptive_avg_pool2d(x, self.grid)
+        return x.flatten(1)
+
+
+class _GaussianHead(nn.Module):
+    """Two linear layers: mean and log-variance."""
+
+    def __init__(self, in_dim: int, latent_dim: int):
+        super().__init__()
+        self.mu = nn.Linear(in_dim, latent_dim)
+        self.logvar = nn.Linear(in_dim, latent_dim)
+
+    def forward(self, x: Float[Tensor, "N D"]) -> Gaussian:
+        return self.mu(x), self.logvar(x)
+
+
+class ImageEncoder(nn.Module):
+    """Image, or image and mask, to a Gaussian over s_v."""
+
+    def __init__(self, in_channels: int, channels: tuple[int, ...], image_size: int, latent_dim: int):
+        super().__init__()
+        self.trunk = _ConvTrunk(in_channels, channels, image_size)
+        self.head = _GaussianHead(self.trunk.dim, latent_dim)
+
+    def forward(self, x: Float[Tensor, "N _ H W"]) -> Gaussian:
+        return self.head(self.trunk(x))
+
+
+class AudioEncoder(nn.Module):
+    """Audio embedding to a Gaussian over s_a."""
+
+    def __init__(self, audio_dim: int, latent_dim: int):
+        super().__init__()
+        self.head = _GaussianHead(audio_dim, latent_dim)
+
+    def forward(self, audio: Float[Tensor, "N D"]) -> Gaussian:
+        return self.head(audio)
+
+
+class AudioMapEncoder(nn.Module):
+    """Audio embedding and a map (image, mask or both) to a Gaussian over s_a or c."""
+
+    def __init__(self, in_channels: int, channels: tuple[int, ...], image_size: int, audio_dim: int, vector: int, latent_dim: int):
+        super().__init__()
+        self.trunk = _ConvTrunk(in_channels, channels, image_size)
+        self.vector = nn.Linear(self.trunk.dim, vector)
+        self.head = _GaussianHead(audio_dim + vector, latent_dim)
+
+    def forward(self, audio: Float[Tensor, "N D"], x: Float[Tensor, "N _ H W"]) -> Gaussian:
+        return self.head(torch.cat([audio, self.vector(self.trunk(x))], dim=1))
+
+
+class Injection(nn.Module):
+    """Concatenates the fused codes, repeated over space, to the coarsest map; a 1x1 convolution brings it back to C."""
+
+    def __init__(self, channels: int, latent_dim: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels + 2 * latent_dim, channels, 1)
+
+    def forward(self, x: Float[Tensor, "N C h w"], sc_v: Float[Tensor, "N K"], sc_a: Float[Tensor, "N K"]) -> Float[Tensor, "N C h w"]:
+        codes = torch.cat([sc_v, sc_a], dim=1)[:, :, None, None].expand(-1, -1, *x.shape[-2:])
+        return self.conv(torch.cat([x, codes], dim=1))

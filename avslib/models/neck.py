@@ -1,0 +1,47 @@
+"""Neck: brings a backbone level to C channels, without an activation."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["AsppNeck", "BasicNeck", "Neck"]
+
+
+class BasicNeck(nn.Sequential):
+    """1x1, 3x3 and 3x3 convolutions without bias, each followed by BatchNorm; linear, so no activation."""
+
+    def __init__(self, in_channels: int, channels: int):
+        layers: list[nn.Module] = []
+        for i, kernel in enumerate((1, 3, 3)):
+            layers += [nn.Conv2d(channels if i else in_channels, channels, kernel, padding=kernel // 2, bias=False),
+                       nn.BatchNorm2d(channels)]
+        super().__init__(*layers)
+
+
+class AsppNeck(nn.Module):
+    """Sum of four 3x3 convolutions with dilations 3, 6, 12 and 18, without bias or norm."""
+
+    def __init__(self, in_channels: int, channels: int):
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(in_channels, channels, 3, padding=d, dilation=d, bias=False) for d in (3, 6, 12, 18))
+
+    def forward(self, x: Float[Tensor, "N _ H W"]) -> Float[Tensor, "N C H W"]:
+        return sum(conv(x) for conv in self.convs)
+
+
+class Neck(nn.Module):
+    """One neck a level.
+
+    Args:
+        in_channels: channels of the backbone's levels, fine to coarse.
+        channels: C, channels of every output.
+        kind: ``basic`` or ``aspp``.
+    """
+
+    def __init__(self, in_channels: list[int], channels: int = 128, kind: str = "basic"):
+        super().__init__()
+        block = {"basic": BasicNeck, "aspp": AsppNeck}[kind]
+        self.levels = nn.ModuleList(block(c, channels) for c in in_channels)
+
+    def forward(self, features: list[Float[Tensor, "N _ _ _"]]) -> list[Float[Tensor, "N C _ _"]]:
+        return [level(f) for level, f in zip(self.levels, features, strict=True)]
