@@ -1,0 +1,107 @@
+"""Reading AVSBench's log-mel pickles without trusting them.
+
+A pickle may call any function it can name. A pickled tensor needs five names; every other one is refused, and the
+five are replaced by functions that do nothing else.
+"""
+
+import collections
+import io
+import pickle
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from avslib.errors import AvsError
+
+__all__ = ["load_log_mel", "load_tensor"]
+
+LARGEST_FILE = 64 * 2**20
+
+
+class _Refused(Exception):
+    """The pickle names something that a tensor does not need."""
+
+
+def _allowed(module: str, name: str):
+    """The stand-in for one name, made afresh: a pickle can set attributes on what it is given."""
+
+    def storage(data: bytes):
+        try:
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise _Refused("more than numbers inside its storage") from error
+
+    def tensor(storage, offset, size, stride, *_requires_grad_and_hooks):
+        return torch._utils._rebuild_tensor(storage, offset, size, stride)
+
+    def parameter(data, *_requires_grad_and_hooks):
+        return data
+
+    def latin1(text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise _Refused(f"_codecs.encode to {encoding!r}")
+        return text.encode("latin1")
+
+    def ordered_dict(*items):
+        return collections.OrderedDict(*items)
+
+    return {
+        ("torch.storage", "_load_from_bytes"): storage,
+        ("torch._utils", "_rebuild_tensor_v2"): tensor,
+        ("torch._utils", "_rebuild_parameter"): parameter,
+        ("collections", "OrderedDict"): ordered_dict,
+        ("_codecs", "encode"): latin1,  # how protocols 0 to 2 write bytes
+    }.get((module, name))
+
+
+# The class written in Python: the one in C sizes its memo by a number in the file, up to 32 GiB.
+class _TensorUnpickler(pickle._Unpickler):
+    def find_class(self, module, name):
+        found = _allowed(module, name)
+        if found is None:
+            raise _Refused(f"{module}.{name}")
+        return found
+
+
+def load_tensor(path: str | Path) -> Tensor:
+    """The tensor in a plain pickle file, detached, on the CPU; nothing that the file names is run.
+
+    Raises:
+        AvsError: the file is missing, damaged, too large, names anything but tensor rebuilding, or holds no tensor.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= LARGEST_FILE else b""
+    except OSError as error:
+        raise AvsError(f"{path}: cannot be read ({error.strerror}); expected a pickled log-mel tensor") from error
+    if size > LARGEST_FILE:
+        raise AvsError(f"{path}: has {size} bytes; a log-mel pickle has at most {LARGEST_FILE}")
+    try:
+        value = _TensorUnpickler(io.BytesIO(data)).load()
+    except _Refused as refused:
+        raise AvsError(
+            f"{path}: refused, because the pickle asks for {refused}, which no tensor needs; "
+            "nothing was run: get the file again from its authors"
+        ) from None
+    except Exception as error:  # a damaged pickle fails in any way: EOFError, KeyError, RuntimeError of torch, ...
+        raise AvsError(f"{path}: damaged pickle ({type(error).__name__}); get the file again") from error
+    if not isinstance(value, Tensor):
+        raise AvsError(f"{path}: holds a {type(value).__name__}; expected a tensor")
+    return value.detach()
+
+
+def load_log_mel(path: str | Path, frames: int = 5) -> Float[Tensor, "frames 1 96 64"]:
+    """The first `frames` log-mel patches of a clip.
+
+    Raises:
+        AvsError: as `load_tensor`; another shape than [at least `frames`, 1, 96, 64]; values that are not finite.
+    """
+    value = load_tensor(path)
+    if value.ndim != 4 or value.shape[0] < frames or tuple(value.shape[1:]) != (1, 96, 64):
+        raise AvsError(f"{path}: holds a tensor of shape {list(value.shape)}; expected [{frames}, 1, 96, 64]")
+    if not value.is_floating_point() or not torch.isfinite(value).all():
+        raise AvsError(f"{path}: holds values that are not finite floats; compute the log-mel again")
+    return value[:frames].float()
