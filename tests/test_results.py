@@ -1,0 +1,171 @@
+"""Run records keep what they must, and tables print only what records hold."""
+
+import csv
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from avslib import results
+from avslib.errors import AvsError
+
+
+def record(seed=0, j=0.5, data="mini", method="ecmvae", task="s4", backbone="resnet50", **fields):
+    config = {"model": {"backbone": backbone, "image_size": 224}, "train": {"seed": seed}, "data": {"root": "/x/mini"}}
+    metrics = {split: {"J": j, "F": 0.75, "F_legacy@8": 0.7} for split in ("val", "test", "test_unseen")}
+    given = {"dataset": {"id": "d0", "clips": {"train": 8, "test": 4}}, "selection": "best J on val"}
+    given |= {"metrics": metrics, "wall_seconds": 1.5} | fields
+    return results.new_record(data=data, task=task, method=method, seed=seed, config=config, **given)
+
+
+def saved(folder, *records):
+    for r in records:
+        results.write_record(folder / r.id, r)
+    return results.load_records(folder)
+
+
+def cells(records, task="s4", data="mini"):
+    return list(csv.DictReader(io.StringIO(results.table(records, task, data, "csv"))))
+
+
+def test_record_returns_from_disk_as_it_went(tmp_path):
+    clips = [{"name": "é, 1", "split": "test", "J": 0.25}, {"name": "b", "split": "test", "baseline": "mute", "J": 1}]
+    made = record(baselines={"audio shuffled": {"test": {"J": 0.125}}})
+    path = results.write_record(tmp_path / "a", made, clips)
+    (read,) = results.load_records(tmp_path)
+    assert read.model_dump() == made.model_dump() and read.path == path == tmp_path / "a" / "run.json"
+    assert [tuple(clip.values()) for clip in results.load_clips(read)] == [
+        ("é, 1", "test", "", 0.25), ("b", "test", "mute", 1.0)]  # fmt: skip
+
+
+def test_record_says_what_ran_where():
+    made = record()
+    assert {"python", "cpu", "cores", "memory_bytes", "gpus", "packages"} <= made.environment.keys()
+    assert made.environment["packages"]["torch"] and made.peak_memory_bytes > 1e7
+    assert made.config["data"]["root"] == "mini", "absolute paths name one machine"
+    assert set(made.definitions) == {"J", "F", "F_legacy@N"}
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"metrics": {"test": {"J": 54.0}}}, "metrics.test.J"),
+        ({"speed": 3}, "speed"),
+        ({"version": 2}, "version"),
+        ({"config": {}}, "edited"),
+        ({"id": "../up"}, "id"),
+    ],
+)
+def test_damaged_record_is_named_with_its_field(tmp_path, change, sentence):
+    path = results.write_record(tmp_path, record())
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    with pytest.raises(AvsError, match=sentence) as error:
+        results.load_records(tmp_path)
+    assert "run.json" in str(error.value)
+
+
+def test_unreadable_missing_and_double_records_are_told(tmp_path):
+    with pytest.raises(AvsError, match="no such folder"):
+        results.load_records(tmp_path / "none")
+    results.write_record(tmp_path / "a", record())
+    results.write_record(tmp_path / "b", record())
+    with pytest.raises(AvsError, match="delete one"):
+        results.load_records(tmp_path)
+    (tmp_path / "a" / "run.json").write_text('{"version": 1', encoding="utf-8")
+    with pytest.raises(AvsError, match="not a readable run record"):
+        results.load_records(tmp_path)
+
+
+def test_undefined_metric_is_kept_as_none_and_not_averaged(tmp_path):
+    nan = {"test": {"J": 0.5, "F": float("nan")}}
+    records = saved(tmp_path, record(0, metrics=nan), record(1, metrics=nan))
+    assert records[0].metrics["test"]["F"] is None
+    assert cells(records)[0]["F test"] == ""
+
+
+def test_seeds_are_pooled_with_mean_and_sd(tmp_path):
+    records = saved(tmp_path, *(record(seed, j) for seed, j in enumerate((0.4, 0.5, 0.6))))
+    (row,) = cells(records)
+    assert (row["Method"], row["J test"], row["n"]) == ("ecmvae", "0.500 ± 0.100", "3")
+    assert row["F_legacy@8 test_unseen"] == "0.700 ± 0.000"
+    assert row["Runs"].split(", ") == [r.id for r in records]
+
+
+def test_other_configuration_is_another_row_and_a_later_run_replaces_its_seed(tmp_path):
+    early, late = record(0, 0.1, created="2026-01-01", id="early"), record(0, 0.2, created="2026-01-02", id="late")
+    rows = cells(saved(tmp_path, early, late, record(0, 0.9, backbone="tf_efficientnet_lite0")))
+    assert sorted(row["J test"] for row in rows) == ["0.200", "0.900"]
+    assert "ecmvae (backbone=resnet50)" in {row["Method"] for row in rows}
+
+
+def test_baselines_stand_below_their_method(tmp_path):
+    baselines = {"audio shuffled": {"test": {"J": 0.2}}, "all objects": {"test": {"J": 0.3}}}
+    rows = cells(saved(tmp_path, record(method="a_first"), record(baselines=baselines)))
+    assert [row["Method"] for row in rows] == ["ecmvae", "ecmvae: audio shuffled", "ecmvae: all objects", "a_first"]
+    assert [row["J test"] for row in rows][1:3] == ["0.200", "0.300"]
+
+
+def test_data_sets_never_share_a_table(tmp_path):
+    records = saved(tmp_path, record(j=0.123), record(j=0.456, data="avsbench"))
+    mini, avsbench = (results.table(records, "s4", data) for data in ("mini", "avsbench"))
+    assert "0.123" in mini and "0.456" not in mini
+    assert "45.60" in avsbench and "12.30" not in avsbench
+
+
+def test_paper_table_has_the_published_figures_and_leaves_ours_empty(tmp_path):
+    rows = {(r["Method"], r["Backbone"]): r for r in cells([], "ms3", "avsbench")}
+    ours = rows["ECMVAE (2023)", "PVTv2-B5"]
+    assert (ours["Paper J"], ours["Paper F"], ours["Ours J"], ours["Runs"]) == ("57.84", "70.8", "", "")
+    assert "Stepping-Stones README" in ours["Source"] and len(rows) == len(results.published())
+    assert "avs train --preset paper --data DIR --task ms3" in results.table([], "ms3", "avsbench")
+
+    records = saved(tmp_path, record(task="ms3", data="avsbench"), record(task="ms3", data="avsbench", backbone="swin"))
+    rows = {(r["Method"], r["Backbone"]): r for r in cells(records, "ms3", "avsbench")}
+    assert rows["ECMVAE (2023)", "ResNet-50"]["Ours J"] == "50.00"
+    assert rows["ecmvae (backbone=swin)", "swin"]["Paper J"] == ""
+
+
+def test_number_without_a_file_is_not_printed():
+    with pytest.raises(AvsError, match="in no file"):
+        results.table([record()], "s4")
+
+
+@pytest.mark.parametrize("data", ["mini", "avsbench"])
+def test_every_format_prints_on_a_narrow_terminal(tmp_path, data):
+    records = saved(tmp_path, record(data=data))
+    console = Console(width=80, file=io.StringIO())
+    console.print(results.table(records, "s4", data, "rich"))
+    assert records[0].id in console.file.getvalue().replace("\n", "")
+    lines = [line for line in results.table(records, "s4", data, "md").splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    with pytest.raises(AvsError, match="format md, csv or rich"):
+        results.table(records, "s4", data, "html")
+
+
+def test_marked_tables_are_filled_and_staleness_is_seen(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- table:mini-s4 -->\nold\n<!-- /table:mini-s4 -->\nb\n", encoding="utf-8")
+    records = saved(tmp_path, record())
+    assert results.fill_tables(page, records, check=True) and "old" in page.read_text(encoding="utf-8")
+    assert results.fill_tables(page, records) and not results.fill_tables(page, records, check=True)
+    assert "| ecmvae | 0.500 |" in page.read_text(encoding="utf-8") and page.read_text(encoding="utf-8").endswith("b\n")
+    page.write_text("<!-- table:mini-s4 -->\n", encoding="utf-8")
+    with pytest.raises(AvsError, match="needs its"):
+        results.fill_tables(page, records)
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False) | st.text() | st.booleans(), max_size=5))
+def test_config_hash_sees_values_and_not_their_order(config):
+    assert results.config_hash(dict(reversed(config.items()))) == results.config_hash(config)
+    assert results.config_hash(config | {"new field": 1}) != results.config_hash(config)
+
+
+def test_variant_hash_ignores_seed_and_place_only():
+    base = {"train": {"seed": 0, "lr": 1.0}, "data": {"root": "a", "task": "s4"}}
+    moved = {"train": {"seed": 1, "lr": 1.0}, "data": {"root": "b", "task": "s4"}}
+    assert results.variant_hash(base) == results.variant_hash(moved)
+    assert results.variant_hash(base) != results.variant_hash(base | {"train": {"seed": 0, "lr": 2.0}})
+    assert base["train"]["seed"] == 0
