@@ -17,7 +17,18 @@ from avslib.audio import SAMPLE_RATE, load_clip, log_mel
 from avslib.data.pickles import load_log_mel
 from avslib.errors import AvsError
 
-__all__ = ["AVSBench", "Clip", "Layout", "LAYOUTS", "find_folder", "make_clip", "read_csv", "read_frame", "read_mask"]
+__all__ = [
+    "LAYOUTS",
+    "AVSBench",
+    "Clip",
+    "Layout",
+    "find_folder",
+    "make_clip",
+    "read_csv",
+    "read_frame",
+    "read_mask",
+    "require_same_size",
+]
 
 LARGEST_PICTURE = 64 * 10**6  # pixels; larger ones are decompression bombs, or not frames
 AUDIO_TOLERANCE = 0.2  # seconds that may be missing: 4.8 s still give five log-mel patches
@@ -200,6 +211,15 @@ def _is_binary(values: np.ndarray) -> bool:
     return bool((values[on] == 255).all() or (values[on] == 1).all())
 
 
+def require_same_size(mask_path: Path, mask_size: tuple[int, int], frame_size: tuple[int, int]) -> None:
+    """Raise AvsError unless a mask and its frame, both (height, width), agree."""
+    if mask_size != frame_size:
+        raise AvsError(
+            f"{mask_path}: the mask has {mask_size[1]}x{mask_size[0]} pixels and its frame "
+            f"{frame_size[1]}x{frame_size[0]}; expected the same size"
+        )
+
+
 class AVSBench(Dataset):
     """Clips of one split.
 
@@ -269,11 +289,7 @@ class AVSBench(Dataset):
                 masks.append(np.zeros(self.image_size, np.uint8))
                 continue
             mask, mask_size = read_mask(mask_path, self.image_size)
-            if mask_size != size:
-                raise AvsError(
-                    f"{mask_path}: the mask has {mask_size[1]}x{mask_size[0]} pixels and its frame "
-                    f"{size[1]}x{size[0]}; expected the same size"
-                )
+            require_same_size(mask_path, mask_size, size)
             masks.append(mask)
         item = {
             "name": clip.name,
