@@ -57,9 +57,10 @@ def iou_per_frame(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *
     intersection = (predicted & truth).sum(dim=1)
     union = (predicted | truth).sum(dim=1)
     rightly_left_out = (~predicted & ~truth).sum(dim=1)
-    hits = torch.where(empty, rightly_left_out, intersection).cpu().double()
-    area = torch.where(empty, torch.full_like(union, truth.shape[1]), union).cpu().double()
-    return (hits / (area + 1e-7)).to(_float64_device(logits))
+    hits = torch.where(empty, rightly_left_out, intersection)
+    area = union.masked_fill(empty, truth.shape[1])
+    device = _float64_device(logits)
+    return hits.to(device).double() / (area.to(device).double() + 1e-7)
 
 
 def f_curves(

@@ -207,6 +207,7 @@ def test_pickled_tensors_are_read(tmp_path, protocol):
         assert torch.equal(load_log_mel(tmp_path / "a.pkl"), value)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_pickles_that_run_code_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     inner = torch.storage._load_from_bytes

@@ -1,6 +1,9 @@
 """J and F: golden figures, a plain loop as reference, and sameness under batching, order and processes."""
 
 import importlib.util
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -119,35 +122,59 @@ def test_batch_size_and_order_do_not_matter(batch, seed):
     assert placed == pytest.approx(once, abs=1e-13)
 
 
-def _score_share(rank, world, port, out):
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+def score_share(rank, **kwargs):
+    """Figures of process `rank` of two, and whether rows without a place were refused."""
     logits, mask = small()
-    # The last row comes to both processes, as from a sampler that pads.
+    # Row 11 comes to both processes, as from a sampler that pads.
     share = torch.tensor([0, 2, 4, 6, 8, 10, 11] if rank == 0 else [1, 3, 5, 7, 9, 11])
-    legacy = LegacyFScore(2, frames=2)
-    figures = [scored(legacy, logits[share], mask[share], index=share)]
+    figures = [scored(LegacyFScore(2, frames=2, **kwargs), logits[share], mask[share], index=share)]
     share = share[share % 2 == rank]
-    figures += [scored(kind(), logits[share], mask[share]) for kind in (MeanIoU, FScore)]
-    unplaced = LegacyFScore(2, frames=2)
-    unplaced.update(logits[share], mask[share])
-    with pytest.raises(AvsError, match="index"):
-        unplaced.compute()
-    if rank == 0:
-        torch.save(figures, out)
+    figures += [scored(kind(**kwargs), logits[share], mask[share]) for kind in (MeanIoU, FScore)]
+    try:
+        scored(LegacyFScore(2, frames=2, **kwargs), logits[share], mask[share])
+    except AvsError as error:
+        return figures, "index" in str(error)
+    return figures, False
+
+
+def whole_set():
+    return [scored(metric, *small()) for metric in (LegacyFScore(2, frames=2), MeanIoU(), FScore())]
+
+
+def test_two_shares_give_the_same_figures():
+    """Two threads stand for two processes: they meet at a barrier to exchange states."""
+    barrier, slots = threading.Barrier(2, timeout=60), [None, None]
+
+    def run(rank):
+        def gather(tensor, group=None):
+            slots[rank] = tensor
+            barrier.wait()
+            gathered = list(slots)
+            barrier.wait()
+            return gathered
+
+        return score_share(rank, dist_sync_fn=gather, distributed_available_fn=lambda: True)
+
+    with ThreadPoolExecutor(2) as pool:
+        for figures, refused in pool.map(run, range(2)):
+            assert figures == pytest.approx(whole_set(), abs=1e-13) and refused
+
+
+def _score_in_process(rank, port, out):
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.save(score_share(rank), out / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
+@pytest.mark.long
 def test_two_processes_give_the_same_figures(tmp_path):
-    import socket
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_score_share, (2, port, str(tmp_path / "figures.pt")), nprocs=2)
-    logits, mask = small()
-    expected = [scored(metric, logits, mask) for metric in (LegacyFScore(2, frames=2), MeanIoU(), FScore())]
-    assert torch.load(tmp_path / "figures.pt") == pytest.approx(expected, abs=1e-13)
+    torch.multiprocessing.spawn(_score_in_process, (port, tmp_path), nprocs=2)
+    for rank in range(2):
+        figures, refused = torch.load(tmp_path / f"{rank}.pt")
+        assert figures == pytest.approx(whole_set(), abs=1e-13) and refused
 
 
 def test_perfect_prediction():

@@ -14,18 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from avslib.audio import load_clip
-from avslib.data.avsbench import (
-    AUDIO_TOLERANCE,
-    LAYOUTS,
-    Clip,
-    find_folder,
-    make_clip,
-    read_csv,
-    read_frame,
-    read_mask,
-    require_same_size,
-)
+from avslib.data.avsbench import AUDIO_TOLERANCE
+from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, read_csv
 from avslib.data.pickles import load_log_mel
+from avslib.data.pictures import read_frame, read_mask, require_same_size
 from avslib.errors import AvsError
 
 __all__ = ["PUBLISHED", "Finding", "Report", "TaskReport", "check"]

@@ -1,0 +1,140 @@
+"""Where AVSBench keeps its files, and which files a row of its csv stands for."""
+
+import csv
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from avslib.errors import AvsError
+
+__all__ = ["LAYOUTS", "Clip", "Layout", "find_folder", "make_clip", "read_csv"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one task of AVSBench keeps its files."""
+
+    folder: str
+    csv: str
+    data: str
+    key: str
+    columns: tuple[str, ...]
+
+
+LAYOUTS = {
+    "s4": Layout("Single-source", "s4_meta_data.csv", "s4_data", "name", ("name", "category", "split")),
+    "ms3": Layout("Multi-sources", "ms3_meta_data.csv", "ms3_data", "video_id", ("video_id", "split")),
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Files of one clip; `mask_paths` holds None where a frame is not annotated (S4 train: all but the first)."""
+
+    name: str
+    category: str | None
+    split: str
+    frame_paths: tuple[Path, ...]
+    mask_paths: tuple[Path | None, ...]
+    wav_path: Path | None
+    log_mel_path: Path | None
+
+
+def find_folder(root: str | Path, task: str) -> Path:
+    """The folder with the csv of `task`: below `root`, or `root` itself. Raises AvsError when there is none."""
+    if task not in LAYOUTS:
+        raise AvsError(f"task {task!r} is unknown; expected one of {', '.join(LAYOUTS)}")
+    root, layout = Path(root), LAYOUTS[task]
+    if not root.is_dir():
+        raise AvsError(
+            f"{root}: no such folder; give the folder that holds {layout.folder}/ (avs data build-mini makes one)"
+        )
+    for folder in (root / layout.folder, root):
+        if (folder / layout.csv).is_file():
+            return folder
+    raise AvsError(f"{root}: holds neither {layout.folder}/{layout.csv} nor {layout.csv}; is it the {task} data?")
+
+
+def read_csv(path: str | Path, task: str) -> list[dict[str, str]]:
+    """Rows of the task's csv. Raises AvsError on a missing column, an empty cell, a name that leads elsewhere."""
+    columns, key = LAYOUTS[task].columns, LAYOUTS[task].key
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            if missing:
+                raise AvsError(f"{path}: has no column {', '.join(map(repr, missing))}; expected {','.join(columns)}")
+            rows = []
+            for row in reader:
+                for column in columns:
+                    if not _is_plain_name(row[column]):
+                        raise AvsError(
+                            f"{path}, line {reader.line_num}: {column} is {row[column]!r}; "
+                            "expected a plain name, without slashes"
+                        )
+                rows.append({column: row[column] for column in columns})
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise AvsError(f"{path}: cannot be read as a csv file in UTF-8 ({error})") from error
+    names = [(row["split"], row[key]) for row in rows]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise AvsError(f"{path}: {key} {twice[1]!r} comes twice in split {twice[0]!r}; remove one of the rows")
+    return rows
+
+
+def _is_plain_name(value: str | None) -> bool:
+    """Whether a csv cell is one path component on every system, so that it cannot lead out of the folder."""
+    return (
+        bool(value)
+        and value.isprintable()
+        and value not in (".", "..")
+        and PurePosixPath(value).name == value
+        and PureWindowsPath(value).name == value
+    )
+
+
+def make_clip(folder: Path, task: str, row: Mapping[str, str], frames: int = 5) -> Clip:
+    """Find the files of one csv row. Raises AvsError that names what is missing."""
+    layout = LAYOUTS[task]
+    name, split, category = row[layout.key], row["split"], row.get("category")
+    data = folder / layout.data
+    if task == "s4":
+        inner, seen, stems = Path(split, category), Path(split, category, name), (name,)
+    else:
+        inner, seen, stems = Path(split), Path(name), (f"{name}.mp4", name)
+    annotated = 1 if task == "s4" and split == "train" else frames
+    wav = data / "audio_wav" / inner / f"{name}.wav"
+    pickled = data / "audio_log_mel" / inner / f"{name}.pkl"
+    has_wav, has_pickle = wav.is_file(), pickled.is_file()
+    if not has_wav and not has_pickle:
+        raise AvsError(f"clip {name!r} has no sound: neither {wav} nor {pickled} exists")
+    return Clip(
+        name=name,
+        category=category,
+        split=split,
+        frame_paths=_numbered(data / "visual_frames" / seen, stems, frames, "frames"),
+        mask_paths=_numbered(data / "gt_masks" / inner / name, (name, f"{name}.mp4"), annotated, "masks")
+        + (None,) * (frames - annotated),
+        wav_path=wav if has_wav else None,
+        log_mel_path=pickled if has_pickle else None,
+    )
+
+
+def _numbered(folder: Path, stems: tuple[str, ...], count: int, what: str) -> tuple[Path, ...]:
+    """Pictures 1 to `count` of a clip's folder."""
+    try:
+        present = set(os.listdir(folder))
+    except OSError:
+        raise AvsError(f"{folder}: no such folder; expected {count} {what}") from None
+    found = []
+    for number in range(1, count + 1):
+        names = [f"{stem}_{number}{ending}" for stem in stems for ending in (".png", ".jpg", ".jpeg")]
+        name = next((name for name in names if name in present), None)
+        if name is None:
+            raise AvsError(
+                f"{folder}: holds {len(present)} files, but not {names[0]}; expected {count} {what}, "
+                f"{stems[0]}_1.png to _{count}.png"
+            )
+        found.append(folder / name)
+    return tuple(found)

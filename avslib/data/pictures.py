@@ -1,0 +1,74 @@
+"""Frames and masks from files that may be damaged, of another size, or hostile."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from avslib.errors import AvsError
+
+__all__ = ["read_frame", "read_mask", "require_same_size"]
+
+LARGEST_PICTURE = 64 * 10**6  # pixels; larger ones are decompression bombs, or not frames
+
+
+def _open(path: Path, wanted: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """A decoded picture and its own (height, width); a JPEG much larger than `wanted` is decoded smaller."""
+    try:
+        picture = Image.open(path, formats=("PNG", "JPEG"))
+        size = picture.height, picture.width
+        if size[0] * size[1] > LARGEST_PICTURE:
+            raise AvsError(f"{path}: has {size[1]}x{size[0]} pixels, more than {LARGEST_PICTURE}; resize it")
+        if wanted:
+            picture.draft("RGB", wanted[::-1])
+        picture.load()
+    except AvsError:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        raise AvsError(f"{path}: missing, truncated or no PNG or JPEG picture ({error}); get the file again") from error
+    return picture, size
+
+
+def read_frame(
+    path: Path, image_size: tuple[int, int] | None = None
+) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
+    """A frame as uint8 [H, W, 3], resized bilinearly when of another size, and its size on disk (height, width)."""
+    picture, size = _open(path, image_size)
+    picture = picture.convert("RGB")
+    if image_size and picture.size != image_size[::-1]:
+        picture = picture.resize(image_size[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(picture), size
+
+
+def read_mask(
+    path: Path, image_size: tuple[int, int] | None = None
+) -> tuple[UInt8[np.ndarray, "H W"], tuple[int, int]]:
+    """A mask as uint8 0/1 [H, W], resized to the nearest pixel, and its size on disk. AvsError when not binary."""
+    picture, size = _open(path)
+    values = np.asarray(picture.convert("L"))
+    if not _is_binary(values) and picture.mode == "P":
+        values = np.asarray(picture)  # a coloured palette: the indices are the labels
+    if not _is_binary(values):
+        raise AvsError(
+            f"{path}: the mask is not binary, it holds the values {np.unique(values)[:6].tolist()}; "
+            "expected 0 and 255 only"
+        )
+    mask = (values > 0).astype(np.uint8)
+    if image_size and size != image_size:
+        mask = np.asarray(Image.fromarray(mask).resize(image_size[::-1], Image.Resampling.NEAREST))
+    return mask, size
+
+
+def _is_binary(values: np.ndarray) -> bool:
+    on = values > 0
+    return bool((values[on] == 255).all() or (values[on] == 1).all())
+
+
+def require_same_size(mask_path: Path, mask_size: tuple[int, int], frame_size: tuple[int, int]) -> None:
+    """Raise AvsError unless a mask and its frame, both (height, width), agree."""
+    if mask_size != frame_size:
+        raise AvsError(
+            f"{mask_path}: the mask has {mask_size[1]}x{mask_size[0]} pixels and its frame "
+            f"{frame_size[1]}x{frame_size[0]}; expected the same size"
+        )
