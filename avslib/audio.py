@@ -22,8 +22,8 @@ MEL_LOW_HZ, MEL_HIGH_HZ = 125.0, 7500.0
 def load_wav(path: str | Path) -> tuple[Float[Tensor, "C S"], int]:
     """Read a sound file as float samples in [-1, 1].
 
-    Any format of libsndfile works where the package `soundfile` is installed (WAV, FLAC, OGG, MP3); without it WAV alone
-    is read, by SciPy, with the same result.
+    Any format of libsndfile works where the package `soundfile` is installed (WAV, FLAC, OGG, MP3); without it WAV
+    alone is read, by SciPy, with the same result.
 
     Returns:
         waveform [C, S] float32, and its rate in Hz.
@@ -62,7 +62,7 @@ def _read_with_scipy(path: Path) -> tuple[np.ndarray, int]:
         samples = (samples.astype(np.float32) - 128) / 128
     elif samples.dtype.kind == "i":
         samples = (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
-    return samples.astype(np.float32).reshape(len(samples), -1), rate
+    return samples.astype(np.float32).reshape(len(samples), samples.shape[1] if samples.ndim > 1 else 1), rate
 
 
 def to_mono_16k(waveform: Float[Tensor, "C S"] | Float[Tensor, "S"], rate: int) -> Float[Tensor, "S2"]:
@@ -73,7 +73,7 @@ def to_mono_16k(waveform: Float[Tensor, "C S"] | Float[Tensor, "S"], rate: int) 
     """
     waveform = torch.as_tensor(waveform)
     if waveform.ndim not in (1, 2) or waveform.numel() == 0:
-        raise AvsError(f"waveform has shape {list(waveform.shape)}; expected [samples] or [channels, samples], not empty")
+        raise AvsError(f"waveform has shape {list(waveform.shape)}; expected [samples] or [channels, samples]")
     if not waveform.is_floating_point():
         raise AvsError(f"waveform is of type {waveform.dtype}; expected float samples in [-1, 1]")
     if not torch.isfinite(waveform).all():

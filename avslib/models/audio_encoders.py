@@ -42,7 +42,7 @@ class AudioEncoder(nn.Module):
             AvsError: another shape.
         """
         if waveforms.ndim != 2:
-            raise AvsError(f"waveforms have shape {list(waveforms.shape)}; expected [clips, samples] at {SAMPLE_RATE} Hz")
+            raise AvsError(f"waveforms have shape {list(waveforms.shape)}; expected [clips, samples], {SAMPLE_RATE} Hz")
         rows = [self._rows(batch, frames) for batch in waveforms.split(batch_size)]
         return torch.cat(rows).reshape(len(waveforms), frames, self.dim)
 
@@ -72,6 +72,6 @@ def build_audio_encoder(name: str, weights: str | Path | None = None) -> AudioEn
         return AudioEncoder(name, SoundNetEmbedding.pretrained())
     if name == "vggish":
         if weights is None:
-            raise AvsError("audio encoder vggish needs a weights file: the released VGGish state dict, .pth or .safetensors")
+            raise AvsError("audio encoder vggish needs weights: the file of the released VGGish state dict")
         return AudioEncoder(name, load_vggish(weights))
     raise AvsError(f"audio encoder {name!r} is not known; expected soundnet or vggish")

@@ -71,7 +71,8 @@ class SoundNetEmbedding(nn.Module):
         self.slice = SoundNetSlice()
         self.register_buffer("mean", torch.zeros(self.slice.features))
         self.register_buffer("std", torch.ones(self.slice.features))
-        self.head = nn.Sequential(nn.Linear(self.slice.features, hidden), nn.ReLU(), nn.Linear(hidden, self.dim), nn.ReLU())
+        features = self.slice.features
+        self.head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, self.dim), nn.ReLU())
         self.eval().requires_grad_(False)
 
     @classmethod
@@ -96,12 +97,12 @@ class SoundNetEmbedding(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveform: Float[Tensor, "B S"], frames: int = 5) -> Float[Tensor, "B*T 128"]:
-        """Embed the first `frames` seconds (a shorter sound is filled with silence), row b * T + t = second t of clip b.
+        """Embed the first `frames` seconds, silence after the end; row b * T + t is second t of clip b.
 
         Raises:
             AvsError: another shape, or samples that are not float.
         """
         if waveform.ndim != 2 or not waveform.is_floating_point():
-            raise AvsError(f"waveform is {waveform.dtype} of shape {list(waveform.shape)}; expected float [clips, samples] "
-                           f"at {SAMPLE_RATE} Hz (avslib.audio.to_mono_16k makes one clip)")
+            raise AvsError(f"waveform is {waveform.dtype} of shape {list(waveform.shape)}; expected float "
+                           f"[clips, samples at {SAMPLE_RATE} Hz] (avslib.audio.to_mono_16k makes one clip)")
         return self.head(self.standardise(self.slice(waveform, frames))).flatten(0, 1)
