@@ -135,6 +135,14 @@ def test_no_path_of_one_machine_and_no_registry_is_committed():
     assert not found
 
 
+def test_links_of_the_pages_lead_somewhere():
+    pages = [path for path in tracked_files() if path.suffix == ".md"]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#:\s]+)", page.read_text(encoding="utf-8"))]
+    # results/demo is written by the demo
+    dead = [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
+    assert [link for link in dead if "results/demo/" not in link] == []
+
+
 def test_citation_names_the_version_and_the_licence():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
