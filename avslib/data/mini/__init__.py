@@ -1,0 +1,6 @@
+"""Mini-AVS: clips composed from real photographic cut-outs and real sound recordings, in AVSBench's layout."""
+
+from avslib.data.mini.build import SIZES, build_mini
+from avslib.data.mini.compose import ComposedClip, compose_clip
+
+__all__ = ["SIZES", "ComposedClip", "build_mini", "compose_clip"]

@@ -1,0 +1,183 @@
+"""Compose one clip of Mini-AVS from its task, split, index and seed, without any other clip."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from avslib.data.mini.assets import CLASSES, SPLITS
+from avslib.data.mini.draw import choice, clip_generator, sample, uniform
+from avslib.data.mini.scene import FRAMES, Scene, draw_scene, render_scene
+from avslib.data.mini.soundtrack import SECONDS, Source, draw_source, render_soundtrack
+from avslib.errors import AvsError
+
+__all__ = ["TASKS", "ComposedClip", "Plan", "compose_clip", "plan_clip"]
+
+TASKS = ("s4", "ms3")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a clip will show and play, before a pixel is drawn.
+
+    Attributes:
+        case: ``regular``; in MS3's val and test splits also ``silent`` (nothing sounds) and ``off-screen`` (only
+            classes sound that are not in view): both have empty masks.
+        category: the sounding class of an S4 clip, None for MS3.
+    """
+
+    name: str
+    case: str
+    category: str | None
+    scene: Scene
+    sources: tuple[Source, ...]
+    noise_db: float
+
+
+@dataclass(frozen=True)
+class ComposedClip:
+    """A composed clip: five frames one second apart, their masks, and five seconds of sound at 16 kHz.
+
+    `masks` holds the sounding objects in view, `object_masks` all objects in view, both 0/1; `waveform` is float32
+    that holds 16-bit values exactly; `record` names assets, places, gains and on/off of the clip, ready for JSON.
+    """
+
+    name: str
+    category: str | None
+    frames: UInt8[np.ndarray, "T S S 3"]
+    masks: UInt8[np.ndarray, "T S S"]
+    object_masks: UInt8[np.ndarray, "T S S"]
+    waveform: Float[np.ndarray, " 80000"]
+    record: dict
+
+
+def _clip_case(task: str, split: str, index: int) -> str:
+    if task == "s4" or split == "train":
+        return "regular"
+    return {4: "silent", 9: "off-screen"}.get(index % 10, "regular")
+
+
+def _draw_categories(rng: np.random.Generator, task: str, first: str) -> tuple[list[str], int]:
+    """The classes in view ("" for a distractor), and how many of them, from the front, sound in an MS3 clip."""
+    others = sample(rng, [c for c in CLASSES if c != first], 3)
+    u, v, w = (float(x) for x in rng.random(3))
+    if task == "s4":
+        number = 2 if u < 0.30 else 3 if u < 0.75 else 4
+        distractor = number > 2 and v < 0.5
+        return [first, *others[: number - 1 - distractor], *[""] * distractor], 1
+    sounding = 2 if u < 0.5 else 3
+    extra = [] if v >= 0.75 else [""] if w < 0.5 else [others[-1]]
+    return [first, *others[: sounding - 1], *extra], sounding
+
+
+def _draw_seconds(rng: np.random.Generator, sources: int) -> list[tuple[int, ...]]:
+    """On and off by second for each source: one run of one to four seconds, or now and then all but such a run.
+
+    Drawn again, a few times, while more than one second is silent: silence has clips of its own.
+    """
+    for _ in range(8):
+        drawn = []
+        for _ in range(sources):
+            length = 1 + int(4 * rng.random())
+            start = int((SECONDS + 1 - length) * rng.random())
+            inside = [start <= k < start + length for k in range(SECONDS)]
+            drawn.append(tuple(int(on) for on in (inside if rng.random() < 0.7 else np.logical_not(inside))))
+        if np.any(drawn, axis=0).sum() >= SECONDS - 1:
+            break
+    return drawn
+
+
+def plan_clip(task: str, split: str, index: int, seed: int = 0) -> Plan:
+    """Draw everything random about a clip but the noise.
+
+    The scene is drawn before any sound and in the same way whoever sounds, so a picture says nothing of its sound.
+
+    Raises:
+        AvsError: an unknown task or split, a negative index or seed.
+    """
+    return _plan(clip_rng(task, split, index, seed), task, split, index)
+
+
+def clip_rng(task: str, split: str, index: int, seed: int) -> np.random.Generator:
+    if task not in TASKS:
+        raise AvsError(f"unknown task {task!r} of Mini-AVS: give one of {', '.join(TASKS)}")
+    if split not in SPLITS:
+        raise AvsError(f"unknown split {split!r} of Mini-AVS: give one of {', '.join(SPLITS)}")
+    if index < 0 or seed < 0:
+        raise AvsError(f"index {index} and seed {seed} of a Mini-AVS clip must not be negative")
+    return clip_generator(seed, TASKS.index(task), SPLITS.index(split), index)
+
+
+def _plan(rng: np.random.Generator, task: str, split: str, index: int) -> Plan:
+    first = CLASSES[(index + index // len(CLASSES)) % len(CLASSES)]
+    categories, sounding = _draw_categories(rng, task, first)
+    case = _clip_case(task, split, index)
+    if case == "off-screen":
+        # The class whose turn it is sounds, so it leaves the picture to another one.
+        unseen = [c for c in CLASSES if c not in categories]
+        replaced = choice(rng, unseen)
+        categories[0] = replaced
+        heard = [first, *[c for c in unseen if c != replaced][: int(2 * rng.random())]]
+    else:
+        heard = [] if case == "silent" else categories[:sounding]
+    scene = draw_scene(rng, split, categories)
+    seconds = [(1,) * SECONDS] if task == "s4" else _draw_seconds(rng, len(heard)) if heard else []
+    sources = [draw_source(rng, split, category, on) for category, on in zip(heard, seconds, strict=True)]
+    return Plan(
+        name=f"{task}_{split}_{index:05d}",
+        case=case,
+        category=first if task == "s4" else None,
+        scene=scene,
+        sources=tuple(sources),
+        noise_db=uniform(rng, 20, 30),
+    )
+
+
+def compose_clip(task: str, split: str, index: int, seed: int = 0, size: int = 224) -> ComposedClip:
+    """Compose clip `index` of a task's split; the same arguments give the same clip on every machine.
+
+    Raises:
+        AvsError: as `plan_clip`; and when the sounds cannot be read because ``soundfile`` is missing.
+    """
+    rng = clip_rng(task, split, index, seed)
+    plan = _plan(rng, task, split, index)
+    frames, visible = render_scene(plan.scene, size)
+    on = np.zeros((len(plan.scene.objects), FRAMES), bool)
+    for source in plan.sources:
+        for i, o in enumerate(plan.scene.objects):
+            if o.category == source.category:
+                on[i] = source.on
+    return ComposedClip(
+        name=plan.name,
+        category=plan.category,
+        frames=frames,
+        masks=(visible & on[..., None, None]).any(0).astype(np.uint8),
+        object_masks=visible.any(0).astype(np.uint8),
+        waveform=render_soundtrack(rng, list(plan.sources), plan.noise_db),
+        record=_record(plan, task, split, index),
+    )
+
+
+def _record(plan: Plan, task: str, split: str, index: int) -> dict:
+    def rounded(value):
+        if isinstance(value, dict):
+            return {k: rounded(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [rounded(v) for v in value]
+        return round(value, 5) if isinstance(value, float) else value
+
+    in_view = {o.category for o in plan.scene.objects}
+    return rounded(
+        {
+            "name": plan.name,
+            "task": task,
+            "split": split,
+            "index": index,
+            "case": plan.case,
+            "category": plan.category,
+            "background": asdict(plan.scene.backdrop),
+            "objects": [asdict(o) for o in plan.scene.objects],
+            "sources": [asdict(s) | {"in_view": s.category in in_view} for s in plan.sources],
+            "noise_db": plan.noise_db,
+        }
+    )

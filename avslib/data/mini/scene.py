@@ -1,0 +1,249 @@
+"""The picture of a clip: cut-outs that move, scale and turn in front of a photo, with depth order and shadows.
+
+All lengths are fractions of the picture's side, so that one scene can be drawn at any size. Masks are computed in
+float64 with interpolation written out here, so that no imaging library's rounding decides a mask's pixel.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+
+from avslib.data.mini import assets
+from avslib.data.mini.draw import choice, sample, uniform
+
+__all__ = ["Backdrop", "Object", "Scene", "draw_scene", "render_scene"]
+
+FRAMES = 5
+TIMES = np.linspace(-1.0, 1.0, FRAMES)
+LAYOUTS = 12
+LUMA = np.array([0.299, 0.587, 0.114])
+
+
+@dataclass(frozen=True)
+class Object:
+    """One cut-out in the scene. Its place is that of its foot (middle of the lower edge), at time 0 of [-1, 1]."""
+
+    file: str
+    category: str
+    flip: bool
+    width: float
+    height: float
+    x: float
+    y: float
+    dx: float
+    dy: float
+    growth: float
+    angle: float
+    turn: float
+    brightness: float
+    saturation: float
+    tint: tuple[float, float, float]
+
+    def at(self, t: float) -> tuple[float, float, float, float]:
+        """Foot x, foot y, width and height at time `t`, kept inside the picture up to an eighth of the width."""
+        scale = 1 + self.growth * t
+        w, h = self.width * scale, self.height * scale
+        x = min(max(self.x + self.dx * t, 0.375 * w), 1 - 0.375 * w)
+        return x, min(max(self.y + self.dy * t, h), 0.985), w, h
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """The photo behind: a crop of it (centre, share of the shorter side) that drifts and zooms a little."""
+
+    file: str
+    flip: bool
+    share: float
+    x: float
+    y: float
+    dx: float
+    dy: float
+    zoom: float
+    brightness: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A backdrop and the objects before it, farthest first."""
+
+    backdrop: Backdrop
+    objects: tuple[Object, ...]
+
+
+def _draw_object(rng: np.random.Generator, file: str, category: str, slot: int, slots: int) -> Object:
+    height_px, width_px = (n - 8 for n in assets.cutout(file)[0].shape[:2])
+    depth = rng.random()
+    area = uniform(rng, 0.10, 0.22) * (0.86 + 0.28 * depth) * (0.85 if slots == 4 else 1.0)
+    scale = min(np.sqrt(area / (height_px * width_px)), 0.66 / max(height_px, width_px))
+    growth = uniform(rng, -0.12, 0.12)
+    return Object(
+        file=file,
+        category=category,
+        flip=rng.random() < 0.5,
+        width=float(width_px * scale),
+        height=float(height_px * scale),
+        x=(slot + 0.5) / slots + uniform(rng, -0.07, 0.07),
+        y=0.66 + 0.30 * depth,
+        dx=uniform(rng, -0.10, 0.10),
+        # What grows comes nearer, so its foot moves down.
+        dy=0.3 * growth + uniform(rng, -0.01, 0.01),
+        growth=growth,
+        angle=uniform(rng, -8, 8),
+        turn=uniform(rng, -5, 5),
+        brightness=uniform(rng, 0.72, 1.2),
+        saturation=uniform(rng, 0.65, 1.3),
+        tint=(uniform(rng, 0.93, 1.07), uniform(rng, 0.95, 1.05), uniform(rng, 0.93, 1.07)),
+    )
+
+
+def _hidden_share(objects: list[Object]) -> float:
+    """Largest share of any object's box that nearer boxes cover, over first, middle and last frame."""
+    worst = 0.0
+    for t in (-1.0, 0.0, 1.0):
+        boxes = [(x - w / 2, y - h, x + w / 2, y) for x, y, w, h in (o.at(t) for o in objects)]
+        for i, (x0, y0, x1, y1) in enumerate(boxes):
+            covered = sum(
+                max(0.0, min(x1, b[2]) - max(x0, b[0])) * max(0.0, min(y1, b[3]) - max(y0, b[1]))
+                for b in boxes[i + 1 :]
+            )
+            worst = max(worst, covered / ((x1 - x0) * (y1 - y0)))
+    return worst
+
+
+def draw_scene(rng: np.random.Generator, split: str, categories: list[str]) -> Scene:
+    """Choose photo, cut-outs and geometry for objects of the given classes ("" stands for a distractor).
+
+    Of up to twelve layouts the first that hides no object by more than 40 % is taken, or the one that hides least.
+    """
+    backdrop = Backdrop(
+        file=choice(rng, assets.pool("background", split)).file,
+        flip=rng.random() < 0.5,
+        share=uniform(rng, 0.72, 1.0),
+        x=rng.random(),
+        y=rng.random(),
+        dx=uniform(rng, -0.025, 0.025),
+        dy=uniform(rng, -0.012, 0.012),
+        zoom=uniform(rng, -0.02, 0.02),
+        brightness=uniform(rng, 0.85, 1.12),
+    )
+    files = [choice(rng, assets.pool("cutout" if c else "distractor", split, c)).file for c in categories]
+    best, least = [], np.inf
+    for _ in range(LAYOUTS):
+        slots = sample(rng, range(len(files)), len(files))
+        drawn = [_draw_object(rng, f, c, s, len(files)) for f, c, s in zip(files, categories, slots, strict=True)]
+        drawn.sort(key=lambda o: o.y)
+        hidden = _hidden_share(drawn)
+        if hidden < least:
+            best, least = drawn, hidden
+        if hidden < 0.4:
+            break
+    return Scene(backdrop, tuple(best))
+
+
+def _backdrop_frame(backdrop: Backdrop, t: float, size: int) -> Float[np.ndarray, "S S 3"]:
+    photo = assets.background(backdrop.file)
+    margin = 0.03
+    side = min(photo.size) * min(backdrop.share * (1 + backdrop.zoom * t), 1.0)
+    place = []
+    for length, at, drift in ((photo.width, backdrop.x, backdrop.dx), (photo.height, backdrop.y, backdrop.dy)):
+        room = length - side
+        place.append(min(max(room * (margin + (1 - 2 * margin) * at) + drift * side * t, 0.0), room))
+    box = (place[0], place[1], place[0] + side, place[1] + side)
+    frame = np.asarray(photo.resize((size, size), Image.Resampling.BICUBIC, box=box), dtype=np.float32)
+    return (frame[:, ::-1] if backdrop.flip else frame) * np.float32(backdrop.brightness)
+
+
+def _coloured(o: Object, light: float, size: int) -> tuple[Float[np.ndarray, "h w 4"], float]:
+    """The cut-out at the resolution nearest above the drawn one, relit; and how many of its pixels make one source
+    pixel."""
+    levels = assets.cutout(o.file)
+    source_px = o.width * size / (levels[0].shape[1] - 8)
+    level = int(np.clip(np.floor(np.log2(1 / source_px) + 0.25), 0, len(levels) - 1))
+    image = levels[level].copy()
+    grey = (1 - o.saturation) * LUMA[None, :] + o.saturation * np.eye(3)
+    relight = grey * (np.array(o.tint) * (o.brightness * light))[:, None]
+    # No BLAS: it would start threads in every worker for a 3x3 matrix.
+    image[..., :3] = np.einsum("hwc,dc->hwd", image[..., :3], relight)
+    np.clip(image[..., :3], 0, image[..., 3:], out=image[..., :3])
+    return (image[:, ::-1].copy() if o.flip else image), 0.5**level
+
+
+def _warp(image: np.ndarray, o: Object, pixels: float, t: float, size: int) -> tuple[np.ndarray, int, int]:
+    """Turn and scale a premultiplied picture about its foot, bilinearly: the patch and its upper left corner.
+
+    Source coordinates are affine in the target's, so each tap is one gather over the patch.
+    """
+    x, y, width, height = o.at(t)
+    source_h, source_w = image.shape[:2]
+    pad = 4 * pixels
+    # The content's size in source pixels, without the border that `assets.cutout` adds (right and below to a
+    # multiple of four as well, so the foot is measured from the upper left corner).
+    full_h, full_w = assets.cutout(o.file)[0].shape[:2]
+    content_w, content_h = (full_w - 8) * pixels, (full_h - 8) * pixels
+    scale = width * size / content_w
+    theta = np.deg2rad(o.angle + o.turn * t)
+    cos, sin = float(np.cos(theta)), float(np.sin(theta))
+    centre_x, centre_y = x * size, (y - height / 2) * size
+    half_w = 0.5 * scale * (abs(cos) * source_w + abs(sin) * source_h)
+    half_h = 0.5 * scale * (abs(sin) * source_w + abs(cos) * source_h)
+    x0, x1 = max(0, int(centre_x - half_w)), min(size, int(centre_x + half_w) + 2)
+    y0, y1 = max(0, int(centre_y - half_h)), min(size, int(centre_y + half_h) + 2)
+    px = (np.arange(x0, x1) + 0.5 - centre_x)[None, :] / scale
+    py = (np.arange(y0, y1) + 0.5 - centre_y)[:, None] / scale
+    u = np.clip(cos * px + sin * py + (pad + content_w / 2 - 0.5), 0, source_w - 1.001)
+    v = np.clip(cos * py - sin * px + (pad + content_h / 2 - 0.5), 0, source_h - 1.001)
+    iu, iv = u.astype(np.intp), v.astype(np.intp)
+    flat, at = image.reshape(-1, 4), iv * source_w + iu
+    u -= iu
+    v -= iv
+    upper = _mix(flat.take(at, axis=0), flat.take(at + 1, axis=0), u)
+    at += source_w
+    lower = _mix(flat.take(at, axis=0), flat.take(at + 1, axis=0), u)
+    return _mix(upper, lower, v), x0, y0
+
+
+def _mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """a + share * (b - a), in place of `a`: fresh arrays here would cost more than the arithmetic."""
+    b -= a
+    b *= share[..., None]
+    a += b
+    return a
+
+
+def _cast_shadow(frame: np.ndarray, o: Object, t: float, size: int) -> None:
+    x, y, w, h = o.at(t)
+    sigma_x, sigma_y = 0.36 * w * size, (0.035 * h + 0.012) * size
+    cx, cy = x * size, (y - 0.02 * h) * size
+    x0, x1 = max(0, int(cx - 2.6 * sigma_x)), min(size, int(cx + 2.6 * sigma_x) + 1)
+    y0, y1 = max(0, int(cy - 2.6 * sigma_y)), min(size, int(cy + 2.6 * sigma_y) + 1)
+    gx = np.exp(-(((np.arange(x0, x1) + 0.5 - cx) / sigma_x) ** 2))
+    gy = np.exp(-(((np.arange(y0, y1) + 0.5 - cy) / sigma_y) ** 2))
+    frame[y0:y1, x0:x1] *= (1 - 0.42 * gy[:, None] * gx[None, :])[..., None].astype(np.float32)
+
+
+def render_scene(scene: Scene, size: int) -> tuple[UInt8[np.ndarray, "T S S 3"], Bool[np.ndarray, "n T S S"]]:
+    """Draw the frames, and for each object where it is what one sees (more than half of the pixel's light)."""
+    frames = np.empty((FRAMES, size, size, 3), np.uint8)
+    visible = np.zeros((len(scene.objects), FRAMES, size, size))
+    lit: list[tuple[np.ndarray, float]] = []
+    for k, t in enumerate(TIMES):
+        frame = _backdrop_frame(scene.backdrop, t, size)
+        if not lit:
+            light = 0.76 + 0.24 * min(max(float(frame.mean()) / 120, 0.4), 1.4)
+            lit = [_coloured(o, light, size) for o in scene.objects]
+        for i, (o, (image, pixels)) in enumerate(zip(scene.objects, lit, strict=True)):
+            _cast_shadow(frame, o, t, size)
+            patch, x0, y0 = _warp(image, o, pixels, t, size)
+            box = np.s_[y0 : y0 + patch.shape[0], x0 : x0 + patch.shape[1]]
+            alpha = patch[..., 3] / 255
+            through = 1 - alpha
+            frame[box] *= through[..., None]
+            frame[box] += patch[..., :3]
+            for farther in visible[:i, k]:
+                farther[box] *= through
+            visible[(i, k, *box)] = alpha
+        np.clip(frame, 0, 255, out=frame)
+        frames[k] = np.rint(frame, out=frame)
+    return frames, visible > 0.5
