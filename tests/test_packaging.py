@@ -137,7 +137,8 @@ def test_no_path_of_one_machine_and_no_registry_is_committed():
 
 def test_links_of_the_pages_lead_somewhere():
     pages = [path for path in tracked_files() if path.suffix == ".md"]
-    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#:\s]+)", page.read_text(encoding="utf-8"))]
+    texts = [(page, page.read_text(encoding="utf-8")) for page in pages]
+    links = [(page, link) for page, text in texts for link in re.findall(r"\]\(([^)#:\s]+)", text)]
     # results/demo is written by the demo
     dead = [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
     assert [link for link in dead if "results/demo/" not in link] == []
