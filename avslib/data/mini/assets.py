@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
-from scipy.signal import resample_poly
 
 from avslib.errors import AvsError
 from avslib.files import sha256_file
@@ -98,10 +97,10 @@ def pool(kind: str, split: str, category: str = "") -> tuple[Asset, ...]:
 
 @cache
 def bank_hash() -> str:
-    """SHA-256 over the table and every file it lists, told apart by one changed byte anywhere."""
-    digest = hashlib.sha256(sha256_file(BANK / "assets.csv").encode())
+    """SHA-256 over every row of the table and the bytes of every file it lists."""
+    digest = hashlib.sha256()
     for asset in load_assets():
-        digest.update(f"{asset.file} {sha256_file(asset.path)}\n".encode())
+        digest.update(f"{asset} {sha256_file(asset.path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -109,7 +108,8 @@ def bank_hash() -> str:
 def cutout(file: str) -> tuple[Float[np.ndarray, "h w 4"], ...]:
     """A cut-out as premultiplied RGBA in [0, 255], full size first, then halved by 2x2 means, twice.
 
-    A border of transparent pixels is added, so that interpolation finds a soft edge on every side.
+    A border of transparent pixels is added, so that interpolation finds a soft edge on every side. float32 holds the
+    means of the alpha exactly.
     """
     rgba = np.asarray(Image.open(BANK / file).convert("RGBA"), dtype=np.float64)
     rgba[..., :3] *= rgba[..., 3:] / 255
@@ -120,7 +120,7 @@ def cutout(file: str) -> tuple[Float[np.ndarray, "h w 4"], ...]:
         h, w = level.shape[0] // 2, level.shape[1] // 2
         level = level.reshape(h, 2, w, 2, 4).mean((1, 3))
         levels.append(level)
-    return tuple(levels)
+    return tuple(a.astype(np.float32) for a in levels)
 
 
 @cache
@@ -158,10 +158,12 @@ def _without_pauses(samples: np.ndarray, frame: int = 160, floor_db: float = -32
         quiet = 0 if loud[index] else quiet + 1
         if quiet <= keep:
             kept.append(index)
-    return samples[:whole].reshape(-1, frame)[kept].ravel() / 32768.0
+    return samples[:whole].reshape(-1, frame)[kept].ravel().astype(np.float32) / np.float32(32768)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)
 def resampled_sound(file: str, percent: int) -> Float[np.ndarray, " n"]:
     """A recording played at `percent` % of its speed, pitch with it."""
-    return resample_poly(sound(file), 100, percent)
+    from scipy.signal import resample_poly  # takes a second to import, and most uses of the bank need no sound
+
+    return resample_poly(sound(file).astype(np.float64), 100, percent)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft
 
 from avslib.data.mini.assets import BANK, sound
 from avslib.files import atomic_path
@@ -49,7 +50,7 @@ def session_name(file: str) -> str:
 def spectral_shape(x: np.ndarray) -> np.ndarray:
     """Mean log spectrum in 32 bands, loud frames counting more, as a unit vector without its mean."""
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(x, 512), 512)[::256] * np.hanning(512)
-    power = np.abs(np.fft.rfft(frames)) ** 2
+    power = np.abs(rfft(frames)) ** 2
     edges = np.geomspace(2, 256, 33).astype(int)
     bands = np.stack([power[:, a : max(b, a + 1)].sum(1) for a, b in itertools.pairwise(edges)])
     logs = np.log(bands + 1e-8 * bands.max())
@@ -60,8 +61,8 @@ def spectral_shape(x: np.ndarray) -> np.ndarray:
 
 def waveform_correlation(x: np.ndarray, y: np.ndarray) -> float:
     """Largest normalised cross-correlation over all lags."""
-    n = len(x) + len(y)
-    product = np.fft.irfft(np.fft.rfft(x, n) * np.conj(np.fft.rfft(y, n)), n)
+    n = next_fast_len(len(x) + len(y), real=True)
+    product = irfft(rfft(x, n) * np.conj(rfft(y, n)), n)
     return float(np.abs(product).max() / np.sqrt((x @ x) * (y @ y)))
 
 
@@ -71,7 +72,7 @@ def sound_groups(files: list[str]) -> dict[str, str]:
     Two recordings are merged when they share a session name, when their waveforms correlate above 0.5, when their
     spectral shapes do above 0.95 (0.93 within one package), or when they are known copies; merging is transitive.
     """
-    waves = [sound(f) for f in files]
+    waves = [sound(f).astype(np.float64) for f in files]
     shapes = [spectral_shape(w) for w in waves]
     parent = list(range(len(files)))
 

@@ -161,7 +161,7 @@ def _coloured(o: Object, light: float, size: int) -> tuple[Float[np.ndarray, "h 
     levels = assets.cutout(o.file)
     source_px = o.width * size / (levels[0].shape[1] - 8)
     level = int(np.clip(np.floor(np.log2(1 / source_px) + 0.25), 0, len(levels) - 1))
-    image = levels[level].copy()
+    image = levels[level].astype(np.float64)
     grey = (1 - o.saturation) * LUMA[None, :] + o.saturation * np.eye(3)
     relight = grey * (np.array(o.tint) * (o.brightness * light))[:, None]
     # No BLAS: it would start threads in every worker for a 3x3 matrix.
