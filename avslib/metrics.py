@@ -81,8 +81,11 @@ def f_curves(
     """
     probability, truth = _flatten(logits, target)
     rows, bins = probability.shape[0], len(THRESHOLDS)
-    index = torch.bucketize(probability, THRESHOLDS.to(probability.device), right=True, out_int32=True)
-    index += torch.arange(rows, device=index.device, dtype=torch.int32)[:, None] * bins - 1
+    thresholds = THRESHOLDS.to(probability.device)
+    # The nearest threshold is met or just missed: exact, and far quicker than a search.
+    index = (probability * (bins - 1)).round_().to(torch.int32)
+    index -= (thresholds.index_select(0, index.flatten()).view_as(index) > probability).int()
+    index += torch.arange(rows, device=index.device, dtype=torch.int32)[:, None] * bins
     index += truth * (rows * bins)
     counts = torch.bincount(index.flatten(), minlength=2 * rows * bins).view(2, rows, bins).to(_float64_device(logits))
     background, true_positive = counts.flip(-1).cumsum(-1).flip(-1).double()
