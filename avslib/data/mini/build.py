@@ -22,6 +22,7 @@ from avslib.files import atomic_path
 
 __all__ = ["SIZES", "build_mini"]
 
+# To be raised with every change after which some clip comes out different: builds on disk are reused by it.
 VERSION = 1
 SIZES = {
     "small": {
