@@ -15,10 +15,11 @@ from avslib.errors import AvsError
 from avslib.files import atomic_path
 from avslib.models.ecmvae import ECMVAE
 
-__all__ = ["CONFIG", "WEIGHTS", "convert_official", "load_checkpoint", "load_official", "load_weights", "save_checkpoint"]
+__all__ = ["CONFIG", "WEIGHTS", "convert_official", "load_checkpoint", "load_official", "load_weights", "save_checkpoint", "shipped_names"]
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
+SHIPPED = Path(__file__).parent / "assets" / "checkpoints"
 
 # released name -> ours, as regular expressions tried in order
 _SHARED = [
@@ -228,9 +229,15 @@ def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> E
     return model.to(device).eval()
 
 
+def shipped_names() -> list[str]:
+    """Checkpoints that come with the package; `load_checkpoint` and ``train.init_from`` take them by name."""
+    return sorted(p.parent.name for p in SHIPPED.glob(f"*/{WEIGHTS}"))
+
+
 def _weights_path(source: str | Path) -> Path:
-    path = Path(source)
+    path = SHIPPED / source if str(source) in shipped_names() else Path(source)
     path = path / WEIGHTS if path.is_dir() else path
     if not path.is_file():
-        raise AvsError(f"checkpoint {source}: no such file, and no folder with {WEIGHTS} in it")
+        raise AvsError(f"checkpoint {source}: no such file, no folder with {WEIGHTS} in it, and none of the shipped ones "
+                       f"({', '.join(shipped_names())})")
     return path

@@ -93,8 +93,8 @@ class TrainConfig(_Section):
     clip_grad: float | None = Field(None, gt=0, description="largest gradient norm; larger ones are scaled down")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision of accelerate; no: float32")
     seed: int = Field(1234, ge=0, description="seeds initialisation, loader order, flips and the latent noise")
-    init_from: str | None = Field(None, description="checkpoint folder or file to start from (weights only)")
-    max_minutes: float | None = Field(None, gt=0, description="stop training after this long (the epoch is then the last)")
+    init_from: str | None = Field(None, description="weights to start from: a checkpoint folder or file, or the name of a "
+                                  "shipped one (mini-s4, mini-s4-without-audio)")
     checkpoint_every: int = Field(200, ge=1, description="steps between saved run states, from which --resume goes on")
 
 
@@ -126,6 +126,8 @@ def preset_names() -> list[str]:
 def load_config(source: str | Path = "paper", overrides: list[str] | dict[str, Any] = ()) -> Config:
     """Read a preset by name, or a YAML file by path, and apply overrides such as ``"train.epochs=3"``.
 
+    A file may begin with ``extends: NAME`` and then gives only the fields that differ from that preset or file.
+
     Raises:
         AvsError: unknown preset, unreadable file, unknown field (with the nearest right name), value out of range.
     """
@@ -142,7 +144,17 @@ def load_config(source: str | Path = "paper", overrides: list[str] | dict[str, A
         raise AvsError(f"config {source}: not valid YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(values, dict):
         raise AvsError(f"config {source}: expected sections such as 'train:' at the top, found {type(values).__name__}")
+    if "extends" in values:
+        base = load_config(values.pop("extends")).model_dump(mode="json")
+        values = _apply(base, _flatten(values))
     return _validate(_apply(values, overrides), str(source))
+
+
+def _flatten(values: dict) -> dict[str, Any]:
+    pairs = {}
+    for section, fields in values.items():
+        pairs |= {f"{section}.{k}": v for k, v in fields.items()} if isinstance(fields, dict) else {section: fields}
+    return pairs
 
 
 def _apply(values: dict, overrides: list[str] | dict[str, Any]) -> dict:

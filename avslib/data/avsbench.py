@@ -1,5 +1,6 @@
 """AVSBench's S4 and MS3 folders as a `Dataset`: names are checked when it is made, contents when a clip is read."""
 
+import copy
 from collections.abc import Collection, Mapping
 from pathlib import Path
 

@@ -1,0 +1,165 @@
+"""`avs`: the command line over the same functions that Python users call."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from avslib.errors import AvsError
+
+app = typer.Typer(help="ECMVAE for audio-visual segmentation: build data, train, score, print tables.", no_args_is_help=True,
+                  pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+data_app = typer.Typer(help="Build the embedded data set Mini-AVS, or check a folder in AVSBench layout.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+console = Console()
+
+Task = Literal["s4", "ms3"]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", metavar="SECTION.FIELD=VALUE",
+                      help="Set a field of the configuration; may be given several times. `avs config` lists the fields.")]
+
+
+@data_app.command("build-mini")
+def build_mini_command(
+    out: Annotated[Path, typer.Option(help="Folder to make; it must not hold anything else.")] = Path("build/data/mini-small"),
+    size: Annotated[Literal["small", "full"], typer.Option(help="small: under a minute; full: minutes, several GB.")] = "small",
+    seed: Annotated[int, typer.Option(help="Varies the compositions, never which assets are held out for the tests.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one for each CPU.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compose Mini-AVS from real photographs and sounds, in AVSBench's folder layout."""
+    from avslib.data.mini.build import build_mini
+
+    manifest = build_mini(out, size, seed, workers=workers, progress=not quiet)
+    counts = {task: sum(splits.values()) for task, splits in manifest["counts"].items()}
+    console.print(f"{out}: {counts['s4']} S4 and {counts['ms3']} MS3 clips, size {size}, seed {seed}")
+
+
+@data_app.command("check")
+def check_command(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with Single-source/ and/or Multi-sources/.")],
+    deep: Annotated[bool, typer.Option(help="Read every file, not only the names.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a data folder: exit code 0 sound, 1 usable with warnings, 2 not usable."""
+    from avslib.data.check import check
+
+    report = check(root, deep=deep, progress=not quiet and not json)
+    print(report.to_json()) if json else console.print(report)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command("train")
+def train_command(
+    data: Annotated[Path, typer.Option(help="Folder in AVSBench layout (a Mini-AVS build is one).")],
+    task: Annotated[Task, typer.Option(help="s4: single source; ms3: several sources.")] = "s4",
+    preset: Annotated[str, typer.Option(help="Name of a preset (paper, mini, demo), or a YAML file.")] = "mini",
+    override: Overrides = None,
+    seed: Annotated[int | None, typer.Option(help="Short for -o train.seed=SEED.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: results/runs/<id>.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run; starts one where there is none.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model, score its best checkpoint on val and the test splits, and write a run record."""
+    from avslib.config import load_config
+    from avslib.experiment import default_out, run
+
+    config = load_config(preset, override or []).replace({"data.root": str(data), "data.task": task})
+    config = config if seed is None else config.replace({"train.seed": seed})
+    out = out or default_out(config)
+    record = run(config, out, resume=resume, progress=not quiet, console=console)
+    _print_metrics(record.metrics, record.baselines)
+    console.print(f"run record: {record.path}")
+
+
+@app.command("eval")
+def eval_command(
+    data: Annotated[Path, typer.Option(help="Folder in AVSBench layout.")],
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint folder or file of `avs train`, or the name of a shipped one.")],
+    task: Annotated[Task, typer.Option(help="s4 or ms3.")] = "s4",
+    split: Annotated[list[str] | None, typer.Option(help="val, test or test_unseen; may be given several times.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Clips a step; changes no figure.")] = 4,
+    quiet: Quiet = False,
+) -> None:
+    """Score a checkpoint: J, F over the whole set, and F as published evaluations batch it."""
+    from avslib.checkpoints import load_checkpoint
+    from avslib.experiment import score
+
+    model = load_checkpoint(checkpoint)
+    config = model.config.replace({"data.root": str(data), "data.task": task, "train.eval_batch_size": batch, "data.max_clips": None})
+    metrics, baselines = {}, {}
+    for name in split or ["test"]:
+        for baseline, scores in score(model, config, name, progress=not quiet).items():
+            (baselines.setdefault(baseline, {}) if baseline else metrics)[name] = scores.metrics
+    _print_metrics(metrics, baselines)
+
+
+@app.command("table")
+def table_command(
+    task: Annotated[Task, typer.Option(help="s4 or ms3.")] = "s4",
+    data: Annotated[Literal["mini", "avsbench"], typer.Option(help="The two never share a table.")] = "mini",
+    runs: Annotated[Path, typer.Option(help="Folder of run records.")] = Path("results/runs"),
+    format: Annotated[Literal["rich", "md", "csv"], typer.Option(help="Where it is shown.")] = "rich",
+) -> None:
+    """Print Paper | Ours from run records; our cells stay empty until a run stands behind them."""
+    from avslib.results import load_records, table
+
+    text = table(load_records(runs) if runs.is_dir() or data == "mini" else [], task, data, format)
+    console.print(text) if format == "rich" else print(text)
+
+
+@app.command("config")
+def config_command(
+    preset: Annotated[str, typer.Argument(help="Name of a preset, or a YAML file.")] = "paper",
+    override: Overrides = None,
+) -> None:
+    """Show a resolved configuration with what every field means."""
+    from avslib.config import load_config
+
+    config = load_config(preset, override or [])
+    for section in ("model", "loss", "data", "train"):
+        part = getattr(config, section)
+        console.print(f"[bold]{section}:[/bold]")
+        for name, info in type(part).model_fields.items():
+            console.print(f"  {name}: {getattr(part, name)!r}", highlight=False, markup=False, end="")
+            console.print(f"  [dim]# {info.description}[/dim]", highlight=False)
+
+
+@app.command("demo")
+def demo_command(
+    seed: Annotated[list[int] | None, typer.Option(help="Training seed; several give mean and sd in the table.")] = None,
+    out: Annotated[Path, typer.Option(help="Records, tables and pictures.")] = Path("results/demo"),
+    work: Annotated[Path, typer.Option(help="Data and checkpoints.")] = Path("build/demo"),
+    quiet: Quiet = False,
+) -> None:
+    """The main job: build Mini-AVS, train the full ECMVAE on S4 and MS3, score, print the table, draw the pictures."""
+    from avslib.demo import demo
+
+    demo(seeds=tuple(seed or [0]), out=out, work=work, progress=not quiet, console=console)
+
+
+def _print_metrics(metrics: dict, baselines: dict) -> None:
+    from rich.table import Table
+
+    names = list(next(iter(metrics.values())))
+    view = Table("method", "split", *names)
+    for label, splits in {"model": metrics, **baselines}.items():
+        for split, values in splits.items():
+            view.add_row(label, split, *(f"{values[n]:.3f}" for n in names))
+    console.print(view)
+
+
+def main() -> None:
+    """Entry point: an `AvsError` becomes one sentence on stderr and exit code 2."""
+    try:
+        app(prog_name="avs")
+    except AvsError as error:
+        print(f"avs: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Loaders that give the same batches whatever the number of workers, and from any step on.
+
+Order and flips are functions of (seed, epoch, clip), not of a generator's state, so that a resumed run reads exactly
+what the uninterrupted one would have read.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from avslib.config import DataConfig
+
+__all__ = ["EpochSampler", "FlippedClips", "eval_loader", "shuffle_audio", "train_loader"]
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """(epoch, index) pairs in an order drawn from (seed, epoch); set `epoch` before each pass."""
+
+    def __init__(self, size: int, seed: int):
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self.seed, self.epoch, 0]).permutation(self.size)
+        return ((self.epoch, int(i)) for i in order)
+
+
+class FlippedClips(Dataset):
+    """Clips of `dataset` with random horizontal flips; items are asked for by (epoch, index).
+
+    ``official`` is what the released loaders do: S4 flips the first frame (and its mask) alone, MS3 flips each frame by
+    a coin of its own. ``clip`` flips whole clips, which keeps motion plausible.
+    """
+
+    def __init__(self, dataset: Dataset, config: DataConfig, seed: int):
+        self.dataset, self.config, self.seed = dataset, config, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def coins(self, epoch: int, index: int) -> Bool[Tensor, "T"]:
+        """Which frames are flipped."""
+        c = self.config
+        heads = torch.from_numpy(np.random.default_rng([self.seed, epoch, 1, index]).random(c.frames) < c.flip_probability)
+        if c.flip == "clip":
+            return heads[:1].expand(c.frames)
+        return heads if c.task == "ms3" else heads & (torch.arange(c.frames) == 0)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        item = dict(self.dataset[key[1]])
+        flipped = self.coins(*key)
+        for name in ("image", "mask"):
+            item[name] = torch.where(flipped[:, None, None, None], item[name].flip(-1), item[name])
+        return item
+
+
+def train_loader(dataset: Dataset, config: DataConfig, batch_size: int, seed: int) -> DataLoader:
+    """Shuffled, flipped batches; the last, smaller one is left out, since BatchNorm would weigh its clips more."""
+    # a split smaller than one batch still trains
+    drop_last = len(dataset) >= batch_size
+    return DataLoader(FlippedClips(dataset, config, seed), batch_size, sampler=EpochSampler(len(dataset), seed),
+                      num_workers=config.workers, drop_last=drop_last, persistent_workers=config.workers > 0,
+                      pin_memory=torch.cuda.is_available())
+
+
+def eval_loader(dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoader:
+    """All clips in their own order."""
+    return DataLoader(dataset, batch_size, num_workers=workers, pin_memory=torch.cuda.is_available())
+
+
+def shuffle_audio(audio: Mapping[str, Float[Tensor, "T D"]], seed: int = 0) -> dict[str, Float[Tensor, "T D"]]:
+    """Every clip gets the sound of another one: a random cycle through all clips, so that none keeps its own."""
+    names = list(audio)
+    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    return {name: audio[other] for name, other in zip(order, order[1:] + order[:1], strict=True)}

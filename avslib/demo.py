@@ -1,0 +1,97 @@
+"""The main job, end to end: build Mini-AVS, train, score beside honest baselines, print the tables, draw the pictures."""
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from avslib.checkpoints import load_checkpoint
+from avslib.config import Config, load_config
+from avslib.data.mini.build import build_mini
+from avslib.evaluate import predict_batches
+from avslib.experiment import method_name, run
+from avslib.files import atomic_path
+from avslib.plots import comparison_bars, contact_sheet, learning_curves
+from avslib.records import RunRecord, load_records
+from avslib.results import summarise, table
+from avslib.train import BEST, HISTORY, open_split
+
+__all__ = ["demo", "draw_clips"]
+
+# the checkpoint that each arm starts from; both were trained by this package for the same time on the same clips
+START = {True: "mini-s4", False: "mini-s4-without-audio"}
+
+
+def demo(seeds: tuple[int, ...] = (0,), out: str | Path = "results/demo", work: str | Path = "build/demo", *,
+         progress: bool = True, console: Console | None = None) -> list[RunRecord]:
+    """Run the main job; records, tables and pictures go to `out`, data and checkpoints to `work`.
+
+    For each task (S4, MS3) and seed the full model and the same network without audio are fine-tuned from the shipped
+    checkpoints and scored on ``test`` and ``test_unseen``, beside the full model with sounds exchanged between clips
+    and the outlines of all objects in view. An interrupted demo goes on where it was.
+    """
+    out, work, console = Path(out), Path(work), console or Console(quiet=True)
+    start = time.perf_counter()
+    data = work / "data"
+    console.print(f"[bold]1. Mini-AVS[/bold]: composing clips from real photographs and sounds into {data}")
+    build_mini(data, "small", seed=0, progress=progress)
+    console.print("[bold]2. Training[/bold] starts from the small checkpoints that this package trained and ships "
+                  f"({', '.join(START.values())}; run records beside them) and fine-tunes every weight")
+    records = []
+    for task in ("s4", "ms3"):
+        for seed in seeds:
+            for audio in (True, False):
+                config = load_config("demo", {"data.root": str(data), "data.task": task, "train.seed": seed,
+                                              "model.use_audio": audio, "train.init_from": START[audio]})
+                folder = _fresh(work / "runs" / f"{task}-{method_name(config)}-seed{seed}")
+                console.print(f"   {task.upper()}, {method_name(config)}, seed {seed}")
+                record = run(config, folder, resume=True, progress=progress, console=console,
+                             notes=f"fine-tuned from the shipped checkpoint {START[audio]}")
+                _publish(folder, out / "runs" / record.id)
+                records.append(record)
+                if audio and seed == seeds[0]:
+                    draw_clips(folder / BEST, config, out / f"contact_sheet_{task}.png")
+                    learning_curves(folder / HISTORY, out / f"learning_curves_{task}.png")
+    kept = [r for r in load_records(out / "runs") if r.id in {record.id for record in records}]
+    console.print("[bold]3. Scores[/bold]")
+    for task in ("s4", "ms3"):
+        console.print(table(kept, task, "mini", "rich"))
+        with atomic_path(out / f"table_{task}.md") as path:
+            path.write_text(table(kept, task, "mini", "md"), encoding="utf-8")
+        comparison_bars(summarise(kept, task), out / f"comparison_{task}.png")
+    console.print(f"{out}: tables, pictures and run records; {(time.perf_counter() - start) / 60:.1f} minutes in all")
+    return kept
+
+
+def draw_clips(checkpoint: str | Path, config: Config, path: str | Path, split: str = "test", clips: int = 6) -> Path:
+    """Contact sheet of clips spread evenly over a split: truth and prediction outlined on every frame."""
+    dataset = open_split(config, split)
+    model = load_checkpoint(checkpoint)
+    chosen = np.linspace(0, len(dataset) - 1, clips).round().astype(int).tolist()
+    shown = torch.utils.data.Subset(dataset, chosen)
+    items = []
+    for index, (rows, logits) in zip(chosen, predict_batches(model, shown, frames=dataset.frames, batch_size=1), strict=True):
+        clip = dataset.clips[index]
+        size = rows["mask"].shape[-2:]
+        image = torch.nn.functional.interpolate(rows["image"].float(), size, mode="bilinear", align_corners=False)
+        title = f"{clip.name}, sounding: {clip.category}" if clip.category else clip.name
+        items.append((title, image.round().byte().permute(0, 2, 3, 1).numpy(), rows["mask"][:, 0].numpy(),
+                      logits.sigmoid()[:, 0].numpy()))
+    return contact_sheet(items, path)
+
+
+def _fresh(folder: Path) -> Path:
+    """The scratch folder of a run: an unfinished one is gone on with, a finished one gives way to the new run."""
+    if (folder / "run.json").is_file():
+        shutil.rmtree(folder)
+    return folder
+
+
+def _publish(folder: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("run.json", "clips.csv", HISTORY):
+        with atomic_path(target / name) as path:
+            shutil.copyfile(folder / name, path)

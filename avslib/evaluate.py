@@ -1,0 +1,122 @@
+"""Scoring a model on a split: J, F and F_legacy, and the J of every clip."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from rich.progress import track
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset, Subset
+
+from avslib.data.avsbench import AVSBench
+from avslib.data.layout import LAYOUTS, find_folder, read_csv
+from avslib.data.loading import eval_loader
+from avslib.errors import AvsError
+from avslib.metrics import FScore, LegacyFScore, MeanIoU, iou_per_frame
+from avslib.models.ecmvae import ECMVAE
+
+__all__ = ["Scores", "all_objects", "evaluate", "flatten_clips", "predict_batches", "test_splits"]
+
+LEGACY_BATCH = 4
+
+
+@dataclass
+class Scores:
+    """Metrics of a split, from 0 to 1, and the J of each clip by name."""
+
+    metrics: dict[str, float]
+    clips: dict[str, float]
+
+    def rows(self, split: str, baseline: str = "") -> list[dict]:
+        """One mapping a clip, as run records keep them."""
+        return [{"name": name, "split": split, "baseline": baseline, "J": j} for name, j in self.clips.items()]
+
+
+class _Scorer:
+    """Three metrics and the clips' J, updated together."""
+
+    def __init__(self, frames: int):
+        self.frames = frames
+        self.metrics = {"J": MeanIoU(), "F": FScore(), f"F_legacy@{LEGACY_BATCH}": LegacyFScore(LEGACY_BATCH, frames)}
+        self.clips: dict[str, float] = {}
+
+    def update(self, names: list[str], logits: Float[Tensor, "N 1 H W"], mask: Tensor, index: Tensor | None = None) -> None:
+        for name, metric in self.metrics.items():
+            metric.to(logits.device).update(logits, mask, **({"index": index} if name.startswith("F_legacy") else {}))
+        per_clip = iou_per_frame(logits, mask).view(-1, self.frames).mean(1).tolist()
+        self.clips |= dict(zip(names, per_clip, strict=True))
+
+    def compute(self) -> Scores:
+        return Scores({name: float(metric.compute()) for name, metric in self.metrics.items()}, self.clips)
+
+
+def flatten_clips(batch: dict, device: torch.device) -> dict:
+    """[B, T, ...] tensors of a batch as N = B * T rows on `device`."""
+    return {k: v.to(device, non_blocking=True).flatten(0, 1) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+@torch.no_grad()
+def predict_batches(model: ECMVAE, dataset: Dataset, *, frames: int, batch_size: int = 4, workers: int = 0,
+                    noise: torch.Generator | None = None) -> Iterator[tuple[dict, Float[Tensor, "N 1 H W"]]]:
+    """(batch as rows, logits at the size of its masks) over a dataset, in its order; the model is put in eval mode."""
+    model.eval()
+    device = next(model.parameters()).device
+    for batch in eval_loader(dataset, batch_size, workers):
+        rows = flatten_clips(batch, device)
+        audio = rows.get("audio")
+        if audio is None:
+            audio = torch.zeros(len(rows["image"]), model.config.model.audio_dim, device=device)
+        logits = model(model.normalize(rows["image"]), audio, frames=frames, noise=noise).logits.float()
+        if logits.shape != rows["mask"].shape:
+            logits = F.interpolate(logits, rows["mask"].shape[-2:], mode="bilinear", align_corners=False)
+        yield rows, logits
+
+
+def evaluate(model: ECMVAE, dataset: AVSBench, *, batch_size: int = 4, workers: int = 0, progress: bool = False,
+             rank: int = 0, world: int = 1) -> Scores:
+    """Score the prior branch with its mean codes on every clip of `dataset`.
+
+    Masks are compared at the size that `dataset` gives them. With `world` processes in a process group each scores every
+    `world`-th clip, and all of them return the metrics of the whole set (the clips' J of their own share).
+    """
+    share = Subset(dataset, range(rank, len(dataset), world)) if world > 1 else dataset
+    frames, scorer, done = dataset.frames, _Scorer(dataset.frames), 0
+    batches = predict_batches(model, share, frames=frames, batch_size=batch_size, workers=workers)
+    total = -(-len(share) // batch_size)
+    for rows, logits in track(batches, f"scoring {dataset.split}", total, disable=not progress, transient=True):
+        clip = torch.arange(done, done + len(rows["name"])) * world + rank
+        index = (clip[:, None] * frames + torch.arange(frames)).flatten()
+        scorer.update(rows["name"], logits, rows["mask"], index)
+        done += len(rows["name"])
+    return scorer.compute()
+
+
+def all_objects(dataset: AVSBench, root: str | Path) -> Scores:
+    """The baseline that segments every object in view and ignores the sound: oracle outlines of a Mini-AVS build.
+
+    Raises:
+        AvsError: `root` holds no ``object_masks`` (AVSBench does not).
+    """
+    folder = Path(root) / "object_masks" / dataset.task / dataset.split
+    if not folder.is_dir():
+        raise AvsError(f"{folder}: no such folder; outlines of all objects exist in a Mini-AVS build only")
+    scorer = _Scorer(dataset.frames)
+    for clip, item in zip(dataset.clips, islice(dataset, len(dataset)), strict=True):
+        size = item["mask"].shape[-1], item["mask"].shape[-2]
+        paths = [folder / clip.name / f"{clip.name}_{k + 1}.png" for k in range(dataset.frames)]
+        masks = np.stack([np.asarray(Image.open(p).convert("L").resize(size, Image.Resampling.NEAREST)) for p in paths])
+        logits = torch.where(torch.from_numpy(masks > 0)[:, None], 20.0, -20.0)
+        scorer.update([clip.name], logits, item["mask"])
+    return scorer.compute()
+
+
+def test_splits(root: str | Path, task: str) -> list[str]:
+    """The test splits that the data's csv has: test, and test_unseen in Mini-AVS."""
+    present = {row["split"] for row in read_csv(find_folder(root, task) / LAYOUTS[task].csv, task)}
+    return [s for s in ("test", "test_unseen") if s in present]

@@ -1,0 +1,99 @@
+"""One run from configuration to run record: train, score the best checkpoint on val and the test splits, write it down."""
+
+import json
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from avslib.checkpoints import load_checkpoint
+from avslib.config import Config
+from avslib.data.layout import LAYOUTS, find_folder, read_csv
+from avslib.data.loading import shuffle_audio
+from avslib.errors import AvsError
+from avslib.evaluate import Scores, all_objects, evaluate, test_splits
+from avslib.files import sha256_file
+from avslib.models.ecmvae import ECMVAE
+from avslib.records import DatasetInfo, RunRecord, new_record, run_id, write_record
+from avslib.train import open_split, train
+
+__all__ = ["ALL_OBJECTS", "SHUFFLED", "dataset_info", "default_out", "method_name", "run", "score"]
+
+SHUFFLED = "audio shuffled between clips"
+ALL_OBJECTS = "all objects in view, outlines given"
+SELECTION = "checkpoint of the epoch with the best J on val"
+
+
+def method_name(config: Config) -> str:
+    """What tables call the variant."""
+    return "ecmvae" if config.model.use_audio else "without_audio"
+
+
+def dataset_info(root: str | Path, task: str) -> tuple[str, DatasetInfo]:
+    """("mini" or "avsbench", id and clips by split), from the manifest of a Mini-AVS build or the task's csv."""
+    csv_path = find_folder(root, task) / LAYOUTS[task].csv
+    clips: dict[str, int] = {}
+    for row in read_csv(csv_path, task):
+        clips[row["split"]] = clips.get(row["split"], 0) + 1
+    manifest = Path(root) / "manifest.json"
+    if manifest.is_file():
+        values = json.loads(manifest.read_text(encoding="utf-8"))
+        name = f"mini-{values['size']}-seed{values['seed']}-{sha256_file(manifest)[:8]}"
+        return "mini", DatasetInfo(id=name, clips=clips)
+    return "avsbench", DatasetInfo(id=f"avsbench-{task}-{sha256_file(csv_path)[:8]}", clips=clips)
+
+
+def default_out(config: Config) -> Path:
+    """``results/runs/<id>`` of this configuration."""
+    data, _ = dataset_info(_root(config), config.data.task)
+    values = config.model_dump(mode="json")
+    return Path("results/runs") / run_id(data, config.data.task, method_name(config), config.train.seed, values)
+
+
+def score(model: ECMVAE, config: Config, split: str, *, progress: bool = False) -> dict[str, Scores]:
+    """Scores of a split by baseline name: "" the model itself; with sound, also the model with sounds exchanged
+    between clips; on a Mini-AVS build, also the outlines of all objects in view."""
+    dataset = open_split(config, split, progress=progress)
+    options = {"batch_size": config.train.eval_batch_size, "workers": config.data.workers, "progress": progress}
+    scores = {"": evaluate(model, dataset, **options)}
+    if config.model.use_audio:
+        audio = {clip.name: row for clip, row in zip(dataset.clips, dataset.audio, strict=True)}
+        scores[SHUFFLED] = evaluate(model, dataset.with_audio(shuffle_audio(audio)), **options)
+        if (Path(_root(config)) / "object_masks").is_dir():
+            scores[ALL_OBJECTS] = all_objects(dataset, _root(config))
+    return scores
+
+
+def run(config: Config, out: str | Path | None = None, *, resume: bool = False, progress: bool = True,
+        console: Console | None = None, notes: str = "") -> RunRecord:
+    """Train `config` into `out`, score the best checkpoint, and write ``run.json`` and ``clips.csv`` there.
+
+    Raises:
+        AvsError: see :func:`avslib.train.train`.
+    """
+    start = time.perf_counter()
+    data, dataset = dataset_info(_root(config), config.data.task)
+    out = default_out(config) if out is None else Path(out)
+    trained = train(config, out, resume=resume, progress=progress, console=console)
+    model = load_checkpoint(trained.checkpoint)
+    metrics: dict[str, dict] = {}
+    baselines: dict[str, dict] = {}
+    clips = []
+    for split in ["val", *test_splits(_root(config), config.data.task)]:
+        for name, scores in score(model, config, split, progress=progress).items():
+            (baselines.setdefault(name, {}) if name else metrics)[split] = scores.metrics
+            clips += scores.rows(split, name)
+    seconds = max(trained.seconds, time.perf_counter() - start)
+    record = new_record(
+        data=data, task=config.data.task, method=method_name(config), seed=config.train.seed,
+        config=config.model_dump(mode="json"), dataset=dataset, metrics=metrics, baselines=baselines, notes=notes,
+        selection=f"{SELECTION} (epoch {trained.best_epoch + 1} of {config.train.epochs})", wall_seconds=round(seconds, 1),
+    )
+    write_record(out, record, clips)
+    return record
+
+
+def _root(config: Config) -> str:
+    if config.data.root is None:
+        raise AvsError("data.root is not set: give the data folder, for example --data DIR (avs data build-mini makes one)")
+    return config.data.root
