@@ -193,8 +193,9 @@ def check_current(extra: str | None) -> None:
         packages = " ".join(f'"{requirement}"' for requirement in missing)
         say(f"Not installed here; what needs it will fail. To add it: {sys.executable} -m pip install {packages}")
     probe = subprocess.run(
-        [sys.executable, "-c", "import avslib"], cwd=ROOT, env=child_environment(None), capture_output=True, text=True
-    )
+        [sys.executable, "-c", "import avslib.cli, avslib.models.ecmvae"],
+        cwd=ROOT, env=child_environment(None), capture_output=True, text=True,
+    )  # fmt: skip
     if probe.returncode:
         reason = (probe.stderr.strip().splitlines() or ["no message"])[-1]
         raise Stop(f"avslib cannot be imported here ({reason}): install what is missing and start again.")
