@@ -1,8 +1,9 @@
-"""KL divergence of the specific codes s_v and s_a between posterior and prior: the rate term of the conditional ELBO."""
+"""KL divergence of s_v and s_a between posterior and prior: the rate term of the conditional ELBO."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from avslib.losses.numerics import safe_exp, wide
 
 __all__ = ["gaussian_kl", "kl_loss"]
 
@@ -18,15 +19,18 @@ def gaussian_kl(q: Gaussian, p: Gaussian, scale: str = "consistent") -> Float[Te
         scale: ``consistent``: sigma = exp(logvar / 2), the one that sampling uses. ``official``: sigma = exp(logvar),
             as released.
 
+    Ratios of variances beyond e^30 count linearly, so that the term and its gradient stay finite.
+
+    >>> import torch
     >>> zero = torch.zeros(1, 2)
     >>> gaussian_kl((torch.ones(1, 2), zero), (zero, zero))
     tensor([1.])
     """
     double = 2.0 if scale == "official" else 1.0
-    (mu_q, logvar_q), (mu_p, logvar_p) = q, p
+    mu_q, logvar_q, mu_p, logvar_p = wide(*q, *p)
     delta = double * (logvar_q - logvar_p)
-    precision_p = torch.exp(-double * logvar_p)
-    return 0.5 * (delta.exp() + (mu_q - mu_p).square() * precision_p - 1 - delta).sum(1)
+    precision_p = safe_exp(-double * logvar_p)
+    return 0.5 * (safe_exp(delta) + (mu_q - mu_p).square() * precision_p - 1 - delta).sum(1)
 
 
 def kl_loss(q: Gaussian, p: Gaussian, scale: str = "official") -> Float[Tensor, ""]:

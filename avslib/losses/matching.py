@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from avslib.losses.numerics import wide
+
 __all__ = ["matching_loss"]
 
 
@@ -15,14 +17,15 @@ def matching_loss(logits: Float[Tensor, "N 1 H W"], fused: list[Float[Tensor, "N
                   ) -> Float[Tensor, ""]:
     """Mean over levels of sum_n KL(softmax(audio_n) || softmax(visual_n)).
 
-    visual_n = average over space of sigmoid(pooled logits) * fused map, normalised to length 1; the logits are
-    average-pooled to each level's size. The sum runs over the rows of the batch, as released.
+    visual_n = average over space of sigmoid(pooled logits) * fused map; the logits are average-pooled to each level's
+    size. Both vectors are normalised to length 1. The sum runs over the rows of the batch, as released.
 
     >>> x = torch.zeros(2, 4, 7, 7)
     >>> matching_loss(torch.zeros(2, 1, 28, 28), [x], torch.zeros(2, 4)).item()
     0.0
     """
-    target = F.softmax(audio, dim=1)
+    logits, audio, *fused = wide(logits, audio, *fused)
+    target = F.softmax(F.normalize(audio, dim=1), dim=1)
     terms = []
     for level in fused:
         gate = torch.sigmoid(F.adaptive_avg_pool2d(logits, level.shape[-2:]))

@@ -6,6 +6,8 @@ Barber, Agakov: The IM Algorithm: a variational approach to information maximiza
 from jaxtyping import Float
 from torch import Tensor
 
+from avslib.losses.numerics import safe_exp, wide
+
 __all__ = ["mutual_information_bound"]
 
 
@@ -21,7 +23,8 @@ def mutual_information_bound(mu: Float[Tensor, "N M"], logvar: Float[Tensor, "N 
     >>> mutual_information_bound(one, 0 * one, 0 * one).item()
     -1.0
     """
-    bound = (mu - target).square() * (-logvar).exp()
+    mu, logvar, target = wide(mu, logvar, target)
+    bound = (mu - target).square() * safe_exp(-logvar)
     if kind == "full":
         bound = bound + logvar
     return -0.5 * bound.sum(1).mean()

@@ -21,7 +21,8 @@ from avslib.models.ecmvae import ECMVAEOutput, Noise
 __all__ = ["objective"]
 
 
-def objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise = None) -> dict[str, Tensor]:
+def objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise = None
+              ) -> dict[str, Tensor]:
     """All loss terms of one pass.
 
     Args:
@@ -41,13 +42,21 @@ def objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Conf
     if output.logits_posterior is None:
         raise AvsError("objective: the output has no posterior; call the model with a mask")
     if mask.shape != output.logits.shape:
-        raise AvsError(f"objective: mask has shape {tuple(mask.shape)}, expected {tuple(output.logits.shape)} as the logits")
+        raise AvsError(f"objective: mask has shape {tuple(mask.shape)}, expected {tuple(output.logits.shape)}, "
+                       "the shape of the logits")
+    # half precision is for the network; sums over pixels and exponentials of log-variances need float32
+    with torch.autocast(output.logits.device.type, enabled=False):
+        return _objective(output, mask, config, noise)
+
+
+def _objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise) -> dict[str, Tensor]:
     w, z = config.loss, output.codes
     rows = slice(None) if output.annotated is None else output.annotated.to(mask.device).nonzero().squeeze(1)
     mask = mask[rows].to(output.logits.dtype)
     latents = {name: (mu, logvar) if name.endswith("_y") else (mu[rows], logvar[rows])
                for name, (mu, logvar) in output.latents.items()}
-    eps_prior, eps_posterior = (_divergence_noise(noise, name, latents["vac_y"][0]) for name in ("js_prior", "js_posterior"))
+    prior_c, posterior_c = latents["vac"], latents["vac_y"]
+    eps = [_divergence_noise(noise, name, posterior_c[0]) for name in ("js_prior", "js_posterior")]
     parts = {
         "seg_prior": structure_loss(output.logits[rows], mask, w.structure_weighting),
         "seg_posterior": structure_loss(output.logits_posterior, mask, w.structure_weighting),
@@ -55,7 +64,7 @@ def objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Conf
         "match_posterior": matching_loss(output.logits_posterior, output.fused["posterior"], output.audio["posterior"]),
         "kl_sv": kl_loss(latents["vs_y"], latents["vs"], w.kl_scale),
         "kl_sa": kl_loss(latents["as_y"], latents["as"], w.kl_scale),
-        "divergence_c": shared_code_divergence(latents["vac"], latents["vac_y"], w.divergence_c, eps_prior, eps_posterior),
+        "divergence_c": shared_code_divergence(prior_c, posterior_c, w.divergence_c, *eps),
         "mi": sum(mutual_information_bound(m.mu, m.logvar, m.target, w.mi_bound) for m in output.mi.values()),
         "orthogonality": sum(orthogonality_loss(z[s + y], z["vac" + y]) for s in ("vs", "as") for y in ("", "_y")),
     }
@@ -76,4 +85,7 @@ def _divergence_noise(noise: Noise, name: str, like: Float[Tensor, "A K"]) -> Fl
         return torch.randn(like.shape, generator=noise, device=device, dtype=like.dtype).to(like.device)
     if name not in noise:
         raise AvsError(f"objective: noise lacks {name!r}; it has {', '.join(sorted(noise))}")
-    return torch.as_tensor(noise[name], dtype=like.dtype, device=like.device)
+    eps = torch.as_tensor(noise[name], dtype=like.dtype, device=like.device)
+    if eps.shape != like.shape:
+        raise AvsError(f"objective: noise[{name!r}] has shape {tuple(eps.shape)}, expected {tuple(like.shape)}")
+    return eps

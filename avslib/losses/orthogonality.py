@@ -3,9 +3,10 @@
 Bousmalis et al.: Domain Separation Networks, NeurIPS 2016, equation 5.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from avslib.losses.numerics import wide
 
 __all__ = ["orthogonality_loss"]
 
@@ -23,4 +24,5 @@ def orthogonality_loss(z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"]) -> Fl
         z = z - z.mean(0, keepdim=True)
         return z / (z.detach().norm(dim=1, keepdim=True) + 1e-6)
 
+    z1, z2 = wide(z1, z2)
     return (rows(z1).t() @ rows(z2)).square().mean()

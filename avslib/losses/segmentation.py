@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from avslib.losses.numerics import wide
+
 __all__ = ["boundary_weight", "structure_loss"]
 
 
@@ -35,6 +37,7 @@ def structure_loss(logits: Float[Tensor, "N 1 H W"], mask: Float[Tensor, "N 1 H 
     >>> round(structure_loss(torch.full_like(y, -20.0), y).item(), 4)
     0.01
     """
+    logits, mask = wide(logits, mask)
     weight = boundary_weight(mask)
     target = mask * (1 - smoothing) + smoothing / 2
     if weighting == "official":

@@ -9,25 +9,24 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from avslib.losses.kl import Gaussian, gaussian_kl
+from avslib.losses.numerics import safe_exp, wide
 
 __all__ = ["geometric_js", "monte_carlo_js", "official_js", "shared_code_divergence", "symmetric_kl"]
 
 
-def _log_prob(x: Float[Tensor, "N K"], g: Gaussian) -> Float[Tensor, "N K"]:
-    mu, logvar = g
-    return -0.5 * ((x - mu).square() * torch.exp(-logvar) + logvar + math.log(2 * math.pi))
-
-
-def official_js(p: Gaussian, q: Gaussian, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
+def official_js(p: Gaussian, q: Gaussian, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]
+                ) -> Float[Tensor, ""]:
     """0.5 [sum P (log P - log M) + sum Q (log Q - log M)] / N, P and Q element-wise densities at a sample of their own.
 
     M = (P + Q) / 2. The samples carry no gradient. Moving a mean changes nothing: P depends on eps and logvar alone.
     """
     def own_log_density(g: Gaussian, eps: Tensor) -> Tensor:
-        mu, logvar = g
-        return _log_prob((mu + torch.exp(0.5 * logvar) * eps).detach(), g)
+        mu, logvar, eps = wide(*g, eps)
+        x = (mu + torch.exp(0.5 * logvar) * eps).detach()
+        return -0.5 * ((x - mu).square() * torch.exp(-logvar) + logvar + math.log(2 * math.pi))
 
     log_p, log_q = own_log_density(p, eps_p), own_log_density(q, eps_q)
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
@@ -35,17 +34,19 @@ def official_js(p: Gaussian, q: Gaussian, eps_p: Float[Tensor, "N K"], eps_q: Fl
     return 0.5 * total / len(log_p)
 
 
-def monte_carlo_js(p: Gaussian, q: Gaussian, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
+def monte_carlo_js(p: Gaussian, q: Gaussian, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]
+                   ) -> Float[Tensor, ""]:
     """One-sample Monte-Carlo JS with both densities at each sample: 0.5 E_p[log p - log m] + 0.5 E_q[log q - log m].
 
-    Densities are over all K dimensions, in log-space; the gradient goes through the samples. The expectation lies in
-    [0, log 2]; it is 0 only for equal Gaussians.
+    Densities are over all K dimensions, in log-space; the gradient goes through the samples x = mu + sigma eps. The
+    expectation lies in [0, log 2]; it is 0 only for equal Gaussians.
     """
     def half(own: Gaussian, other: Gaussian, eps: Tensor) -> Tensor:
-        mu, logvar = own
-        x = mu + torch.exp(0.5 * logvar) * eps
-        log_own, log_other = _log_prob(x, own).sum(1), _log_prob(x, other).sum(1)
-        return log_own - torch.logaddexp(log_own, log_other) + math.log(2)
+        mu, logvar, mu_other, logvar_other, eps = wide(*own, *other, eps)
+        # the sample x = mu + sigma eps is never formed: x - mu would lose its digits where sigma is small beside mu
+        z = (mu - mu_other) * safe_exp(-0.5 * logvar_other) + safe_exp(0.5 * (logvar - logvar_other)) * eps
+        log_ratio = 0.5 * (eps.square() - z.square() + logvar - logvar_other).sum(1)
+        return math.log(2) + F.logsigmoid(-log_ratio)
 
     return 0.5 * (half(p, q, eps_p) + half(q, p, eps_q)).mean()
 
@@ -56,10 +57,9 @@ def geometric_js(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
     Nielsen: On a generalization of the Jensen-Shannon divergence and the Jensen-Shannon centroid, Entropy 2020.
     The mean has precision (1/var_p + 1/var_q) / 2 and the precision-weighted average of the means.
     """
-    (mu_p, logvar_p), (mu_q, logvar_q) = p, q
-    precision_p, precision_q = torch.exp(-logvar_p), torch.exp(-logvar_q)
+    mu_p, logvar_p, mu_q, logvar_q = wide(*p, *q)
     log_precision = torch.logaddexp(-logvar_p, -logvar_q) - math.log(2)
-    mu = (precision_p * mu_p + precision_q * mu_q) / (precision_p + precision_q)
+    mu = torch.lerp(mu_q, mu_p, torch.sigmoid(logvar_q - logvar_p))
     g = (mu, -log_precision)
     return 0.5 * (gaussian_kl(p, g) + gaussian_kl(q, g)).mean()
 
