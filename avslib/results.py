@@ -103,7 +103,8 @@ def summarise(records: Iterable[RunRecord], task: str, data: str = "mini") -> li
         for baseline in ["", *dict.fromkeys(name for run in runs for name in run.baselines)]:
             chosen = [run for run in runs if not baseline or baseline in run.baselines]
             values = _over_seeds([run.baselines[baseline] if baseline else run.metrics for run in chosen])
-            label = f"{name}: {baseline}" if baseline else name
+            shared = sum(any(baseline in run.baselines for run in runs.values()) for runs in groups.values()) > 1
+            label = name if not baseline else f"{name}: {baseline}" if shared else baseline
             rows.append(
                 Row(method, baseline, dataset, chosen[0].config, tuple(run.seed for run in chosen),
                     tuple(run.id for run in chosen), values, label)

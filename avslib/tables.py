@@ -41,25 +41,25 @@ def comma_separated(table: Table) -> str:
 
 
 def terminal(table: Table) -> Any:
-    """A ``rich.table.Table``; long cells become numbered notes, so that the rest fits a terminal."""
+    """A ``rich.table.Table`` for 80 columns: headers and spreads are stacked, long columns become numbered notes."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    notes, marks = list(table.notes), {}
     made = RichTable(title=table.title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
                      caption_justify="left", title_justify="left")  # fmt: skip
-    for i, name in enumerate(table.columns):
-        left = i == 0 or name in LONG
-        made.add_column(name.replace(" ", "\n"), justify="left" if left else "right", no_wrap=i > 0, overflow="fold")
+    made.add_column(table.columns[0], min_width=16, overflow="fold")
+    for name in table.columns[1:]:
+        if name not in LONG:
+            made.add_column(name.replace(" ", "\n").replace("_unseen", "\nunseen"), justify="right", no_wrap=True)
+    marks: dict[str, int] = {}
     for row in table.rows:
-        cells = []
-        for name, cell in zip(table.columns, row, strict=True):
-            if name in LONG and cell:
-                cell = f"[{marks.setdefault(cell, len(marks) + 1)}]"
-            cells.append(escape(cell))
-        made.add_row(*cells)
-    made.caption = escape("\n".join([*notes, *(f"[{number}] {text}" for text, number in marks.items())]))
+        named = dict(zip(table.columns, row, strict=True))
+        long = [f"{name}: {named.pop(name)}" for name in LONG if named.get(name)]
+        first, *rest = (cell for name, cell in named.items() if name not in LONG)
+        numbers = [f" [{marks.setdefault(text, len(marks) + 1)}]" for text in long]
+        made.add_row(escape(first + "".join(numbers)), *(escape(cell.replace(" ± ", "\n± ")) for cell in rest))
+    made.caption = escape("\n".join([*table.notes, *(f"[{number}] {text}" for text, number in marks.items())]))
     return made
 
 

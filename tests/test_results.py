@@ -103,9 +103,13 @@ def test_other_configuration_is_another_row_and_a_later_run_replaces_its_seed(tm
 
 def test_baselines_stand_below_their_method(tmp_path):
     baselines = {"audio shuffled": {"test": {"J": 0.2}}, "all objects": {"test": {"J": 0.3}}}
-    rows = cells(saved(tmp_path, record(method="a_first"), record(baselines=baselines)))
-    assert [row["Method"] for row in rows] == ["ecmvae", "ecmvae: audio shuffled", "ecmvae: all objects", "a_first"]
+    records = [record(method="a_first"), record(baselines=baselines)]
+    rows = cells(saved(tmp_path / "one", *records))
+    assert [row["Method"] for row in rows] == ["ecmvae", "audio shuffled", "all objects", "a_first"]
     assert [row["J test"] for row in rows][1:3] == ["0.200", "0.300"]
+    poe = record(method="poe", baselines={"all objects": {"test": {"J": 0.3}}})
+    rows = cells(saved(tmp_path / "two", *records, poe))
+    assert [row["Method"] for row in rows][2:] == ["ecmvae: all objects", "a_first", "poe", "poe: all objects"]
 
 
 def test_data_sets_never_share_a_table(tmp_path):
@@ -138,7 +142,9 @@ def test_every_format_prints_on_a_narrow_terminal(tmp_path, data):
     records = saved(tmp_path, record(data=data))
     console = Console(width=80, file=io.StringIO())
     console.print(results.table(records, "s4", data, "rich"))
-    assert records[0].id in console.file.getvalue().replace("\n", "")
+    shown = console.file.getvalue()
+    assert records[0].id in shown.replace("\n", "") and "…" not in shown
+    assert ("0.500" in shown and "\n ecmvae [1]" in shown) if data == "mini" else "ECMVAE (2023) [" in shown
     lines = [line for line in results.table(records, "s4", data, "md").splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
     with pytest.raises(AvsError, match="format md, csv or rich"):
