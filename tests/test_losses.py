@@ -5,7 +5,7 @@ import math
 import pytest
 import reference
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import distributions
 
@@ -250,20 +250,24 @@ def leaves(rows):
     return [c.requires_grad_() for c in columns[:4]], columns[4]
 
 
-def assert_finite(loss, inputs):
+def assert_finite(loss, inputs, norm=True):
     assert loss.isfinite()
     for gradient in torch.autograd.grad(loss, inputs, allow_unused=True):
-        assert gradient is None or (gradient.isfinite().all() and gradient.norm().isfinite())
+        assert gradient is None or gradient.isfinite().all()
+        assert gradient is None or not norm or gradient.norm().isfinite()
 
 
 @given(vectors)
+@example([(100.0, 50.0, -100.0, -50.0, 6.0)])
+@example([(0.0, -50.0, 0.0, 50.0, 1.0), (100.0, -50.0, -100.0, -50.0, -6.0)])
 @settings(max_examples=60, deadline=None)
 def test_latent_terms_are_finite_at_extreme_variances(rows):
     (mu_p, logvar_p, mu_q, logvar_q), eps = leaves(rows)
     inputs = [mu_p, logvar_p, mu_q, logvar_q]
     p, q = (mu_p, logvar_p), (mu_q, logvar_q)
     for kind in FORMS:
-        assert_finite(shared_code_divergence(p, q, kind, eps, -eps), inputs)
+        # the official gradient is a density over its own deviation, e^50 here: finite, but its norm is not in float32
+        assert_finite(shared_code_divergence(p, q, kind, eps, -eps), inputs, norm=kind != "official")
     for scale in ("official", "consistent"):
         assert_finite(kl_loss(p, q, scale), inputs)
     for kind in ("official", "full"):
