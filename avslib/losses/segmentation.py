@@ -19,7 +19,9 @@ def boundary_weight(mask: Float[Tensor, "N 1 H W"]) -> Float[Tensor, "N 1 H W"]:
     >>> boundary_weight(torch.zeros(1, 1, 32, 32)).unique()
     tensor([1.])
     """
-    return 1 + 5 * (F.avg_pool2d(mask, 31, stride=1, padding=15) - mask).abs()
+    # two passes of 31 in place of one of 31 x 31: equal, since the zero padding counts, and 15 times less work
+    mean = F.avg_pool2d(F.avg_pool2d(mask, (31, 1), stride=1, padding=(15, 0)), (1, 31), stride=1, padding=(0, 15))
+    return 1 + 5 * (mean - mask).abs()
 
 
 def structure_loss(logits: Float[Tensor, "N 1 H W"], mask: Float[Tensor, "N 1 H W"], weighting: str = "official",
