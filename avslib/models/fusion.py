@@ -64,7 +64,8 @@ class TPAVI(nn.Module):
         b, thw, c = v.shape
         phi = self.phi(a)
         u = torch.baddbmm((phi @ self.theta.bias).unsqueeze(1), v, (phi @ self.theta.weight).transpose(1, 2))
-        g_sum = torch.addmm(positions * self.g.bias, v.view(b, -1, positions, c).sum(2).flatten(0, 1), self.g.weight.t())
+        v_sum = v.view(b, -1, positions, c).sum(2).flatten(0, 1)
+        g_sum = torch.addmm(positions * self.g.bias, v_sum, self.g.weight.t())
         return u, (g_sum @ self.output.weight.t() / thw).view(b, -1, c)
 
     def _batch_norm(self, u: Float[Tensor, "B THW T"], m: Float[Tensor, "B T C"]) -> Float[Tensor, "B THW C"]:
@@ -75,14 +76,15 @@ class TPAVI(nn.Module):
             clip_mean = (u_mean @ m).squeeze(1)
             centred = u - u_mean
             covariance = centred.transpose(1, 2) @ centred / u.shape[1]
-            mean = clip_mean.mean(0)
-            var = ((covariance @ m) * m).sum(1).mean(0) + (clip_mean - mean).square().mean(0)
+            var = ((covariance @ m) * m).sum(1).mean(0) + (clip_mean - clip_mean.mean(0)).square().mean(0)
+            # the bias cancels below, but stays in the graph: processes that train together expect a gradient of each
+            mean = clip_mean.mean(0) + bias
             with torch.no_grad():
                 count = u.shape[0] * u.shape[1]
                 bn.num_batches_tracked.add_(1)
-                bn.running_mean.lerp_((mean + bias).to(bn.running_mean.dtype), bn.momentum)
+                bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), bn.momentum)
                 bn.running_var.lerp_((var * count / max(count - 1, 1)).to(bn.running_var.dtype), bn.momentum)
         else:
-            mean, var = bn.running_mean - bias, bn.running_var
+            mean, var = bn.running_mean, bn.running_var
         scale = bn.weight * torch.rsqrt(var + bn.eps)
-        return torch.baddbmm((bn.bias - mean * scale).expand(u.shape[0], 1, -1), u, m * scale)
+        return torch.baddbmm((bn.bias + (bias - mean) * scale).expand(u.shape[0], 1, -1), u, m * scale)
