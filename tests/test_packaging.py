@@ -150,14 +150,15 @@ def test_commands_of_the_pages_and_tables_are_understood():
     from avslib.cli import app
     from avslib.results import table
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8") + table([], "ms3", "avsbench") + table([], "s4")
-    commands = {line.split("#")[0].strip() for line in re.findall(r"^avs .*|(?<=`)avs [^`]+", text, re.MULTILINE)}
-    assert len(commands) > 6
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = {line.split("#")[0].strip() for line in re.findall(r"^avs .*", text, re.MULTILINE)}
+    commands |= set(re.findall(r"`(avs .+?)`", table([], "ms3", "avsbench") + table([], "s4")))
+    assert len(commands) >= 8
     for line in commands:
         command, words = typer.main.get_command(app), line.split()[1:]
         while hasattr(command, "commands"):
             command = command.commands[words.pop(0)]
-        assert command.make_context(line, [word for word in words if word != "..."], resilient_parsing=False)
+        assert command.make_context(line, words)
 
 
 def test_citation_names_the_version_and_the_licence():
