@@ -6,3 +6,9 @@ class AvsError(ValueError):
 
     The command line prints the sentence and exits with code 2; from Python it is an ordinary ``ValueError``.
     """
+
+    def __init__(self, message: str = ""):
+        # PyTorch raises a worker's error again as the text of its whole traceback; the sentence stands at its end
+        if message.startswith("Caught AvsError in DataLoader worker"):
+            message = message.rpartition("AvsError: ")[2].strip()
+        super().__init__(message)

@@ -14,7 +14,7 @@ from avslib.errors import AvsError
 from avslib.evaluate import Scores, all_objects, evaluate, test_splits
 from avslib.files import sha256_file
 from avslib.models.ecmvae import ECMVAE
-from avslib.records import DatasetInfo, RunRecord, new_record, run_id, write_record
+from avslib.records import DatasetInfo, RunRecord, git_state, new_record, run_id, write_record
 from avslib.train import open_split, train
 
 __all__ = ["ALL_OBJECTS", "SHUFFLED", "dataset_info", "default_out", "method_name", "run", "score"]
@@ -72,6 +72,8 @@ def run(config: Config, out: str | Path | None = None, *, resume: bool = False, 
         AvsError: see :func:`avslib.train.train`.
     """
     start = time.perf_counter()
+    # the code that trains is the one loaded now, whatever is committed meanwhile
+    git = git_state()
     data, dataset = dataset_info(_root(config), config.data.task)
     out = default_out(config) if out is None else Path(out)
     trained = train(config, out, resume=resume, progress=progress, console=console)
@@ -88,6 +90,7 @@ def run(config: Config, out: str | Path | None = None, *, resume: bool = False, 
         data=data, task=config.data.task, method=method_name(config), seed=config.train.seed,
         config=config.model_dump(mode="json"), dataset=dataset, metrics=metrics, baselines=baselines, notes=notes,
         selection=f"{SELECTION} (epoch {trained.best_epoch + 1} of {config.train.epochs})", wall_seconds=round(seconds, 1),
+        git=git,
     )
     write_record(out, record, clips)
     return record

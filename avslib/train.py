@@ -113,7 +113,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False, progress: bo
                 with accelerator.autocast():
                     output = model(plain.normalize(rows["image"]), _audio(rows, config), rows["mask"].float(),
                                    frames=config.data.frames, noise=noise, annotated=_annotated(rows, config))
-                losses = objective(_float32(output), rows["mask"].float(), config, noise=noise)
+                losses = objective(output, rows["mask"].float(), config, noise=noise)
                 accelerator.backward(losses["loss"])
                 if t.clip_grad:
                     accelerator.clip_grad_norm_(model.parameters(), t.clip_grad)
@@ -204,17 +204,6 @@ def _audio(rows: dict, config: Config) -> Tensor:
 def _annotated(rows: dict, config: Config) -> Tensor | None:
     # asked of the task, not of the tensor, which would make the host wait for the device at every step
     return rows["annotated"] if config.data.task == "s4" else None
-
-
-def _float32(output):
-    """Losses are sums over many pixels and exponentials: taken in float32 whatever the network ran in."""
-    for name in ("logits", "logits_posterior"):
-        setattr(output, name, getattr(output, name).float())
-    output.latents = {k: (mu.float(), logvar.float()) for k, (mu, logvar) in output.latents.items()}
-    output.codes = {k: v.float() for k, v in output.codes.items()}
-    for heads in output.mi.values():
-        heads.mu, heads.logvar, heads.target = heads.mu.float(), heads.logvar.float(), heads.target.float()
-    return output
 
 
 def _save_state(out: Path, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, **progress) -> None:

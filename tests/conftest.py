@@ -2,5 +2,30 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TINY = {"model.pretrained": False, "model.image_size": 64, "model.channels": 8, "model.image_encoder_channels": [4] * 5,
+        "model.map_encoder_channels": [4] * 5, "data.workers": 0, "train.batch_size": 2, "train.epochs": 2,
+        "train.warmup_steps": 0, "train.checkpoint_every": 3}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def mini_data(tmp_path_factory):
+    """A Mini-AVS build of a few small clips."""
+    from avslib.data.mini import build_mini
+
+    splits = {"train": 8, "val": 3, "test": 3, "test_unseen": 2}
+    out = tmp_path_factory.mktemp("mini") / "data"
+    build_mini(out, counts={"s4": splits, "ms3": splits}, image_size=64, workers=1, progress=False)
+    return out
+
+
+@pytest.fixture
+def tiny(mini_data):
+    """A configuration that trains in seconds, of preset mini's own classes."""
+    from avslib.config import load_config
+
+    return load_config("mini", TINY | {"data.root": str(mini_data)})

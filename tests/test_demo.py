@@ -1,0 +1,42 @@
+"""The main job at its smallest: every file that the demo promises is there, and its table speaks of its own runs."""
+
+import pytest
+from PIL import Image
+
+from avslib.demo import demo
+from avslib.records import load_records
+
+
+@pytest.fixture
+def smallest(monkeypatch):
+    import avslib.data.mini.build as build
+    import avslib.demo as module
+    from avslib.config import load_config
+
+    splits = {"train": 8, "val": 2, "test": 6, "test_unseen": 2}
+    monkeypatch.setitem(build.SIZES, "small", {"s4": splits, "ms3": splits})
+    quick = {"train.epochs": 1, "data.workers": 0}
+    monkeypatch.setattr(module, "load_config", lambda name, values: load_config(name, quick | values))
+
+
+def test_demo_trains_scores_and_draws(smallest, tmp_path):
+    records = demo((3,), tmp_path / "out", tmp_path / "work", progress=False)
+    assert sorted((r.task, r.method) for r in records) == [
+        ("ms3", "ecmvae"), ("ms3", "without_audio"), ("s4", "ecmvae"), ("s4", "without_audio")]  # fmt: skip
+    assert {r.id for r in load_records(tmp_path / "out/runs")} == {r.id for r in records}
+    for task in ("s4", "ms3"):
+        text = (tmp_path / f"out/table_{task}.md").read_text(encoding="utf-8")
+        assert all(name in text for name in ("without_audio", "audio shuffled", "all objects in view"))
+        for figure in ("contact_sheet", "learning_curves", "comparison"):
+            assert Image.open(tmp_path / f"out/{figure}_{task}.png").width > 300
+
+
+def test_finished_demo_trains_again_and_an_unfinished_one_goes_on(smallest, tmp_path):
+    demo((3,), tmp_path / "out", tmp_path / "work", progress=False)
+    run = tmp_path / "work/runs/s4-ecmvae-seed3"
+    (run / "run.json").unlink()
+    state = (run / "state.pt").stat().st_mtime_ns
+    other = (tmp_path / "work/runs/s4-without_audio-seed3/state.pt").stat().st_mtime_ns
+    demo((3,), tmp_path / "out", tmp_path / "work", progress=False)
+    assert (run / "state.pt").stat().st_mtime_ns == state
+    assert (tmp_path / "work/runs/s4-without_audio-seed3/state.pt").stat().st_mtime_ns != other

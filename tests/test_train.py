@@ -1,0 +1,160 @@
+"""Training: it learns, resumes to the bit, reads the same whatever the workers, and loses nothing."""
+
+import csv
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from avslib.checkpoints import load_checkpoint
+from avslib.data.loading import EpochSampler, FlippedClips
+from avslib.errors import AvsError
+from avslib.train import HISTORY, STATE, open_split, train
+
+
+def final_weights(folder):
+    return torch.load(folder / STATE, weights_only=True)["model"]
+
+
+def same(first, second):
+    return all(torch.equal(first[k], second[k]) for k in first)
+
+
+def rows(folder):
+    with open(folder / HISTORY, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module", params=["s4", "ms3"])
+def uninterrupted(request, tmp_path_factory):
+    from avslib.config import load_config
+
+    config = load_config("mini", request.getfixturevalue("tiny_values") | {"data.task": request.param})
+    out = tmp_path_factory.mktemp("run") / request.param
+    train(config, out, progress=False)
+    return config, out
+
+
+@pytest.fixture(scope="module")
+def tiny_values(mini_data):
+    from conftest import TINY
+
+    return TINY | {"data.root": str(mini_data)}
+
+
+class Killed(Exception):
+    pass
+
+
+def stop_after(monkeypatch, step):
+    """End training as a kill would: nothing runs after the state of `step` is on disk."""
+    import avslib.train
+
+    save = avslib.train._save_state
+
+    def save_and_stop(*args, **progress):
+        save(*args, **progress)
+        if progress["step"] >= step:
+            raise Killed
+
+    monkeypatch.setattr(avslib.train, "_save_state", save_and_stop)
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_resumed_run_equals_the_uninterrupted_one_to_the_bit(uninterrupted, tmp_path, monkeypatch, step):
+    config, out = uninterrupted
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_after(patch, step)
+        train(config, tmp_path / "run", progress=False)
+    train(config, tmp_path / "run", resume=True, progress=False)
+    assert same(final_weights(out), final_weights(tmp_path / "run"))
+    assert same(load_file(out / "best/model.safetensors"), load_file(tmp_path / "run/best/model.safetensors"))
+    assert rows(out) == rows(tmp_path / "run")
+
+
+def test_same_seed_same_weights_with_worker_processes(uninterrupted, tmp_path):
+    config, out = uninterrupted
+    train(config.replace({"data.workers": 2}), tmp_path / "run", progress=False)
+    assert same(final_weights(out), final_weights(tmp_path / "run"))
+
+
+def test_another_seed_gives_other_weights(uninterrupted, tmp_path):
+    config, out = uninterrupted
+    train(config.replace({"train.seed": 1, "train.epochs": 1}), tmp_path / "run", progress=False)
+    assert not same(final_weights(out), final_weights(tmp_path / "run"))
+
+
+def test_loss_falls_on_a_few_clips(tiny, tmp_path):
+    train(tiny.replace({"train.epochs": 12, "train.lr": 3e-3, "data.max_clips": 4}), tmp_path / "run", progress=False)
+    losses = [float(row["loss"]) for row in rows(tmp_path / "run") if row["loss"]]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_best_checkpoint_is_the_best_epoch(uninterrupted):
+    config, out = uninterrupted
+    scores = [float(row["val_J"]) for row in rows(out) if row["val_J"]]
+    state = torch.load(out / STATE, weights_only=True)
+    assert state["best_j"] == pytest.approx(max(scores), abs=1e-5) and load_checkpoint(out / "best").config == config
+
+
+def test_second_run_into_a_folder_is_refused(uninterrupted):
+    config, out = uninterrupted
+    with pytest.raises(AvsError, match="--resume"):
+        train(config, out, progress=False)
+
+
+def test_resuming_with_another_config_names_the_field(uninterrupted):
+    config, out = uninterrupted
+    with pytest.raises(AvsError, match=r"train\.lr differs"):
+        train(config.replace({"train.lr": 0.5}), out, resume=True, progress=False)
+
+
+def test_folder_with_other_files_is_refused(tiny, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious", encoding="utf-8")
+    with pytest.raises(AvsError, match="not empty"):
+        train(tiny, tmp_path, progress=False)
+
+
+def test_loss_that_is_not_finite_stops_with_a_sentence(tiny, tmp_path):
+    with pytest.raises(AvsError, match="not finite"):
+        train(tiny.replace({"train.lr": 1e30, "train.clip_grad": None}), tmp_path / "run", progress=False)
+
+
+def test_frozen_backbone_keeps_its_weights(tiny, tmp_path):
+    before = load_file(train(tiny.replace({"train.epochs": 1, "train.backbone_lr_factor": 0}), tmp_path / "a", progress=False)
+                       .checkpoint / "model.safetensors")
+    after = load_file(train(tiny.replace({"train.backbone_lr_factor": 0}), tmp_path / "b", progress=False)
+                      .checkpoint / "model.safetensors")
+    names = [n for n in before if n.startswith("backbone") and n.endswith("weight") and ".bn" not in n]
+    assert names and all(torch.equal(before[n], after[n]) for n in names)
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    first, second = EpochSampler(20, 3), EpochSampler(20, 3)
+    second.set_epoch(1)
+    assert list(first) == list(EpochSampler(20, 3)) and [i for _, i in first] != [i for _, i in second]
+    assert sorted(i for _, i in second) == list(range(20))
+
+
+@pytest.mark.parametrize(("task", "flip", "patterns"), [
+    ("s4", "clip", {(0,) * 5, (1,) * 5}),
+    ("s4", "official", {(0,) * 5, (1, 0, 0, 0, 0)}),
+    ("ms3", "clip", {(0,) * 5, (1,) * 5}),
+])  # fmt: skip
+def test_flips_follow_their_rule(tiny, task, flip, patterns):
+    config = tiny.replace({"data.task": task, "data.flip": flip, "data.flip_probability": 0.5}).data
+    clips = FlippedClips([], config, seed=0)
+    assert {tuple(clips.coins(e, i).int().tolist()) for e in range(5) for i in range(20)} == patterns
+
+
+def test_released_ms3_flips_each_frame_by_its_own_coin(tiny):
+    config = tiny.replace({"data.task": "ms3", "data.flip": "official", "data.flip_probability": 0.5}).data
+    seen = {tuple(FlippedClips([], config, 0).coins(0, i).int().tolist()) for i in range(200)}
+    assert len(seen) > 20
+
+
+def test_flip_turns_image_and_mask_together(tiny):
+    dataset = open_split(tiny.replace({"data.task": "ms3"}), "train")
+    clips = FlippedClips(dataset, tiny.replace({"data.flip_probability": 1}).data, seed=0)
+    plain, flipped = dataset[0], clips[(0, 0)]
+    assert torch.equal(flipped["image"].flip(-1), plain["image"]) and torch.equal(flipped["mask"].flip(-1), plain["mask"])
