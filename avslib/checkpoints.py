@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with safetensors weights and the resolved config; and the converter for the released weights."""
+"""Checkpoints: a folder with safetensors weights and the resolved config; the converter for the released weights."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,10 @@ from avslib.errors import AvsError
 from avslib.files import atomic_path
 from avslib.models.ecmvae import ECMVAE
 
-__all__ = ["CONFIG", "WEIGHTS", "convert_official", "load_checkpoint", "load_official", "load_weights", "save_checkpoint", "shipped_names"]
+__all__ = [
+    "CONFIG", "WEIGHTS", "convert_official", "load_checkpoint", "load_official", "load_weights", "save_checkpoint",
+    "shipped_names",
+]
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
@@ -119,7 +122,8 @@ def convert_official(state: Mapping[str, Tensor], backbone: str = "auto") -> tup
     state = {k.removeprefix("module."): v for k, v in state.items()}
     backbone = detect_backbone(list(state)) if backbone == "auto" else backbone
     if backbone not in _BACKBONES:
-        raise AvsError(f"backbone {backbone!r}: released weights exist for {' and '.join(_BACKBONES)}; use one of them or 'auto'")
+        raise AvsError(f"backbone {backbone!r}: released weights exist for {' and '.join(_BACKBONES)}; "
+                       "use one of them or 'auto'")
     converted, unused, unknown = {}, [], []
     for name, value in state.items():
         target = _rename(name, backbone)
@@ -131,7 +135,8 @@ def convert_official(state: Mapping[str, Tensor], backbone: str = "auto") -> tup
             # 1x1x1 convolutions of the fusion are linear layers here
             converted[target] = value.flatten(1) if name.startswith("fusion_modules") and value.ndim == 5 else value
     if unknown:
-        raise AvsError(f"{len(unknown)} names in the weights are not ECMVAE's: {', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}")
+        raise AvsError(f"{len(unknown)} names in the weights are not ECMVAE's: {', '.join(unknown[:5])}"
+                       f"{', ...' if len(unknown) > 5 else ''}; give the state dict as released")
     return converted, unused
 
 
@@ -149,10 +154,16 @@ def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "au
         AvsError: unreadable file, unknown names, missing names, other shapes; the first of them is named.
     """
     state = _read_torch(Path(source)) if isinstance(source, (str, Path)) else source
+    if not isinstance(state, Mapping):
+        raise AvsError(f"released weights: expected a path or a state dict, got {type(state).__name__}")
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    converted, _ = convert_official({k: torch.as_tensor(v) for k, v in state.items()}, backbone)
+    odd = next((k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor)), None)
+    if odd is not None:
+        raise AvsError(f"released weights: entry {odd!r} is {type(state[odd]).__name__}, not a named tensor; "
+                       "give the state dict alone")
+    converted, _ = convert_official(state, backbone)
     name = detect_backbone([k.removeprefix("module.") for k in state]) if backbone == "auto" else backbone
     model = ECMVAE(load_config("paper", {"model.backbone": name, "model.pretrained": False}))
     _load_strict(model, converted, "the released weights")
@@ -165,7 +176,9 @@ def _read_torch(path: Path) -> Mapping[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise AvsError(f"weights {path}: not a plain PyTorch state dict ({str(error).splitlines()[0]})") from None
+        # torch's own text advises to load without this protection
+        raise AvsError(f"weights {path}: not a state dict of tensors alone ({type(error).__name__}); anything else in "
+                       "such a file can run code when it is loaded, so it is refused") from None
     if not isinstance(state, Mapping):
         raise AvsError(f"weights {path}: expected a state dict, found {type(state).__name__}")
     return state
@@ -178,8 +191,8 @@ def _load_strict(model: ECMVAE, state: Mapping[str, Tensor], source: str) -> Non
     problems += [f"{k} has shape {tuple(state[k].shape)}, expected {tuple(wanted[k].shape)}"
                  for k in wanted if k in state and state[k].shape != wanted[k].shape]
     if problems:
-        raise AvsError(f"{source} do not fit {model.config.model.backbone} with {model.config.model.channels} channels: "
-                       f"{problems[0]}{f' (and {len(problems) - 1} more)' if len(problems) > 1 else ''}; "
+        raise AvsError(f"{source} do not fit {model.config.model.backbone} with {model.config.model.channels} "
+                       f"channels: {problems[0]}{f' (and {len(problems) - 1} more)' if len(problems) > 1 else ''}; "
                        "use the config that they were trained with")
     model.load_state_dict(state)
 
@@ -188,12 +201,12 @@ def save_checkpoint(folder: str | Path, model: ECMVAE, *, half: bool = False) ->
     """Write `folder`/model.safetensors and config.yaml, each beside and renamed.
 
     Args:
-        half: store floating-point tensors as float16 (half the size; they are read back as float32).
+        half: store floating-point tensors as float16 where they fit (half the size; read back as float32).
     """
     folder = Path(folder)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if half:
-        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        state = {k: v.half() if v.is_floating_point() and v.half().isfinite().all() else v for k, v in state.items()}
     with atomic_path(folder / WEIGHTS) as path:
         save_file(state, path)
     with atomic_path(folder / CONFIG) as path:
@@ -238,6 +251,6 @@ def _weights_path(source: str | Path) -> Path:
     path = SHIPPED / source if str(source) in shipped_names() else Path(source)
     path = path / WEIGHTS if path.is_dir() else path
     if not path.is_file():
-        raise AvsError(f"checkpoint {source}: no such file, no folder with {WEIGHTS} in it, and none of the shipped ones "
-                       f"({', '.join(shipped_names())})")
+        raise AvsError(f"checkpoint {source}: no such file, no folder with {WEIGHTS} in it, and none of the shipped "
+                       f"ones ({', '.join(shipped_names())})")
     return path
