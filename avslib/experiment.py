@@ -50,13 +50,15 @@ def default_out(config: Config) -> Path:
     return Path("results/runs") / run_id(data, config.data.task, method_name(config), config.train.seed, values)
 
 
-def score(model: ECMVAE, config: Config, split: str, *, progress: bool = False) -> dict[str, Scores]:
+def score(model: ECMVAE, config: Config, split: str, *, baselines: bool = True, progress: bool = False
+          ) -> dict[str, Scores]:
     """Scores of a split by baseline name: "" the model itself; with sound, also the model with sounds exchanged
-    between clips; on a Mini-AVS build, also the outlines of all objects in view."""
+    between clips; on a Mini-AVS build, also the outlines of all objects in view. Without `baselines` the first alone.
+    """
     dataset = open_split(config, split, progress=progress)
     options = {"batch_size": config.train.eval_batch_size, "workers": config.data.workers, "progress": progress}
     scores = {"": evaluate(model, dataset, **options)}
-    if config.model.use_audio:
+    if baselines and config.model.use_audio:
         audio = {clip.name: row for clip, row in zip(dataset.clips, dataset.audio, strict=True)}
         scores[SHUFFLED] = evaluate(model, dataset.with_audio(shuffle_audio(audio)), **options)
         if (Path(_root(config)) / "object_masks").is_dir():
@@ -82,7 +84,7 @@ def run(config: Config, out: str | Path | None = None, *, resume: bool = False, 
     baselines: dict[str, dict] = {}
     clips = []
     for split in ["val", *test_splits(_root(config), config.data.task)]:
-        for name, scores in score(model, config, split, progress=progress).items():
+        for name, scores in score(model, config, split, baselines=split != "val", progress=progress).items():
             (baselines.setdefault(name, {}) if name else metrics)[split] = scores.metrics
             clips += scores.rows(split, name)
     seconds = max(trained.seconds, time.perf_counter() - start)
