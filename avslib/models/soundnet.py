@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from avslib.audio import SAMPLE_RATE, fit_length
 from avslib.errors import AvsError
 
-__all__ = ["SoundNetEmbedding", "SoundNetSlice"]
+__all__ = ["ASSETS", "SoundNetEmbedding", "SoundNetSlice"]
+
+ASSETS = resources.files("avslib") / "assets" / "soundnet"
 
 # name: (channels in, channels out, kernel, stride, padding, max pool after it)
 LAYERS = {
@@ -80,9 +82,8 @@ class SoundNetEmbedding(nn.Module):
         """The weights in `avslib/assets/soundnet`, where their licence and training record are too."""
         from safetensors.torch import load
 
-        folder = resources.files("avslib") / "assets" / "soundnet"
-        state = {f"slice.{name}": value for name, value in load((folder / "slice.safetensors").read_bytes()).items()}
-        state |= load((folder / "head.safetensors").read_bytes())
+        state = {f"slice.{name}": value for name, value in load((ASSETS / "slice.safetensors").read_bytes()).items()}
+        state |= load((ASSETS / "head.safetensors").read_bytes())
         model = cls(hidden=len(state["head.0.bias"]))
         model.load_state_dict({name: value.float() for name, value in state.items()})
         return model
