@@ -161,8 +161,8 @@ def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "au
             state = state[wrapper]
     odd = next((k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor)), None)
     if odd is not None:
-        raise AvsError(f"released weights: entry {odd!r} is {type(state[odd]).__name__}, not a named tensor; "
-                       "give the state dict alone")
+        raise AvsError(f"released weights: entry {odd!r} holds {type(state[odd]).__name__}; expected tensors under "
+                       "text names, the state dict alone")
     converted, _ = convert_official(state, backbone)
     name = detect_backbone([k.removeprefix("module.") for k in state]) if backbone == "auto" else backbone
     model = ECMVAE(load_config("paper", {"model.backbone": name, "model.pretrained": False}))
