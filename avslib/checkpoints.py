@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
@@ -159,11 +160,11 @@ def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "au
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    odd = next((k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor)), None)
+    odd = next((k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor | np.ndarray)), None)
     if odd is not None:
         raise AvsError(f"released weights: entry {odd!r} holds {type(state[odd]).__name__}; expected tensors under "
                        "text names, the state dict alone")
-    converted, _ = convert_official(state, backbone)
+    converted, _ = convert_official({k: torch.as_tensor(v) for k, v in state.items()}, backbone)
     name = detect_backbone([k.removeprefix("module.") for k in state]) if backbone == "auto" else backbone
     model = ECMVAE(load_config("paper", {"model.backbone": name, "model.pretrained": False}))
     _load_strict(model, converted, "the released weights")

@@ -9,23 +9,42 @@ from rich.console import Console
 
 from avslib.errors import AvsError
 
-app = typer.Typer(help="ECMVAE for audio-visual segmentation: build data, train, score, print tables.", no_args_is_help=True,
-                  pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
-data_app = typer.Typer(help="Build the embedded data set Mini-AVS, or check a folder in AVSBench layout.", no_args_is_help=True)
+app = typer.Typer(
+    help="ECMVAE for audio-visual segmentation: build data, train, score, print tables.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(
+    help="Build the embedded data set Mini-AVS, or check a folder in AVSBench layout.", no_args_is_help=True
+)
 app.add_typer(data_app, name="data")
 console = Console()
 
 Task = Literal["s4", "ms3"]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", metavar="SECTION.FIELD=VALUE",
-                      help="Set a field of the configuration; may be given several times. `avs config` lists the fields.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-o",
+        "--override",
+        metavar="SECTION.FIELD=VALUE",
+        help="Set a field of the configuration; may be given several times. `avs config` lists the fields.",
+    ),
+]
 
 
 @data_app.command("build-mini")
 def build_mini_command(
-    out: Annotated[Path, typer.Option(help="Folder to make; it must not hold anything else.")] = Path("build/data/mini-small"),
-    size: Annotated[Literal["small", "full"], typer.Option(help="small: under a minute; full: minutes, several GB.")] = "small",
-    seed: Annotated[int, typer.Option(help="Varies the compositions, never which assets are held out for the tests.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder to make; it must not hold anything else.")] = Path(
+        "build/data/mini-small"
+    ),
+    size: Annotated[
+        Literal["small", "full"], typer.Option(help="small: under a minute; full: minutes, several GB.")
+    ] = "small",
+    seed: Annotated[
+        int, typer.Option(help="Varies the compositions, never which assets are held out for the tests.")
+    ] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; default: one for each CPU.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -60,7 +79,9 @@ def train_command(
     override: Overrides = None,
     seed: Annotated[int | None, typer.Option(help="Short for -o train.seed=SEED.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default: results/runs/<id>.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run; starts one where there is none.")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Go on with an interrupted run; starts one where there is none.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a model, score its best checkpoint on val and the test splits, and write a run record."""
@@ -78,9 +99,13 @@ def train_command(
 @app.command("eval")
 def eval_command(
     data: Annotated[Path, typer.Option(help="Folder in AVSBench layout.")],
-    checkpoint: Annotated[str, typer.Option(help="Checkpoint folder or file of `avs train`, or the name of a shipped one.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="Checkpoint folder or file of `avs train`, or the name of a shipped one.")
+    ],
     task: Annotated[Task, typer.Option(help="s4 or ms3.")] = "s4",
-    split: Annotated[list[str] | None, typer.Option(help="val, test or test_unseen; may be given several times.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="val, test or test_unseen; may be given several times.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips a step; changes no figure.")] = 4,
     quiet: Quiet = False,
 ) -> None:
@@ -89,7 +114,9 @@ def eval_command(
     from avslib.experiment import score
 
     model = load_checkpoint(checkpoint)
-    config = model.config.replace({"data.root": str(data), "data.task": task, "train.eval_batch_size": batch, "data.max_clips": None})
+    config = model.config.replace(
+        {"data.root": str(data), "data.task": task, "train.eval_batch_size": batch, "data.max_clips": None}
+    )
     metrics, baselines = {}, {}
     for name in split or ["test"]:
         for baseline, scores in score(model, config, name, progress=not quiet).items():
@@ -130,7 +157,9 @@ def config_command(
 
 @app.command("demo")
 def demo_command(
-    seed: Annotated[list[int] | None, typer.Option(help="Training seed; several give mean and sd in the table.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Training seed; several give mean and sd in the table.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Records, tables and pictures.")] = Path("results/demo"),
     work: Annotated[Path, typer.Option(help="Data and checkpoints.")] = Path("build/demo"),
     quiet: Quiet = False,

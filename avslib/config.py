@@ -27,21 +27,31 @@ class ModelConfig(_Section):
 
     backbone: str = Field("pvt_v2_b5", description="any timm model name that gives features at strides 4, 8, 16, 32")
     pretrained: bool | str = Field(
-        True, description="true: ImageNet weights (from a package where one ships them, else timm's cache or hub); "
-        "false: random; a path: a state dict for the backbone")
-    image_size: int = Field(224, ge=32, multiple_of=32, description="side in pixels that the latent encoders are built for")
-    audio_encoder: Literal["vggish", "soundnet"] = Field("vggish", description="frozen network behind the audio embedding")
+        True,
+        description="true: ImageNet weights (from a package where one ships them, else timm's cache or hub); "
+        "false: random; a path: a state dict for the backbone",
+    )
+    image_size: int = Field(
+        224, ge=32, multiple_of=32, description="side in pixels that the latent encoders are built for"
+    )
+    audio_encoder: Literal["vggish", "soundnet"] = Field(
+        "vggish", description="frozen network behind the audio embedding"
+    )
     audio_weights: str | None = Field(None, description="path of the audio encoder's weights; soundnet ships its own")
     audio_dim: int = Field(128, ge=1, description="length of the audio embedding")
     use_audio: bool = Field(True, description="false: the embedding is replaced by zeros (the network without sound)")
-    neck: Literal["basic", "aspp"] = Field("basic", description="basic: 1x1, 3x3, 3x3 convolutions; aspp: four dilated ones")
+    neck: Literal["basic", "aspp"] = Field(
+        "basic", description="basic: 1x1, 3x3, 3x3 convolutions; aspp: four dilated ones"
+    )
     channels: int = Field(128, ge=4, multiple_of=4, description="C, channels of neck, fusion and decoder")
     latent_dim: int = Field(16, ge=1, description="K, length of each latent code")
     mi_dim: int = Field(6, ge=1, description="M, length of the mutual-information heads")
     image_encoder_channels: tuple[int, int, int, int, int] = Field(
-        (16, 32, 64, 128, 128), description="channels of the latent encoders that see the image alone")
+        (16, 32, 64, 128, 128), description="channels of the latent encoders that see the image alone"
+    )
     map_encoder_channels: tuple[int, int, int, int, int] = Field(
-        (16, 32, 64, 64, 64), description="channels of the latent encoders that see audio and a map")
+        (16, 32, 64, 64, 64), description="channels of the latent encoders that see audio and a map"
+    )
     map_vector: int = Field(32, ge=1, description="length of the map's vector beside the audio in those encoders")
 
 
@@ -53,29 +63,43 @@ class LossConfig(_Section):
     match: float = Field(0.5, ge=0, description="weight of the audio-visual matching loss (both branches)")
     kl: float = Field(0.01, ge=0, description="weight of the KL terms of s_v and s_a and of the divergence of c")
     mi: float = Field(0.001, ge=0, description="weight of the mutual-information bound, which is maximised")
-    orthogonality: float = Field(0.001, ge=0, description="weight of the difference loss between shared and specific codes")
+    orthogonality: float = Field(
+        0.001, ge=0, description="weight of the difference loss between shared and specific codes"
+    )
     structure_weighting: Literal["official", "per_pixel"] = Field(
-        "official", description="official: the boundary weight cancels in the BCE part; per_pixel: it does not")
+        "official", description="official: the boundary weight cancels in the BCE part; per_pixel: it does not"
+    )
     kl_scale: Literal["official", "consistent"] = Field(
-        "official", description="standard deviation in the KL: official exp(logvar), consistent exp(logvar / 2) as in sampling")
+        "official",
+        description="standard deviation in the KL: official exp(logvar), consistent exp(logvar / 2) as in sampling",
+    )
     divergence_c: Literal["official", "monte_carlo_js", "geometric_js", "symmetric_kl"] = Field(
-        "official", description="divergence between prior and posterior of the shared code c; official does not see the means")
+        "official",
+        description="divergence between prior and posterior of the shared code c; official does not see the means",
+    )
     mi_bound: Literal["official", "full"] = Field(
-        "official", description="official: Barber-Agakov bound without its log-variance; full: with it")
+        "official", description="official: Barber-Agakov bound without its log-variance; full: with it"
+    )
 
 
 class DataConfig(_Section):
     """What is read, and how it is augmented."""
 
     root: str | None = Field(None, description="folder in AVSBench layout (a Mini-AVS build is one)")
-    task: Literal["s4", "ms3"] = Field("s4", description="s4: single source, first mask only in train; ms3: several sources")
+    task: Literal["s4", "ms3"] = Field(
+        "s4", description="s4: single source, first mask only in train; ms3: several sources"
+    )
     frames: int = Field(5, ge=1, description="T, frames and seconds of a clip")
     flip_probability: float = Field(0.3, ge=0, le=1, description="probability of a horizontal flip in training")
     flip: Literal["official", "clip"] = Field(
-        "official", description="official: S4 flips frame 1 alone, MS3 each frame by its own coin; clip: one coin a clip")
+        "official",
+        description="official: S4 flips frame 1 alone, MS3 each frame by its own coin; clip: one coin a clip",
+    )
     max_clips: int | None = Field(None, ge=1, description="use only the first clips of each split (quick tries)")
     workers: int = Field(2, ge=0, description="processes that read clips; 0 reads in the training process")
-    cache: str | None = Field(None, description="folder of cached audio embeddings; default: inside the data folder's parent")
+    cache: str | None = Field(
+        None, description="folder of cached audio embeddings; default: inside the data folder's parent"
+    )
 
 
 class TrainConfig(_Section):
@@ -86,15 +110,20 @@ class TrainConfig(_Section):
     eval_batch_size: int = Field(4, ge=1, description="clips a step when scoring")
     optimizer: Literal["adam", "adamw"] = Field("adam", description="adam as released, or adamw")
     lr: float = Field(1e-4, gt=0, description="learning rate")
-    backbone_lr_factor: float = Field(1.0, ge=0, description="backbone's learning rate as a multiple of lr; 0 freezes it")
+    backbone_lr_factor: float = Field(
+        1.0, ge=0, description="backbone's learning rate as a multiple of lr; 0 freezes it"
+    )
     weight_decay: float = Field(0.0, ge=0, description="weight decay")
     schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate over the steps")
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from 0")
     clip_grad: float | None = Field(None, gt=0, description="largest gradient norm; larger ones are scaled down")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision of accelerate; no: float32")
     seed: int = Field(1234, ge=0, description="seeds initialisation, loader order, flips and the latent noise")
-    init_from: str | None = Field(None, description="weights to start from: a checkpoint folder or file, or the name of a "
-                                  "shipped one (mini-s4, mini-s4-without-audio)")
+    init_from: str | None = Field(
+        None,
+        description="weights to start from: a checkpoint folder or file, or the name of a "
+        "shipped one (mini-s4, mini-s4-without-audio)",
+    )
     checkpoint_every: int = Field(200, ge=1, description="steps between saved run states, from which --resume goes on")
 
 
@@ -187,8 +216,10 @@ def _validate(values: dict, source: str) -> Config:
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, field_names(), n=1, cutoff=0.5)
-            raise AvsError(f"config {source}: unknown field {name!r}; " + (f"did you mean {near[0]!r}?" if near else
-                           f"fields are {', '.join(field_names())}")) from None
+            raise AvsError(
+                f"config {source}: unknown field {name!r}; "
+                + (f"did you mean {near[0]!r}?" if near else f"fields are {', '.join(field_names())}")
+            ) from None
         given = f" (got {first['input']!r})" if not isinstance(first["input"], dict) else ""
         raise AvsError(f"config {source}: {name or 'value'}: {first['msg']}{given}") from None
 

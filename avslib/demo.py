@@ -1,4 +1,4 @@
-"""The main job, end to end: build Mini-AVS, train, score beside honest baselines, print the tables, draw the pictures."""
+"""The main job, end to end: build Mini-AVS, train, score beside honest baselines, print tables, draw pictures."""
 
 import shutil
 import time
@@ -17,7 +17,8 @@ from avslib.files import atomic_path
 from avslib.plots import comparison_bars, contact_sheet, learning_curves
 from avslib.records import RunRecord, load_records
 from avslib.results import summarise, table
-from avslib.train import BEST, HISTORY, open_split
+from avslib.runstate import HISTORY
+from avslib.train import BEST, open_split
 
 __all__ = ["demo", "draw_clips"]
 
@@ -27,8 +28,14 @@ START = {True: "mini-s4", False: "mini-s4-without-audio"}
 EPOCHS = {"s4": 1, "ms3": 2}
 
 
-def demo(seeds: tuple[int, ...] = (0,), out: str | Path = "results/demo", work: str | Path = "build/demo", *,
-         progress: bool = True, console: Console | None = None) -> list[RunRecord]:
+def demo(
+    seeds: tuple[int, ...] = (0,),
+    out: str | Path = "results/demo",
+    work: str | Path = "build/demo",
+    *,
+    progress: bool = True,
+    console: Console | None = None,
+) -> list[RunRecord]:
     """Run the main job; records, tables and pictures go to `out`, data and checkpoints to `work`.
 
     For each task (S4, MS3) and seed the full model and the same network without audio are fine-tuned from the shipped
@@ -40,19 +47,35 @@ def demo(seeds: tuple[int, ...] = (0,), out: str | Path = "results/demo", work: 
     data = work / "data"
     console.print(f"[bold]1. Mini-AVS[/bold]: composing clips from real photographs and sounds into {data}")
     build_mini(data, "small", seed=0, progress=progress)
-    console.print("[bold]2. Training[/bold] starts from the small checkpoints that this package trained and ships "
-                  f"({', '.join(START.values())}; run records beside them) and fine-tunes every weight")
+    console.print(
+        "[bold]2. Training[/bold] starts from the small checkpoints that this package trained and ships "
+        f"({', '.join(START.values())}; run records beside them) and fine-tunes every weight"
+    )
     records = []
     for task in ("s4", "ms3"):
         for seed in seeds:
             for audio in (True, False):
-                config = load_config("demo", {"data.root": str(data), "data.task": task, "train.seed": seed,
-                                              "train.epochs": EPOCHS[task],
-                                              "model.use_audio": audio, "train.init_from": START[audio]})
+                config = load_config(
+                    "demo",
+                    {
+                        "data.root": str(data),
+                        "data.task": task,
+                        "train.seed": seed,
+                        "train.epochs": EPOCHS[task],
+                        "model.use_audio": audio,
+                        "train.init_from": START[audio],
+                    },
+                )
                 folder = _fresh(work / "runs" / f"{task}-{method_name(config)}-seed{seed}")
                 console.print(f"   {task.upper()}, {method_name(config)}, seed {seed}")
-                record = run(config, folder, resume=True, progress=progress, console=console,
-                             notes=f"fine-tuned from the shipped checkpoint {START[audio]}")
+                record = run(
+                    config,
+                    folder,
+                    resume=True,
+                    progress=progress,
+                    console=console,
+                    notes=f"fine-tuned from the shipped checkpoint {START[audio]}",
+                )
                 _publish(folder, out / "runs" / record.id)
                 records.append(record)
                 if audio and seed == seeds[0]:
@@ -76,13 +99,21 @@ def draw_clips(checkpoint: str | Path, config: Config, path: str | Path, split: 
     chosen = np.linspace(0, len(dataset) - 1, clips).round().astype(int).tolist()
     shown = torch.utils.data.Subset(dataset, chosen)
     items = []
-    for index, (rows, logits) in zip(chosen, predict_batches(model, shown, frames=dataset.frames, batch_size=1), strict=True):
+    for index, (rows, logits) in zip(
+        chosen, predict_batches(model, shown, frames=dataset.frames, batch_size=1), strict=True
+    ):
         clip = dataset.clips[index]
         size = rows["mask"].shape[-2:]
         image = torch.nn.functional.interpolate(rows["image"].float(), size, mode="bilinear", align_corners=False)
         title = f"{clip.name}, sounding: {clip.category}" if clip.category else clip.name
-        items.append((title, image.round().byte().permute(0, 2, 3, 1).numpy(), rows["mask"][:, 0].numpy(),
-                      logits.sigmoid()[:, 0].numpy()))
+        items.append(
+            (
+                title,
+                image.round().byte().permute(0, 2, 3, 1).numpy(),
+                rows["mask"][:, 0].numpy(),
+                logits.sigmoid()[:, 0].numpy(),
+            )
+        )
     return contact_sheet(items, path)
 
 

@@ -46,7 +46,9 @@ class _Scorer:
         self.metrics = {"J": MeanIoU(), "F": FScore(), f"F_legacy@{LEGACY_BATCH}": LegacyFScore(LEGACY_BATCH, frames)}
         self.clips: dict[str, float] = {}
 
-    def update(self, names: list[str], logits: Float[Tensor, "N 1 H W"], mask: Tensor, index: Tensor | None = None) -> None:
+    def update(
+        self, names: list[str], logits: Float[Tensor, "N 1 H W"], mask: Tensor, index: Tensor | None = None
+    ) -> None:
         for name, metric in self.metrics.items():
             metric.to(logits.device).update(logits, mask, **({"index": index} if name.startswith("F_legacy") else {}))
         per_clip = iou_per_frame(logits, mask).view(-1, self.frames).mean(1).tolist()
@@ -62,28 +64,40 @@ def flatten_clips(batch: dict, device: torch.device) -> dict:
 
 
 @torch.no_grad()
-def predict_batches(model: ECMVAE, dataset: Dataset, *, frames: int, batch_size: int = 4, workers: int = 0,
-                    noise: torch.Generator | None = None) -> Iterator[tuple[dict, Float[Tensor, "N 1 H W"]]]:
+def predict_batches(
+    model: ECMVAE,
+    dataset: Dataset,
+    *,
+    frames: int,
+    batch_size: int = 4,
+    workers: int = 0,
+    noise: torch.Generator | None = None,
+) -> Iterator[tuple[dict, Float[Tensor, "N 1 H W"]]]:
     """(batch as rows, logits at the size of its masks) over a dataset, in its order; the model is put in eval mode."""
     model.eval()
     device = next(model.parameters()).device
     for batch in eval_loader(dataset, batch_size, workers):
         rows = flatten_clips(batch, device)
-        audio = rows.get("audio")
-        if audio is None:
-            audio = torch.zeros(len(rows["image"]), model.config.model.audio_dim, device=device)
-        logits = model(model.normalize(rows["image"]), audio, frames=frames, noise=noise).logits.float()
+        logits = model(model.normalize(rows["image"]), rows["audio"], frames=frames, noise=noise).logits.float()
         if logits.shape != rows["mask"].shape:
             logits = F.interpolate(logits, rows["mask"].shape[-2:], mode="bilinear", align_corners=False)
         yield rows, logits
 
 
-def evaluate(model: ECMVAE, dataset: AVSBench, *, batch_size: int = 4, workers: int = 0, progress: bool = False,
-             rank: int = 0, world: int = 1) -> Scores:
+def evaluate(
+    model: ECMVAE,
+    dataset: AVSBench,
+    *,
+    batch_size: int = 4,
+    workers: int = 0,
+    progress: bool = False,
+    rank: int = 0,
+    world: int = 1,
+) -> Scores:
     """Score the prior branch with its mean codes on every clip of `dataset`.
 
-    Masks are compared at the size that `dataset` gives them. With `world` processes in a process group each scores every
-    `world`-th clip, and all of them return the metrics of the whole set (the clips' J of their own share).
+    Masks are compared at the size that `dataset` gives them. With `world` processes in a process group each scores
+    every `world`-th clip, and all return the metrics of the whole set (and the J of the clips of their own share).
     """
     share = Subset(dataset, range(rank, len(dataset), world)) if world > 1 else dataset
     frames, scorer, done = dataset.frames, _Scorer(dataset.frames), 0

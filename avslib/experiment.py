@@ -1,4 +1,4 @@
-"""One run from configuration to run record: train, score the best checkpoint on val and the test splits, write it down."""
+"""One run from configuration to run record: train, score the best checkpoint on val and the tests, write it down."""
 
 import json
 import time
@@ -50,8 +50,9 @@ def default_out(config: Config) -> Path:
     return Path("results/runs") / run_id(data, config.data.task, method_name(config), config.train.seed, values)
 
 
-def score(model: ECMVAE, config: Config, split: str, *, baselines: bool = True, progress: bool = False
-          ) -> dict[str, Scores]:
+def score(
+    model: ECMVAE, config: Config, split: str, *, baselines: bool = True, progress: bool = False
+) -> dict[str, Scores]:
     """Scores of a split by baseline name: "" the model itself; with sound, also the model with sounds exchanged
     between clips; on a Mini-AVS build, also the outlines of all objects in view. Without `baselines` the first alone.
     """
@@ -66,8 +67,15 @@ def score(model: ECMVAE, config: Config, split: str, *, baselines: bool = True, 
     return scores
 
 
-def run(config: Config, out: str | Path | None = None, *, resume: bool = False, progress: bool = True,
-        console: Console | None = None, notes: str = "") -> RunRecord:
+def run(
+    config: Config,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    console: Console | None = None,
+    notes: str = "",
+) -> RunRecord:
     """Train `config` into `out`, score the best checkpoint, and write ``run.json`` and ``clips.csv`` there.
 
     Raises:
@@ -89,9 +97,17 @@ def run(config: Config, out: str | Path | None = None, *, resume: bool = False, 
             clips += scores.rows(split, name)
     seconds = max(trained.seconds, time.perf_counter() - start)
     record = new_record(
-        data=data, task=config.data.task, method=method_name(config), seed=config.train.seed,
-        config=config.model_dump(mode="json"), dataset=dataset, metrics=metrics, baselines=baselines, notes=notes,
-        selection=f"{SELECTION} (epoch {trained.best_epoch + 1} of {config.train.epochs})", wall_seconds=round(seconds, 1),
+        data=data,
+        task=config.data.task,
+        method=method_name(config),
+        seed=config.train.seed,
+        config=config.model_dump(mode="json"),
+        dataset=dataset,
+        metrics=metrics,
+        baselines=baselines,
+        notes=notes,
+        selection=f"{SELECTION} (epoch {trained.best_epoch + 1} of {config.train.epochs})",
+        wall_seconds=round(seconds, 1),
         git=git,
     )
     write_record(out, record, clips)
@@ -100,5 +116,7 @@ def run(config: Config, out: str | Path | None = None, *, resume: bool = False, 
 
 def _root(config: Config) -> str:
     if config.data.root is None:
-        raise AvsError("data.root is not set: give the data folder, for example --data DIR (avs data build-mini makes one)")
+        raise AvsError(
+            "data.root is not set: give the data folder, for example --data DIR (avs data build-mini makes one)"
+        )
     return config.data.root

@@ -1,14 +1,12 @@
 """The training loop: read it top to bottom.
 
-Seed plan: the initial weights come from ``train.seed``; order and flips of an epoch from (seed, epoch, clip); the latent
-noise of a step from (seed, step, process). Nothing depends on a generator that runs on, so a resumed run repeats the
-uninterrupted one to the bit.
+Seed plan: the initial weights come from ``train.seed``; order and flips of an epoch from (seed, epoch, clip); the
+latent noise of a step from (seed, step, process). Nothing depends on a generator that runs on, so a resumed run
+repeats the uninterrupted one to the bit.
 """
 
-import csv
 import math
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
 
 from avslib.checkpoints import load_weights, save_checkpoint
 from avslib.config import Config
@@ -27,35 +24,31 @@ from avslib.data.embeddings import embed_dataset
 from avslib.data.loading import train_loader
 from avslib.errors import AvsError
 from avslib.evaluate import evaluate, flatten_clips
-from avslib.files import atomic_path
 from avslib.losses import objective
 from avslib.models.audio_encoders import build_audio_encoder
 from avslib.models.ecmvae import ECMVAE
+from avslib.runstate import HISTORY, RunState
 
-__all__ = ["BEST", "HISTORY", "STATE", "Trained", "open_split", "train"]
+__all__ = ["BEST", "Trained", "open_split", "train"]
 
-BEST, STATE, HISTORY = "best", "state.pt", "history.csv"
+BEST = "best"
 LOG_EVERY = 10
 SCORED_SIZE = 224
 
 
 @dataclass
 class Trained:
-    """Where a run's results are, and how the checkpoint was chosen."""
+    """The checkpoint of the best epoch (counted from 0), its J on val, and the time the training took."""
 
-    folder: Path
+    checkpoint: Path
     best_epoch: int
     best_j: float
-    steps: int
     seconds: float
-    trainset: AVSBench
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / BEST
 
 
-def train(config: Config, out: str | Path, *, resume: bool = False, progress: bool = True, console: Console | None = None) -> Trained:
+def train(
+    config: Config, out: str | Path, *, resume: bool = False, progress: bool = True, console: Console | None = None
+) -> Trained:
     """Train a model and keep the checkpoint with the best J on val.
 
     Args:
@@ -71,104 +64,99 @@ def train(config: Config, out: str | Path, *, resume: bool = False, progress: bo
     accelerator = Accelerator(mixed_precision=t.precision)
     main = accelerator.is_main_process
     console = console or Console(quiet=not progress or not main)
-    state = _resume_state(out, config, resume)
+    state, saved = RunState.open(out, config, resume)
     set_seed(t.seed)
 
     trainset, valset = open_split(config, "train", progress=progress), open_split(config, "val", progress=progress)
     model = ECMVAE(config)
-    if t.init_from and state is None:
+    if t.init_from and saved is None:
         load_weights(model, t.init_from)
     optimizer = _optimizer(model, config)
     loader = train_loader(trainset, config.data, t.batch_size, t.seed)
     sampler = loader.sampler
     model, optimizer, loader = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer, loader)
     plain: ECMVAE = accelerator.unwrap_model(model)
-    total = t.epochs * len(loader)
-    base_lrs = [group["lr"] for group in optimizer.param_groups]
-
-    step, best_epoch, best_j, before = 0, 0, -1.0, 0.0
-    if state is not None:
-        plain.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, best_epoch, best_j, before = (state[k] for k in ("step", "best_epoch", "best_j", "seconds"))
-    history = _History(out / HISTORY, step, main)
-    start = time.perf_counter()
+    if saved is not None:
+        plain.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+    steps_per_epoch, base_lrs = len(loader), [t.lr, t.lr * t.backbone_lr_factor]
+    total = t.epochs * steps_per_epoch
+    history = History(out / HISTORY, state.step, main)
     noise = torch.Generator()
-    sums: dict[str, Tensor | float] = defaultdict(float, state["sums"] if state else {})
+    start = time.perf_counter() - state.seconds
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("training", total=total, completed=step)
-        while step < total:
-            epoch = step // len(loader)
+    with Progress(*columns, console=console, transient=True, disable=not progress or not main) as bar:
+        task = bar.add_task("training", total=total, completed=state.step)
+        while state.step < total:
+            epoch, done = divmod(state.step, steps_per_epoch)
             sampler.set_epoch(epoch)
             model.train()
-            for batch in skip_first_batches(loader, step % len(loader)) if step % len(loader) else loader:
+            for batch in skip_first_batches(loader, done) if done else loader:
                 rows = flatten_clips(batch, accelerator.device)
-                noise.manual_seed(_step_seed(t.seed, step, accelerator.process_index))
-                rate = _learning_rate(step, total, config)
-                for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
+                noise.manual_seed(_step_seed(t.seed, state.step, accelerator.process_index))
+                rate = _learning_rate(state.step, total, config)
+                for group, base in zip(optimizer.param_groups, base_lrs, strict=False):
                     group["lr"] = base * rate
 
+                image, mask = plain.normalize(rows["image"]), rows["mask"].float()
+                # asked of the task, not of the tensor, which would make the host wait for the device at every step
+                annotated = rows["annotated"] if config.data.task == "s4" else None
                 with accelerator.autocast():
-                    output = model(plain.normalize(rows["image"]), _audio(rows, config), rows["mask"].float(),
-                                   frames=config.data.frames, noise=noise, annotated=_annotated(rows, config))
-                losses = objective(output, rows["mask"].float(), config, noise=noise)
+                    output = model(image, rows["audio"], mask, frames=trainset.frames, noise=noise, annotated=annotated)
+                losses = objective(output, mask, config, noise=noise)
                 accelerator.backward(losses["loss"])
                 if t.clip_grad:
                     accelerator.clip_grad_norm_(model.parameters(), t.clip_grad)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
 
-                step += 1
-                for name, value in losses.items():
-                    sums[name] += value.detach()
-                if step % LOG_EVERY == 0 or step % len(loader) == 0:
-                    count = (step % len(loader) or len(loader)) % LOG_EVERY or LOG_EVERY
-                    means = {name: float(value) / count for name, value in sums.items()}
-                    sums.clear()
-                    if not all(map(math.isfinite, means.values())):
-                        bad = next(name for name, value in means.items() if not math.isfinite(value))
-                        raise AvsError(f"step {step}: {bad} is not finite; lower train.lr or set train.clip_grad, then --resume "
-                                       f"goes on from the last saved state in {out}")
-                    history.add(step=step, epoch=epoch, lr=rate * t.lr, **means)
-                    bar.update(task, completed=step, description=f"loss {means['loss']:.3f}")
-                if main and step % t.checkpoint_every == 0 and step % len(loader):
-                    seconds = before + time.perf_counter() - start
-                    _save_state(out, config, plain, optimizer, step=step, best_epoch=best_epoch, best_j=best_j,
-                                seconds=seconds, sums=dict(sums))
+                state.step += 1
+                done += 1
+                state.sums = {name: state.sums.get(name, 0) + value.detach() for name, value in losses.items()}
+                if done % LOG_EVERY == 0 or done == steps_per_epoch:
+                    means = {name: float(value) / (done % LOG_EVERY or LOG_EVERY) for name, value in state.sums.items()}
+                    _require_finite(means, state.step, out)
+                    state.sums = {}
+                    history.add(step=state.step, epoch=epoch, lr=rate * t.lr, **means)
+                    bar.update(task, completed=state.step, description=f"loss {means['loss']:.3f}")
+                if main and state.step % t.checkpoint_every == 0 and done < steps_per_epoch:
+                    state.seconds = time.perf_counter() - start
+                    state.save(out, config, plain, optimizer)
 
-            scores = evaluate(plain, valset, batch_size=t.eval_batch_size, workers=config.data.workers,
-                              rank=accelerator.process_index, world=accelerator.num_processes).metrics
-            history.add(step=step, epoch=epoch, val_J=scores["J"], val_F=scores["F"])
-            seconds = before + time.perf_counter() - start
-            console.print(f"epoch {epoch + 1}/{t.epochs}: val J {scores['J']:.3f}, F {scores['F']:.3f}, {seconds:.0f} s")
-            if scores["J"] > best_j:
-                best_epoch, best_j = epoch, scores["J"]
-                if main:
-                    save_checkpoint(out / BEST, plain)
+            rank, world = accelerator.process_index, accelerator.num_processes
+            val = evaluate(
+                plain, valset, batch_size=t.eval_batch_size, workers=config.data.workers, rank=rank, world=world
+            )
+            j, f = val.metrics["J"], val.metrics["F"]
+            history.add(step=state.step, epoch=epoch, val_J=j, val_F=f)
+            state.seconds = time.perf_counter() - start
+            console.print(f"epoch {epoch + 1}/{t.epochs}: val J {j:.3f}, F {f:.3f}, {state.seconds:.0f} s")
+            if j > state.best_j:
+                state.best_epoch, state.best_j = epoch, j
             if main:
-                _save_state(out, config, plain, optimizer, step=step, best_epoch=best_epoch, best_j=best_j,
-                                seconds=seconds, sums=dict(sums))
+                if state.best_epoch == epoch:
+                    save_checkpoint(out / BEST, plain)
+                state.save(out, config, plain, optimizer)
     accelerator.wait_for_everyone()
-    return Trained(out, best_epoch, best_j, total, before + time.perf_counter() - start, trainset)
+    return Trained(out / BEST, state.best_epoch, state.best_j, state.seconds)
 
 
-def open_split(config: Config, split: str, *, progress: bool = False, with_audio: bool = True) -> AVSBench:
-    """A split of the configured data, with its cached audio embeddings (none where the model does not listen)."""
+def open_split(config: Config, split: str, *, progress: bool = False) -> AVSBench:
+    """A split of the configured data, with its cached audio embeddings (zeros where the model does not listen)."""
     d, m = config.data, config.model
     if d.root is None:
-        raise AvsError("data.root is not set: give the data folder, for example --data DIR (avs data build-mini makes one)")
+        raise AvsError("data.root is not set: name the data folder by --data DIR (avs data build-mini makes one)")
     # scores are taken at the size that published ones were, whatever size the network sees
     mask_size = m.image_size if split == "train" else SCORED_SIZE
     dataset = AVSBench(d.root, d.task, split, m.image_size, d.frames, mask_size=mask_size)
     if d.max_clips is not None:
         dataset = dataset.first(d.max_clips)
-    if m.use_audio and with_audio:
-        cache = Path(d.cache) if d.cache else Path(d.root) / "audio_embeddings"
-        encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
-        dataset = dataset.with_audio(embed_dataset(dataset, encoder, cache, progress=progress))
-    return dataset
+    if not m.use_audio:
+        return dataset.with_audio({clip.name: torch.zeros(d.frames, m.audio_dim) for clip in dataset.clips})
+    encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
+    cache = d.cache or Path(d.root) / "audio_embeddings"
+    return dataset.with_audio(embed_dataset(dataset, encoder, cache, progress=progress))
 
 
 def _optimizer(model: ECMVAE, config: Config) -> torch.optim.Optimizer:
@@ -195,64 +183,9 @@ def _step_seed(seed: int, step: int, process: int) -> int:
     return int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _audio(rows: dict, config: Config) -> Tensor:
-    if "audio" in rows:
-        return rows["audio"]
-    return torch.zeros(len(rows["image"]), config.model.audio_dim, device=rows["image"].device)
-
-
-def _annotated(rows: dict, config: Config) -> Tensor | None:
-    # asked of the task, not of the tensor, which would make the host wait for the device at every step
-    return rows["annotated"] if config.data.task == "s4" else None
-
-
-def _save_state(out: Path, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, **progress) -> None:
-    state = {"config": config.model_dump(mode="json"), "model": model.state_dict(), "optimizer": optimizer.state_dict(), **progress}
-    with atomic_path(out / STATE) as path:
-        torch.save(state, path)
-
-
-def _resume_state(out: Path, config: Config, resume: bool) -> dict | None:
-    if not (out / STATE).is_file():
-        if out.exists() and any(out.iterdir()) and not resume:
-            raise AvsError(f"{out}: the folder is not empty; choose a new one with --out")
-        return None
-    if not resume:
-        raise AvsError(f"{out}: holds a run already; go on with it by --resume, or choose a new folder with --out")
-    try:
-        state = torch.load(out / STATE, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise AvsError(f"{out / STATE}: cannot be read ({str(error).splitlines()[0]}); remove it to start again") from None
-    for section, values in config.model_dump(mode="json").items():
-        saved = state["config"].get(section)
-        if saved != values:
-            field = next((f for f in values if saved.get(f) != values[f]), "") if isinstance(values, dict) else ""
-            raise AvsError(f"{out}: was trained with another config ({section}.{field} differs); resume with the same one, "
-                           "or choose a new folder with --out")
-    return state
-
-
-class _History:
-    """history.csv: a row every few steps and one an epoch; rows after the resumed step are dropped."""
-
-    FIELDS = ("step", "epoch", "lr", "loss", "seg_prior", "seg_posterior", "match_prior", "match_posterior", "kl_sv",
-              "kl_sa", "divergence_c", "mi", "orthogonality", "val_J", "val_F")
-
-    def __init__(self, path: Path, step: int, write: bool):
-        self.path, self.write = path, write
-        if not write:
-            return
-        kept = []
-        if step and path.is_file():
-            with open(path, newline="", encoding="utf-8") as stream:
-                kept = [row for row in csv.DictReader(stream) if row["step"].isdigit() and int(row["step"]) <= step]
-        with atomic_path(path) as part, open(part, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, self.FIELDS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(kept)
-
-    def add(self, **values: float) -> None:
-        if self.write:
-            text = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
-            with open(self.path, "a", newline="", encoding="utf-8") as stream:
-                csv.DictWriter(stream, self.FIELDS, restval="", lineterminator="\n").writerow(text)
+def _require_finite(means: dict[str, float], step: int, out: Path) -> None:
+    bad = next((name for name, value in means.items() if not math.isfinite(value)), None)
+    if bad:
+        raise AvsError(
+            f"step {step}: {bad} is not finite; lower train.lr or set train.clip_grad. The last saved state is in {out}"
+        )

@@ -99,14 +99,17 @@ def test_checkpoint_of_another_architecture(mini_data, checkpoint, tmp_path, cap
 
 
 @pytest.mark.parametrize(("option", "words"), [
-    ("train.epoch=3", "did you mean 'train.epochs'"), ("train.epochs=many", "train.epochs"), ("epochs", "section.field=value"),
+    ("train.epoch=3", "did you mean 'train.epochs'"), ("train.epochs=many", "train.epochs"),
+    ("epochs", "section.field=value"),
 ])  # fmt: skip
 def test_bad_override(mini_data, capfd, monkeypatch, option, words):
     code, _, err = avs(capfd, monkeypatch, "train", "--data", mini_data, "-o", option)
     assert code == 2 and words in err and "Traceback" not in err
 
 
-@pytest.mark.parametrize("command", [[], ["data"], ["data", "build-mini"], ["data", "check"], ["train"], ["eval"], ["table"], ["demo"]])
+@pytest.mark.parametrize(
+    "command", [[], ["data"], ["data", "build-mini"], ["data", "check"], ["train"], ["eval"], ["table"], ["demo"]]
+)
 def test_every_command_explains_itself(capfd, monkeypatch, command):
     _, out, err = avs(capfd, monkeypatch, *command, "--help")
     assert "Usage: avs" in out + err and len(out + err) > 300

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from avslib.checkpoints import load_checkpoint
 from avslib.data.loading import EpochSampler, FlippedClips
 from avslib.errors import AvsError
-from avslib.train import HISTORY, STATE, open_split, train
+from avslib.runstate import HISTORY, STATE, RunState
+from avslib.train import open_split, train
 
 
 def final_weights(folder):
@@ -48,16 +49,14 @@ class Killed(Exception):
 
 def stop_after(monkeypatch, step):
     """End training as a kill would: nothing runs after the state of `step` is on disk."""
-    import avslib.train
+    save = RunState.save
 
-    save = avslib.train._save_state
-
-    def save_and_stop(*args, **progress):
-        save(*args, **progress)
-        if progress["step"] >= step:
+    def save_and_stop(self, *args):
+        save(self, *args)
+        if self.step >= step:
             raise Killed
 
-    monkeypatch.setattr(avslib.train, "_save_state", save_and_stop)
+    monkeypatch.setattr(RunState, "save", save_and_stop)
 
 
 @pytest.mark.parametrize("step", [3, 4])
@@ -94,7 +93,10 @@ def test_best_checkpoint_is_the_best_epoch(uninterrupted):
     config, out = uninterrupted
     scores = [float(row["val_J"]) for row in rows(out) if row["val_J"]]
     state = torch.load(out / STATE, weights_only=True)
-    assert state["best_j"] == pytest.approx(max(scores), abs=1e-5) and load_checkpoint(out / "best").config == config
+    assert (
+        state["run"]["best_j"] == pytest.approx(max(scores), abs=1e-5)
+        and load_checkpoint(out / "best").config == config
+    )
 
 
 def test_second_run_into_a_folder_is_refused(uninterrupted):
@@ -121,10 +123,16 @@ def test_loss_that_is_not_finite_stops_with_a_sentence(tiny, tmp_path):
 
 
 def test_frozen_backbone_keeps_its_weights(tiny, tmp_path):
-    before = load_file(train(tiny.replace({"train.epochs": 1, "train.backbone_lr_factor": 0}), tmp_path / "a", progress=False)
-                       .checkpoint / "model.safetensors")
-    after = load_file(train(tiny.replace({"train.backbone_lr_factor": 0}), tmp_path / "b", progress=False)
-                      .checkpoint / "model.safetensors")
+    before = load_file(
+        train(
+            tiny.replace({"train.epochs": 1, "train.backbone_lr_factor": 0}), tmp_path / "a", progress=False
+        ).checkpoint
+        / "model.safetensors"
+    )
+    after = load_file(
+        train(tiny.replace({"train.backbone_lr_factor": 0}), tmp_path / "b", progress=False).checkpoint
+        / "model.safetensors"
+    )
     names = [n for n in before if n.startswith("backbone") and n.endswith("weight") and ".bn" not in n]
     assert names and all(torch.equal(before[n], after[n]) for n in names)
 
@@ -157,4 +165,6 @@ def test_flip_turns_image_and_mask_together(tiny):
     dataset = open_split(tiny.replace({"data.task": "ms3"}), "train")
     clips = FlippedClips(dataset, tiny.replace({"data.flip_probability": 1}).data, seed=0)
     plain, flipped = dataset[0], clips[(0, 0)]
-    assert torch.equal(flipped["image"].flip(-1), plain["image"]) and torch.equal(flipped["mask"].flip(-1), plain["mask"])
+    assert torch.equal(flipped["image"].flip(-1), plain["image"]) and torch.equal(
+        flipped["mask"].flip(-1), plain["mask"]
+    )

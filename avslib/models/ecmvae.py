@@ -26,7 +26,7 @@ Noise = torch.Generator | Mapping[str, Float[Tensor, "N K"]] | None
 
 @dataclass
 class MIHeads:
-    """What the Barber-Agakov bound compares: the Gaussian predicted from sc_v, and the projection of sc_a; each [N, M]."""
+    """What the Barber-Agakov bound compares: the Gaussian predicted from sc_v and the projection of sc_a, [N, M]."""
 
     mu: Float[Tensor, "N M"]
     logvar: Float[Tensor, "N M"]
@@ -39,7 +39,7 @@ class ECMVAEOutput:
 
     Attributes:
         logits: [N, 1, H, W], prior branch; what the model predicts.
-        logits_posterior: [A, 1, H, W], posterior branch on the A annotated rows (A = N when all are); None without mask.
+        logits_posterior: [A, 1, H, W], posterior branch on the A annotated rows (all N, or fewer); None without mask.
         latents: encoder name (vs, as, vac and, with mask, vs_y, as_y, vac_y) -> (mu, logvar), each [N or A, K].
         codes: encoder name -> sampled z, and sc_v, sc_a, sc_v_y, sc_a_y -> fused codes, each [N or A, K].
         fused: "prior" and "posterior" -> the four fused maps, fine to coarse.
@@ -59,15 +59,17 @@ class ECMVAEOutput:
 
 
 class Branch(nn.Module):
-    """What prior and posterior each have of their own: neck, code fusion, injection, decoder, MI heads, three encoders."""
+    """What prior and posterior each have of their own: encoders, code fusion, MI heads, neck, injection, decoder."""
 
     def __init__(self, config: Config, levels: list[int], *, posterior: bool):
         super().__init__()
         m = config.model
         k, masks = m.latent_dim, int(posterior)
         self.names = POSTERIOR if posterior else PRIOR
-        audio_map = dict(channels=m.map_encoder_channels, image_size=m.image_size, audio_dim=m.audio_dim,
-                         vector=m.map_vector, latent_dim=k)
+        audio_map = {
+            "channels": m.map_encoder_channels, "image_size": m.image_size, "audio_dim": m.audio_dim,
+            "vector": m.map_vector, "latent_dim": k,
+        }  # fmt: skip
         self.encode_sv = ImageEncoder(3 + masks, m.image_encoder_channels, m.image_size, k)
         self.encode_sa = AudioMapEncoder(1, **audio_map) if posterior else AudioEncoder(m.audio_dim, k)
         self.encode_c = AudioMapEncoder(3 + masks, **audio_map)
@@ -80,8 +82,9 @@ class Branch(nn.Module):
         self.inject = Injection(m.channels, k)
         self.decoder = Decoder(m.channels)
 
-    def encode(self, image: Float[Tensor, "N 3 H W"], audio: Float[Tensor, "N D"], mask: Float[Tensor, "N 1 H W"] | None
-               ) -> dict[str, tuple[Tensor, Tensor]]:
+    def encode(
+        self, image: Float[Tensor, "N 3 H W"], audio: Float[Tensor, "N D"], mask: Float[Tensor, "N 1 H W"] | None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         """Gaussians of s_v, s_a and c under the branch's encoder names."""
         seen = image if mask is None else torch.cat([image, mask], dim=1)
         s_a = self.encode_sa(audio) if mask is None else self.encode_sa(audio, mask)
@@ -158,11 +161,22 @@ class ECMVAE(nn.Module):
                 features = [f.index_select(0, rows) for f in features]
                 image, audio, mask, projected = (x.index_select(0, rows) for x in (image, audio, mask, projected))
             latents = self.posterior.encode(image, audio, mask.to(image.dtype))
-            output.logits_posterior = self._run(self.posterior, "posterior", features, projected, latents, frames, noise, output)
+            output.logits_posterior = self._run(
+                self.posterior, "posterior", features, projected, latents, frames, noise, output
+            )
         return output
 
-    def _run(self, branch: Branch, name: str, features: list[Tensor], audio: Tensor, latents: dict, frames: int,
-             noise: Noise, output: ECMVAEOutput) -> Float[Tensor, "N 1 H W"]:
+    def _run(
+        self,
+        branch: Branch,
+        name: str,
+        features: list[Tensor],
+        audio: Tensor,
+        latents: dict,
+        frames: int,
+        noise: Noise,
+        output: ECMVAEOutput,
+    ) -> Float[Tensor, "N 1 H W"]:
         """Sample, inject, fuse and decode one branch; intermediate results go into `output`."""
         codes = {key: reparametrize(mu, logvar, _eps(noise, key, mu)) for key, (mu, logvar) in latents.items()}
         s_v, s_a, c = (codes[key] for key in branch.names)
@@ -196,11 +210,15 @@ def _annotated_rows(annotated: Bool[Tensor, "N"], frames: int) -> tuple[Tensor, 
     """Indices of the annotated rows, and how many each clip has."""
     counts = annotated.view(-1, frames).sum(1)
     if counts.min() != counts.max() or counts[0] == 0:
-        raise AvsError(f"annotated: every clip needs the same number of annotated frames, at least one; found {counts.tolist()}")
+        raise AvsError(
+            f"annotated: every clip needs the same number of annotated frames, at least one; found {counts.tolist()}"
+        )
     return annotated.nonzero().squeeze(1), int(counts[0])
 
 
-def _validate(image: Tensor, audio: Tensor, mask: Tensor | None, frames: int, annotated: Tensor | None, audio_dim: int) -> None:
+def _validate(
+    image: Tensor, audio: Tensor, mask: Tensor | None, frames: int, annotated: Tensor | None, audio_dim: int
+) -> None:
     n = len(image)
     if image.ndim != 4 or image.shape[1] != 3:
         raise AvsError(f"image has shape {tuple(image.shape)}, expected [N, 3, H, W]")

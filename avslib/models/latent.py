@@ -18,7 +18,9 @@ POSTERIOR = ("vs_y", "as_y", "vac_y")
 Gaussian = tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]
 
 
-def reparametrize(mu: Float[Tensor, "N K"], logvar: Float[Tensor, "N K"], eps: Float[Tensor, "N K"] | None) -> Float[Tensor, "N K"]:
+def reparametrize(
+    mu: Float[Tensor, "N K"], logvar: Float[Tensor, "N K"], eps: Float[Tensor, "N K"] | None
+) -> Float[Tensor, "N K"]:
     """z = mu + exp(logvar / 2) * eps; `eps` None gives the mean.
 
     >>> reparametrize(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2))
@@ -87,7 +89,9 @@ class AudioEncoder(nn.Module):
 class AudioMapEncoder(nn.Module):
     """Audio embedding and a map (image, mask or both) to a Gaussian over s_a or c."""
 
-    def __init__(self, in_channels: int, channels: tuple[int, ...], image_size: int, audio_dim: int, vector: int, latent_dim: int):
+    def __init__(
+        self, in_channels: int, channels: tuple[int, ...], image_size: int, audio_dim: int, vector: int, latent_dim: int
+    ):
         super().__init__()
         self.trunk = _ConvTrunk(in_channels, channels, image_size)
         self.vector = nn.Linear(self.trunk.dim, vector)
@@ -104,6 +108,8 @@ class Injection(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels + 2 * latent_dim, channels, 1)
 
-    def forward(self, x: Float[Tensor, "N C h w"], sc_v: Float[Tensor, "N K"], sc_a: Float[Tensor, "N K"]) -> Float[Tensor, "N C h w"]:
+    def forward(
+        self, x: Float[Tensor, "N C h w"], sc_v: Float[Tensor, "N K"], sc_a: Float[Tensor, "N K"]
+    ) -> Float[Tensor, "N C h w"]:
         codes = torch.cat([sc_v, sc_a], dim=1)[:, :, None, None].expand(-1, -1, *x.shape[-2:])
         return self.conv(torch.cat([x, codes], dim=1))

@@ -12,8 +12,10 @@ class BasicNeck(nn.Sequential):
     def __init__(self, in_channels: int, channels: int):
         layers: list[nn.Module] = []
         for i, kernel in enumerate((1, 3, 3)):
-            layers += [nn.Conv2d(channels if i else in_channels, channels, kernel, padding=kernel // 2, bias=False),
-                       nn.BatchNorm2d(channels)]
+            layers += [
+                nn.Conv2d(channels if i else in_channels, channels, kernel, padding=kernel // 2, bias=False),
+                nn.BatchNorm2d(channels),
+            ]
         super().__init__(*layers)
 
 
@@ -23,7 +25,8 @@ class AsppNeck(nn.Module):
     def __init__(self, in_channels: int, channels: int):
         super().__init__()
         self.convs = nn.ModuleList(
-            nn.Conv2d(in_channels, channels, 3, padding=d, dilation=d, bias=False) for d in (3, 6, 12, 18))
+            nn.Conv2d(in_channels, channels, 3, padding=d, dilation=d, bias=False) for d in (3, 6, 12, 18)
+        )
 
     def forward(self, x: Float[Tensor, "N _ H W"]) -> Float[Tensor, "N C H W"]:
         return sum(conv(x) for conv in self.convs)

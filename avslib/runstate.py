@@ -1,0 +1,104 @@
+"""What a training run keeps on disk while it lasts: the state that --resume goes on from, and the history."""
+
+import csv
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from avslib.config import Config
+from avslib.errors import AvsError
+from avslib.files import atomic_path
+
+__all__ = ["HISTORY", "STATE", "History", "RunState"]
+
+STATE, HISTORY = "state.pt", "history.csv"
+
+
+@dataclass
+class RunState:
+    """How far a run is.
+
+    Attributes:
+        step: optimiser steps done.
+        best_epoch, best_j: the epoch (from 0) with the best J on val, and that J.
+        seconds: time spent in earlier processes of the same run.
+        sums: loss parts summed since the last row of the history.
+    """
+
+    step: int = 0
+    best_epoch: int = 0
+    best_j: float = -1.0
+    seconds: float = 0.0
+    sums: dict[str, Tensor | float] = field(default_factory=dict)
+
+    def save(self, out: Path, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Write ``state.pt``: this, the configuration, weights and optimiser."""
+        state = {"config": config.model_dump(mode="json"), "run": asdict(self), "model": model.state_dict(),
+                 "optimizer": optimizer.state_dict()}  # fmt: skip
+        with atomic_path(out / STATE) as path:
+            torch.save(state, path)
+
+    @classmethod
+    def open(cls, out: Path, config: Config, resume: bool) -> tuple["RunState", dict | None]:
+        """A fresh state, or the one in `out` with the weights and optimiser to load.
+
+        Raises:
+            AvsError: `out` holds a run and `resume` is off, holds other files, a damaged state, or another config.
+        """
+        if not (out / STATE).is_file():
+            if out.exists() and any(out.iterdir()) and not resume:
+                raise AvsError(f"{out}: the folder is not empty; choose a new one with --out")
+            return cls(), None
+        if not resume:
+            raise AvsError(f"{out}: holds a run already; go on with it by --resume, or choose a new folder with --out")
+        try:
+            state = torch.load(out / STATE, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise AvsError(f"{out / STATE}: damaged ({type(error).__name__}); remove it to start again") from None
+        differing = _first_difference(state["config"], config.model_dump(mode="json"))
+        if differing:
+            raise AvsError(
+                f"{out}: was trained with another config ({differing} differs); resume with the same one, "
+                "or choose a new folder with --out"
+            )
+        return cls(**state["run"]), state
+
+
+def _first_difference(saved: dict, wanted: dict, prefix: str = "") -> str | None:
+    for key, value in wanted.items():
+        if isinstance(value, dict):
+            inner = _first_difference(saved.get(key) or {}, value, f"{prefix}{key}.")
+            if inner:
+                return inner
+        elif saved.get(key) != value:
+            return prefix + key
+    return None
+
+
+class History:
+    """history.csv: a row every few steps and one an epoch; rows after the resumed step are dropped."""
+
+    FIELDS = ("step", "epoch", "lr", "loss", "seg_prior", "seg_posterior", "match_prior", "match_posterior", "kl_sv",
+              "kl_sa", "divergence_c", "mi", "orthogonality", "val_J", "val_F")  # fmt: skip
+
+    def __init__(self, path: Path, step: int, write: bool = True):
+        self.path, self.write = path, write
+        if not write:
+            return
+        kept = []
+        if step and path.is_file():
+            with open(path, newline="", encoding="utf-8") as stream:
+                kept = [row for row in csv.DictReader(stream) if row["step"].isdigit() and int(row["step"]) <= step]
+        with atomic_path(path) as part, open(part, "w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, self.FIELDS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(kept)
+
+    def add(self, **values: float) -> None:
+        """Append a row; it is on disk when this returns."""
+        if self.write:
+            text = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
+            with open(self.path, "a", newline="", encoding="utf-8") as stream:
+                csv.DictWriter(stream, self.FIELDS, restval="", lineterminator="\n").writerow(text)
