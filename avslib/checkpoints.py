@@ -25,56 +25,14 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
 SHIPPED = Path(__file__).parent / "assets" / "checkpoints"
 
-# released name -> ours, as regular expressions tried in order
-_SHARED = [
-    (r"fusion_modules\.(\d)\.(theta|phi|g)\.", r"fusion.\1.\2."),
-    (r"fusion_modules\.(\d)\.W_z\.0\.", r"fusion.\1.output."),
-    (r"fusion_modules\.(\d)\.W_z\.1\.", r"fusion.\1.batch_norm."),
-    (r"fusion_modules\.(\d)\.norm_layer\.", r"fusion.\1.layer_norm."),
-    (r"neck_(prior|post)\.conv_list\.(\d)\.reduce\.(\d)\.(conv|norm)\.", "neck"),
-    (r"decoder_(prior|post)\.fusion_block_(\d)\.resConfUnit(\d)\.ConvBNReLU(\d)\.(conv|norm)\.", "decoder"),
-    (r"decoder_(prior|post)\.head_up_2\.output_conv\.(\d)\.", "head"),
-    (r"mm_vae_model\.enc_(vs|as|vac)(_y)?\.(layer|bn)(\d)\.", "trunk"),
-    (r"mm_vae_model\.enc_(vs|as|vac)(_y)?\.(fc1|fc2|fc_gt_vector)\.", "latent"),
-    (r"mm_vae_model\.sc(\d)_(prior|posterior)\.", "codes"),
-    (r"mm_vae_model\.noise_model_(prior|post)\.noise_conv\.", "inject"),
-    (r"mm_vae_model\.ba_lower_bound_(mu|logvar|sc_a)_(prior|post)\.", "mi"),
-]
-_BACKBONES = {
-    "pvt_v2_b5": [
-        (r"encoder\.patch_embed1\.", r"backbone.net.patch_embed."),
-        (r"encoder\.patch_embed([234])\.", "stage:downsample."),
-        (r"encoder\.block(\d)\.(\d+)\.", "stage:blocks."),
-        (r"encoder\.norm(\d)\.", "stage:norm."),
-    ],
-    "resnet50": [(r"encoder\.", r"backbone.net.")],
-}
-# in the released state dict but never used by its forward pass
-_UNUSED = r"audio_neck\.|decoder_(prior|post)\.fusion_block_1\.resConfUnit1\."
-
-
-def _rename(name: str, backbone: str) -> str | None:
-    """Our name for a released one; None when unknown."""
-    for pattern, target in _SHARED + _BACKBONES[backbone]:
-        match = re.match(pattern, name)
-        if match:
-            rest = name[match.end():]
-            head = target if target in _COMPOSE else None
-            if head:
-                return _COMPOSE[head](match) + rest
-            if target.startswith("stage:"):
-                return _stage(match, target) + rest.replace("dwconv.dwconv.", "dwconv.")
-            return match.expand(target) + rest
-    return None
+_ENCODER = {"vs": "encode_sv", "as": "encode_sa", "vac": "encode_c"}
+_LAYER = {"fc1": "head.mu", "fc2": "head.logvar", "fc_gt_vector": "vector"}
+_HEAD = {"0": "in", "2": "mid", "4": "out"}
+_MI = {"mu": "mu", "logvar": "logvar", "sc_a": "target"}
 
 
 def _branch(which: str | None) -> str:
     return "posterior" if which in ("post", "posterior", "_y") else "prior"
-
-
-def _stage(m: re.Match, target: str) -> str:
-    block = f"{m[2]}." if "block" in m.re.pattern else ""
-    return f"backbone.net.stages_{int(m[1]) - 1}.{target.removeprefix('stage:')}{block}"
 
 
 def _decoder(m: re.Match) -> str:
@@ -83,18 +41,47 @@ def _decoder(m: re.Match) -> str:
     return f"{_branch(m[1])}.decoder.{unit}.layers.{3 * (int(m[4]) - 1) + (m[5] == 'norm')}."
 
 
-_ENCODER = {"vs": "encode_sv", "as": "encode_sa", "vac": "encode_c"}
-_COMPOSE = {
-    "neck": lambda m: f"{_branch(m[1])}.neck.levels.{m[2]}.{2 * int(m[3]) + (m[4] == 'norm')}.",
-    "decoder": _decoder,
-    "head": lambda m: f"{_branch(m[1])}.decoder.head_{ {'0': 'in', '2': 'mid', '4': 'out'}[m[2]] }.",
-    "trunk": lambda m: f"{_branch(m[2])}.{_ENCODER[m[1]]}.trunk.layers.{3 * (int(m[4]) - 1) + (m[3] == 'bn')}.",
-    "latent": lambda m: f"{_branch(m[2])}.{_ENCODER[m[1]]}."
-    + {"fc1": "head.mu.", "fc2": "head.logvar.", "fc_gt_vector": "vector."}[m[3]],
-    "codes": lambda m: f"{_branch(m[2])}.fuse_{'v' if m[1] == '1' else 'a'}.",
-    "inject": lambda m: f"{_branch(m[1])}.inject.conv.",
-    "mi": lambda m: f"{_branch(m[2])}.mi_{ {'mu': 'mu', 'logvar': 'logvar', 'sc_a': 'target'}[m[1]] }.",
-}
+# start of a released name -> start of ours: a template, or a function of the match
+_RULES = [
+    (r"fusion_modules\.(\d)\.(theta|phi|g)\.", r"fusion.\1.\2."),
+    (r"fusion_modules\.(\d)\.W_z\.0\.", r"fusion.\1.output."),
+    (r"fusion_modules\.(\d)\.W_z\.1\.", r"fusion.\1.batch_norm."),
+    (r"fusion_modules\.(\d)\.norm_layer\.", r"fusion.\1.layer_norm."),
+    (r"neck_(prior|post)\.conv_list\.(\d)\.reduce\.(\d)\.(conv|norm)\.",
+     lambda m: f"{_branch(m[1])}.neck.levels.{m[2]}.{2 * int(m[3]) + (m[4] == 'norm')}."),
+    (r"decoder_(prior|post)\.fusion_block_(\d)\.resConfUnit(\d)\.ConvBNReLU(\d)\.(conv|norm)\.", _decoder),
+    (r"decoder_(prior|post)\.head_up_2\.output_conv\.([024])\.",
+     lambda m: f"{_branch(m[1])}.decoder.head_{_HEAD[m[2]]}."),
+    (r"mm_vae_model\.enc_(vs|as|vac)(_y)?\.(layer|bn)(\d)\.",
+     lambda m: f"{_branch(m[2])}.{_ENCODER[m[1]]}.trunk.layers.{3 * (int(m[4]) - 1) + (m[3] == 'bn')}."),
+    (r"mm_vae_model\.enc_(vs|as|vac)(_y)?\.(fc1|fc2|fc_gt_vector)\.",
+     lambda m: f"{_branch(m[2])}.{_ENCODER[m[1]]}.{_LAYER[m[3]]}."),
+    (r"mm_vae_model\.sc([12])_(prior|posterior)\.", lambda m: f"{_branch(m[2])}.fuse_{'va'[int(m[1]) - 1]}."),
+    (r"mm_vae_model\.noise_model_(prior|post)\.noise_conv\.", lambda m: f"{_branch(m[1])}.inject.conv."),
+    (r"mm_vae_model\.ba_lower_bound_(mu|logvar|sc_a)_(prior|post)\.", lambda m: f"{_branch(m[2])}.mi_{_MI[m[1]]}."),
+]  # fmt: skip
+_BACKBONES = {
+    "pvt_v2_b5": [
+        (r"encoder\.patch_embed1\.", "backbone.net.patch_embed."),
+        (r"encoder\.patch_embed([234])\.", lambda m: f"backbone.net.stages_{int(m[1]) - 1}.downsample."),
+        (r"encoder\.block(\d)\.(\d+)\.mlp\.dwconv\.dwconv\.",
+         lambda m: f"backbone.net.stages_{int(m[1]) - 1}.blocks.{m[2]}.mlp.dwconv."),
+        (r"encoder\.block(\d)\.(\d+)\.", lambda m: f"backbone.net.stages_{int(m[1]) - 1}.blocks.{m[2]}."),
+        (r"encoder\.norm(\d)\.", lambda m: f"backbone.net.stages_{int(m[1]) - 1}.norm."),
+    ],
+    "resnet50": [(r"encoder\.", "backbone.net.")],
+}  # fmt: skip
+# in the released state dict but never used by its forward pass
+_UNUSED = r"audio_neck\.|decoder_(prior|post)\.fusion_block_1\.resConfUnit1\."
+
+
+def _rename(name: str, backbone: str) -> str | None:
+    """Our name for a released one; None when unknown."""
+    for pattern, target in _RULES + _BACKBONES[backbone]:
+        match = re.match(pattern, name)
+        if match:
+            return (target(match) if callable(target) else match.expand(target)) + name[match.end() :]
+    return None
 
 
 def detect_backbone(names: list[str]) -> str:
