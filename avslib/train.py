@@ -27,7 +27,7 @@ from avslib.evaluate import evaluate, flatten_clips
 from avslib.losses import objective
 from avslib.models.audio_encoders import build_audio_encoder
 from avslib.models.ecmvae import ECMVAE
-from avslib.runstate import HISTORY, RunState
+from avslib.runstate import HISTORY, History, RunState
 
 __all__ = ["BEST", "Trained", "open_split", "train"]
 
