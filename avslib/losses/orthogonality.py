@@ -16,6 +16,7 @@ def orthogonality_loss(z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"]) -> Fl
 
     The norm carries no gradient, as released. A batch of one row gives 0.
 
+    >>> import torch
     >>> z = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     >>> round(orthogonality_loss(z, z).item(), 4)
     1.0
