@@ -19,7 +19,7 @@ PRESETS = Path(__file__).parent / "presets"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class ModelConfig(_Section):
@@ -155,27 +155,28 @@ def preset_names() -> list[str]:
 def load_config(source: str | Path = "paper", overrides: list[str] | dict[str, Any] = ()) -> Config:
     """Read a preset by name, or a YAML file by path, and apply overrides such as ``"train.epochs=3"``.
 
-    A file may begin with ``extends: NAME`` and then gives only the fields that differ from that preset or file.
+    A file may begin with ``extends: NAME`` and then gives only the fields that differ from that preset.
 
     Raises:
         AvsError: unknown preset, unreadable file, unknown field (with the nearest right name), value out of range.
     """
     if str(source) in preset_names():
-        text = (PRESETS / f"{source}.yaml").read_text(encoding="utf-8")
+        path = PRESETS / f"{source}.yaml"
     else:
         path = Path(source)
         if not path.is_file():
             raise AvsError(f"config {str(source)!r}: no such preset or file; presets are {', '.join(preset_names())}")
-        text = path.read_text(encoding="utf-8")
     try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise AvsError(f"config {source}: not valid YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(values, dict):
         raise AvsError(f"config {source}: expected sections such as 'train:' at the top, found {type(values).__name__}")
     if "extends" in values:
-        base = load_config(values.pop("extends")).model_dump(mode="json")
-        values = _apply(base, _flatten(values))
+        base = values.pop("extends")
+        if base not in preset_names() or path == PRESETS / f"{base}.yaml":
+            raise AvsError(f"config {source}: extends {base!r}; expected a preset, one of {', '.join(preset_names())}")
+        values = _apply(load_config(base).model_dump(mode="json"), _flatten(values))
     return _validate(_apply(values, overrides), str(source))
 
 

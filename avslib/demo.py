@@ -4,7 +4,6 @@ import shutil
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 
@@ -93,10 +92,11 @@ def demo(
 
 
 def draw_clips(checkpoint: str | Path, config: Config, path: str | Path, split: str = "test", clips: int = 6) -> Path:
-    """Contact sheet of clips spread evenly over a split: truth and prediction outlined on every frame."""
+    """Contact sheet of clips from all over a split: truth and prediction outlined on every frame."""
     dataset = open_split(config, split)
     model = load_checkpoint(checkpoint)
-    chosen = np.linspace(0, len(dataset) - 1, clips).round().astype(int).tolist()
+    # classes and cases repeat every 12 and 10 clips: a stride prime to both shows different ones
+    chosen = list(dict.fromkeys((1 + 19 * i) % len(dataset) for i in range(clips)))
     shown = torch.utils.data.Subset(dataset, chosen)
     items = []
     for index, (rows, logits) in zip(

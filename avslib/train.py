@@ -90,7 +90,7 @@ def train(
         task = bar.add_task("training", total=total, completed=state.step)
         while state.step < total:
             epoch, done = divmod(state.step, steps_per_epoch)
-            sampler.set_epoch(epoch)
+            sampler.epoch = epoch
             model.train()
             for batch in skip_first_batches(loader, done) if done else loader:
                 rows = flatten_clips(batch, accelerator.device)

@@ -95,7 +95,7 @@ def test_bad_overrides_are_told_in_one_line(override, said):
     ("train: [", "not valid YAML"),
     ("train:\n  steps: 3", r"unknown field 'train\.steps'"),
     ("model: 3", "model: "),
-    ("extends: nothing", "'nothing': no such preset or file"),
+    ("extends: nothing", "extends 'nothing'; expected a preset"),
     ("!!python/object/apply:os.system ['echo unsafe']", "not valid YAML"),
 ])
 def test_bad_files_are_named(tmp_path, text, said):

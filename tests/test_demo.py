@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from avslib.demo import demo
+from avslib.demo import _fresh, demo
 from avslib.records import load_records
 
 
@@ -13,10 +13,10 @@ def smallest(monkeypatch):
     import avslib.demo as module
     from avslib.config import load_config
 
-    splits = {"train": 8, "val": 2, "test": 6, "test_unseen": 2}
+    splits = {"train": 4, "val": 1, "test": 2, "test_unseen": 1}
     monkeypatch.setitem(build.SIZES, "small", {"s4": splits, "ms3": splits})
-    quick = {"train.epochs": 1, "data.workers": 0}
-    monkeypatch.setattr(module, "load_config", lambda name, values: load_config(name, quick | values))
+    quick = {"data.workers": 0, "train.batch_size": 4, "train.epochs": 1}
+    monkeypatch.setattr(module, "load_config", lambda name, values: load_config(name, values | quick))
 
 
 def test_demo_trains_scores_and_draws(smallest, tmp_path):
@@ -31,12 +31,9 @@ def test_demo_trains_scores_and_draws(smallest, tmp_path):
             assert Image.open(tmp_path / f"out/{figure}_{task}.png").width > 300
 
 
-def test_finished_demo_trains_again_and_an_unfinished_one_goes_on(smallest, tmp_path):
-    demo((3,), tmp_path / "out", tmp_path / "work", progress=False)
-    run = tmp_path / "work/runs/s4-ecmvae-seed3"
-    (run / "run.json").unlink()
-    state = (run / "state.pt").stat().st_mtime_ns
-    other = (tmp_path / "work/runs/s4-without_audio-seed3/state.pt").stat().st_mtime_ns
-    demo((3,), tmp_path / "out", tmp_path / "work", progress=False)
-    assert (run / "state.pt").stat().st_mtime_ns == state
-    assert (tmp_path / "work/runs/s4-without_audio-seed3/state.pt").stat().st_mtime_ns != other
+def test_finished_run_gives_way_and_an_unfinished_one_is_gone_on_with(tmp_path):
+    for name, file in (("finished", "run.json"), ("unfinished", "state.pt")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("{}", encoding="utf-8")
+        _fresh(tmp_path / name)
+    assert not (tmp_path / "finished").exists() and (tmp_path / "unfinished/state.pt").exists()

@@ -51,8 +51,9 @@ def test_shuffled_audio_leaves_no_clip_its_own():
 
 
 def test_data_without_unseen_split_has_one_test_split(mini_data, tmp_path):
-    text = (mini_data / "Single-source/s4_meta_data.csv").read_text(encoding="utf-8")
-    (tmp_path / "s4_meta_data.csv").write_text(text.replace("test_unseen", "train"), encoding="utf-8")
+    lines = (mini_data / "Single-source/s4_meta_data.csv").read_text(encoding="utf-8").splitlines()
+    seen = [line for line in lines if "test_unseen" not in line]
+    (tmp_path / "s4_meta_data.csv").write_text("\n".join(seen), encoding="utf-8")
     assert test_splits(mini_data, "s4") == ["test", "test_unseen"] and test_splits(tmp_path, "s4") == ["test"]
 
 

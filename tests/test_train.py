@@ -139,7 +139,7 @@ def test_frozen_backbone_keeps_its_weights(tiny, tmp_path):
 
 def test_order_depends_on_seed_and_epoch_alone():
     first, second = EpochSampler(20, 3), EpochSampler(20, 3)
-    second.set_epoch(1)
+    second.epoch = 1
     assert list(first) == list(EpochSampler(20, 3)) and [i for _, i in first] != [i for _, i in second]
     assert sorted(i for _, i in second) == list(range(20))
 

@@ -19,13 +19,13 @@ __all__ = ["EpochSampler", "FlippedClips", "eval_loader", "shuffle_audio", "trai
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """(epoch, index) pairs in an order drawn from (seed, epoch); set `epoch` before each pass."""
+    """(epoch, index) pairs in an order drawn from (seed, epoch); set `epoch` before each pass.
+
+    There is no ``set_epoch``: accelerate would call it with this process's passes, which a resumed run counts anew.
+    """
 
     def __init__(self, size: int, seed: int):
         self.size, self.seed, self.epoch = size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return self.size
