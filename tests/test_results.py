@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -175,3 +176,9 @@ def test_variant_hash_ignores_seed_and_place_only():
     assert results.variant_hash(base) == results.variant_hash(moved)
     assert results.variant_hash(base) != results.variant_hash(base | {"train": {"seed": 0, "lr": 2.0}})
     assert base["train"]["seed"] == 0
+
+
+def test_readme_prints_what_the_committed_records_say():
+    root = Path(__file__).resolve().parent.parent
+    records = results.load_records(root / "results/runs")
+    assert records and not results.fill_tables(root / "README.md", records, check=True)
