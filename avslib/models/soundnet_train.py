@@ -22,7 +22,7 @@ from avslib.data.mini.assets import bank_hash
 from avslib.files import atomic_path, sha256_file
 from avslib.models.soundnet import ASSETS, SoundNetEmbedding
 from avslib.models.soundnet_score import compose, score, statistics
-from avslib.records import environment, git_state
+from avslib.records import environment, git_state, portable
 
 __all__ = ["SETTINGS", "train_head"]
 
@@ -99,7 +99,7 @@ def main() -> None:
             save_file(head, path)
     folder = Path(str(ASSETS)) if arguments.shipped else arguments.out
     record = {
-        "command": "python -m avslib.models.soundnet_train " + " ".join(sys.argv[1:]), "git": git_state(),
+        "command": " ".join(["python -m avslib.models.soundnet_train", *portable(sys.argv[1:])]), "git": git_state(),
         "seed": arguments.seed, "settings": SETTINGS, "environment": environment(), "bank_sha256": bank_hash(),
         "slice_sha256": sha256_file(Path(str(ASSETS / "slice.safetensors"))),
         "head_sha256": sha256_file(folder / "head.safetensors"),
