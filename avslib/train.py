@@ -16,6 +16,7 @@ from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from avslib.checkpoints import load_weights, save_checkpoint
 from avslib.config import Config
@@ -121,6 +122,7 @@ def train(
                     history.add(step=state.step, epoch=epoch, lr=rate * t.lr, **means)
                     bar.update(task, completed=state.step, description=f"loss {means['loss']:.3f}")
                 if main and state.step % t.checkpoint_every == 0 and done < steps_per_epoch:
+                    _require_finite(state.sums, state.step, out)
                     state.seconds = time.perf_counter() - start
                     state.save(out, config, plain, optimizer)
 
@@ -183,8 +185,8 @@ def _step_seed(seed: int, step: int, process: int) -> int:
     return int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _require_finite(means: dict[str, float], step: int, out: Path) -> None:
-    bad = next((name for name, value in means.items() if not math.isfinite(value)), None)
+def _require_finite(parts: dict[str, Tensor | float], step: int, out: Path) -> None:
+    bad = next((name for name, value in parts.items() if not math.isfinite(value)), None)
     if bad:
         raise AvsError(
             f"step {step}: {bad} is not finite; lower train.lr or set train.clip_grad. The last saved state is in {out}"

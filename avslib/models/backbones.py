@@ -61,7 +61,7 @@ class Backbone(nn.Module):
         elif isinstance(pretrained, str):
             if not Path(pretrained).is_file():
                 raise AvsError(f"model.pretrained {pretrained!r}: no such file; give a state dict of timm's {name}")
-            self._load(torch.load(pretrained, map_location="cpu", weights_only=True))
+            self._load(_read(Path(pretrained)))
 
     def _load(self, state: dict[str, Tensor]) -> None:
         wanted = self.net.state_dict()
@@ -82,6 +82,13 @@ class Backbone(nn.Module):
         return [f.permute(0, 3, 1, 2) for f in features] if self.channels_last else features
 
 
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is none of its own
+        raise AvsError(f"weights {path}: not a state dict of tensors alone ({type(error).__name__})") from None
+
+
 def _packaged_state_dict(name: str) -> dict[str, Tensor]:
     """Weights from a package, renamed to timm's: both list the same tensors in the same order."""
     package, file = PACKAGED[name]
@@ -92,7 +99,7 @@ def _packaged_state_dict(name: str) -> dict[str, Tensor]:
             "or set model.pretrained to false"
         )
     path = Path(spec.submodule_search_locations[0]) / file
-    given = torch.load(path, map_location="cpu", weights_only=True)
+    given = _read(path)
     wanted = timm.create_model(name, pretrained=False).state_dict()
     if [v.shape for v in given.values()] != [v.shape for v in wanted.values()]:
         raise AvsError(f"{path}: its tensors are not those of timm's {name}; reinstall {package.replace('_', '-')}")
