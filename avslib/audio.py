@@ -1,5 +1,6 @@
 """Sound in: reading files, 16 kHz mono, and the log-mel patches that VGGish was trained on."""
 
+import math
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from avslib.errors import AvsError
 __all__ = ["SAMPLE_RATE", "fit_length", "load_clip", "load_wav", "log_mel", "mel_filterbank", "to_mono_16k"]
 
 SAMPLE_RATE = 16000
+RATES = (1000, 384_000)  # sample rates of sound hardware; a damaged header says others
 WINDOW, HOP, FFT = 400, 160, 512
 MELS, PATCH = 64, 96
 MEL_LOW_HZ, MEL_HIGH_HZ = 125.0, 7500.0
@@ -69,7 +71,8 @@ def to_mono_16k(waveform: Float[Tensor, "C S"] | Float[Tensor, "S"], rate: int) 
     """Mean of the channels, resampled to 16 kHz (windowed sinc).
 
     Raises:
-        AvsError: another number of dimensions, no samples, samples that are not finite, or a rate below 1.
+        AvsError: another number of dimensions, no samples, samples that are not finite, or a rate outside `RATES`,
+            or one whose ratio to 16 kHz is so odd that the resampling filter would need gigabytes.
     """
     waveform = torch.as_tensor(waveform)
     if waveform.ndim not in (1, 2) or waveform.numel() == 0:
@@ -78,8 +81,13 @@ def to_mono_16k(waveform: Float[Tensor, "C S"] | Float[Tensor, "S"], rate: int) 
         raise AvsError(f"waveform is of type {waveform.dtype}; expected float samples in [-1, 1]")
     if not torch.isfinite(waveform).all():
         raise AvsError("waveform holds NaN or infinite samples; read or convert it again")
-    if int(rate) != rate or rate < 1:
-        raise AvsError(f"sample_rate is {rate}; expected a whole number of samples a second")
+    if int(rate) != rate or not RATES[0] <= rate <= RATES[1]:
+        raise AvsError(f"sample_rate is {rate}; expected a whole number of samples a second, {RATES[0]} to {RATES[1]}")
+    if SAMPLE_RATE // math.gcd(int(rate), SAMPLE_RATE) > 2000:
+        raise AvsError(
+            f"sample_rate is {rate}, which has next to no divisor in common with {SAMPLE_RATE}; "
+            "is the file's header right? Convert the sound to 16 kHz first"
+        )
     if waveform.ndim == 2:
         waveform = waveform.mean(0)
     return torchaudio.functional.resample(waveform.float(), int(rate), SAMPLE_RATE)

@@ -180,3 +180,9 @@ def test_bad_vggish_weights(tmp_path):
 def test_build_audio_encoder_names_what_is_wrong(arguments):
     with pytest.raises(AvsError, match=arguments[0]):
         build_audio_encoder(*arguments)
+
+
+@pytest.mark.parametrize("rate", [1, 15999, 44101, 2**31 - 1])
+def test_rate_of_a_damaged_header_is_refused_at_once(rate):
+    with pytest.raises(AvsError, match="sample_rate is"):
+        audio.to_mono_16k(torch.zeros(16000), rate)
