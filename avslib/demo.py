@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from avslib.checkpoints import load_checkpoint
+from avslib.checkpoints import SHIPPED, load_checkpoint
 from avslib.config import Config, load_config
 from avslib.data.mini.build import build_mini
 from avslib.evaluate import predict_batches
@@ -82,6 +82,8 @@ def demo(
                     learning_curves(folder / HISTORY, out / f"learning_curves_{task}.png")
     kept = [r for r in load_records(out / "runs") if r.id in {record.id for record in records}]
     console.print("[bold]3. Scores[/bold]")
+    # most of the learning was done before: its curve belongs beside the short ones
+    learning_curves(SHIPPED / START[True] / HISTORY, out / f"learning_curves_{START[True]}.png")
     for task in ("s4", "ms3"):
         console.print(table(kept, task, "mini", "rich"))
         with atomic_path(out / f"table_{task}.md") as path:

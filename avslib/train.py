@@ -84,11 +84,11 @@ def train(
     total = t.epochs * steps_per_epoch
     history = History(out / HISTORY, state.step, main)
     noise = torch.Generator()
-    start = time.perf_counter() - state.seconds
+    first, start = state.step, time.perf_counter() - state.seconds
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     with Progress(*columns, console=console, transient=True, disable=not progress or not main) as bar:
-        task = bar.add_task("training", total=total, completed=state.step)
+        task, began = bar.add_task("training", total=total, completed=state.step), time.perf_counter()
         while state.step < total:
             epoch, done = divmod(state.step, steps_per_epoch)
             sampler.epoch = epoch
@@ -120,7 +120,10 @@ def train(
                     _require_finite(means, state.step, out)
                     state.sums = {}
                     history.add(step=state.step, epoch=epoch, lr=rate * t.lr, **means)
-                    bar.update(task, completed=state.step, description=f"loss {means['loss']:.3f}")
+                    pace = (
+                        (state.step - first) / (time.perf_counter() - began) * t.batch_size * accelerator.num_processes
+                    )
+                    bar.update(task, completed=state.step, description=f"loss {means['loss']:.3f}, {pace:.1f} clips/s")
                 if main and state.step % t.checkpoint_every == 0 and done < steps_per_epoch:
                     _require_finite(state.sums, state.step, out)
                     state.seconds = time.perf_counter() - start

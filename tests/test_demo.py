@@ -24,6 +24,7 @@ def test_demo_trains_scores_and_draws(smallest, tmp_path):
     assert sorted((r.task, r.method) for r in records) == [
         ("ms3", "ecmvae"), ("ms3", "without_audio"), ("s4", "ecmvae"), ("s4", "without_audio")]  # fmt: skip
     assert {r.id for r in load_records(tmp_path / "out/runs")} == {r.id for r in records}
+    assert (tmp_path / "out/learning_curves_mini-s4.png").is_file()
     for task in ("s4", "ms3"):
         text = (tmp_path / f"out/table_{task}.md").read_text(encoding="utf-8")
         assert all(name in text for name in ("without_audio", "audio shuffled", "all objects in view"))
