@@ -16,7 +16,8 @@ from avslib.losses.mutual_information import mutual_information_bound
 from avslib.losses.orthogonality import orthogonality_loss
 from avslib.losses.segmentation import structure_loss
 from avslib.losses.shared_code import shared_code_divergence
-from avslib.models.ecmvae import ECMVAEOutput, Noise
+from avslib.models.ecmvae import ECMVAEOutput
+from avslib.models.latent import Noise, draw_noise
 
 __all__ = ["objective"]
 
@@ -56,7 +57,7 @@ def _objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Con
     latents = {name: (mu, logvar) if name.endswith("_y") else (mu[rows], logvar[rows])
                for name, (mu, logvar) in output.latents.items()}
     prior_c, posterior_c = latents["vac"], latents["vac_y"]
-    eps = [_divergence_noise(noise, name, posterior_c[0]) for name in ("js_prior", "js_posterior")]
+    eps = [draw_noise(noise, name, posterior_c[0]) for name in ("js_prior", "js_posterior")]
     parts = {
         "seg_prior": structure_loss(output.logits[rows], mask, w.structure_weighting),
         "seg_posterior": structure_loss(output.logits_posterior, mask, w.structure_weighting),
@@ -77,15 +78,3 @@ def _objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Con
         + w.orthogonality * parts["orthogonality"]
     )
     return {"loss": loss, **parts}
-
-
-def _divergence_noise(noise: Noise, name: str, like: Float[Tensor, "A K"]) -> Float[Tensor, "A K"]:
-    if noise is None or isinstance(noise, torch.Generator):
-        device = like.device if noise is None else noise.device
-        return torch.randn(like.shape, generator=noise, device=device, dtype=like.dtype).to(like.device)
-    if name not in noise:
-        raise AvsError(f"objective: noise lacks {name!r}; it has {', '.join(sorted(noise))}")
-    eps = torch.as_tensor(noise[name], dtype=like.dtype, device=like.device)
-    if eps.shape != like.shape:
-        raise AvsError(f"objective: noise[{name!r}] has shape {tuple(eps.shape)}, expected {tuple(like.shape)}")
-    return eps

@@ -3,7 +3,6 @@
 Mao, Zhang, Xiang, Zhong, Dai: Multimodal Variational Auto-encoder based Audio-Visual Segmentation, ICCV 2023.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,13 +14,20 @@ from avslib.errors import AvsError
 from avslib.models.backbones import STRIDES, Backbone
 from avslib.models.decoder import Decoder
 from avslib.models.fusion import TPAVI
-from avslib.models.latent import POSTERIOR, PRIOR, AudioEncoder, AudioMapEncoder, ImageEncoder, Injection, reparametrize
+from avslib.models.latent import (
+    POSTERIOR,
+    PRIOR,
+    AudioEncoder,
+    AudioMapEncoder,
+    ImageEncoder,
+    Injection,
+    Noise,
+    draw_noise,
+    reparametrize,
+)
 from avslib.models.neck import Neck
 
-__all__ = ["ECMVAE", "Branch", "ECMVAEOutput", "MIHeads", "Noise"]
-
-# None: the mean codes; a generator: one sample; a mapping from encoder name to eps [N, K]: that sample
-Noise = torch.Generator | Mapping[str, Float[Tensor, "N K"]] | None
+__all__ = ["ECMVAE", "Branch", "ECMVAEOutput", "MIHeads"]
 
 
 @dataclass
@@ -178,7 +184,8 @@ class ECMVAE(nn.Module):
         output: ECMVAEOutput,
     ) -> Float[Tensor, "N 1 H W"]:
         """Sample, inject, fuse and decode one branch; intermediate results go into `output`."""
-        codes = {key: reparametrize(mu, logvar, _eps(noise, key, mu)) for key, (mu, logvar) in latents.items()}
+        eps = {key: None if noise is None else draw_noise(noise, key, mu) for key, (mu, _) in latents.items()}
+        codes = {key: reparametrize(mu, logvar, eps[key]) for key, (mu, logvar) in latents.items()}
         s_v, s_a, c = (codes[key] for key in branch.names)
         sc_v = branch.fuse_v(torch.cat([s_v, c], dim=1))
         sc_a = branch.fuse_a(torch.cat([s_a, c], dim=1))
@@ -191,19 +198,6 @@ class ECMVAE(nn.Module):
         output.fused[name], output.audio[name] = list(fused), audios[0]
         output.mi[name] = branch.mutual_information(sc_v, sc_a)
         return branch.decoder(fused)
-
-
-def _eps(noise: Noise, name: str, like: Float[Tensor, "N K"]) -> Float[Tensor, "N K"] | None:
-    if noise is None:
-        return None
-    if isinstance(noise, torch.Generator):
-        return torch.randn(like.shape, generator=noise, device=noise.device, dtype=like.dtype).to(like.device)
-    if name not in noise:
-        raise AvsError(f"noise lacks eps for encoder {name!r}; it has {', '.join(sorted(noise))}")
-    eps = torch.as_tensor(noise[name], dtype=like.dtype, device=like.device)
-    if eps.shape != like.shape:
-        raise AvsError(f"noise[{name!r}] has shape {tuple(eps.shape)}, expected {tuple(like.shape)}")
-    return eps
 
 
 def _annotated_rows(annotated: Bool[Tensor, "N"], frames: int) -> tuple[Tensor, int]:

@@ -4,18 +4,42 @@ Prior encoders see what is given at test (image, audio), posterior encoders see 
 specific to vision and sound, `c` is shared by both.
 """
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["POSTERIOR", "PRIOR", "AudioEncoder", "AudioMapEncoder", "ImageEncoder", "Injection", "reparametrize"]
+from avslib.errors import AvsError
+
+__all__ = ["POSTERIOR", "PRIOR", "AudioEncoder", "AudioMapEncoder", "ImageEncoder", "Injection", "Noise", "draw_noise",
+           "reparametrize"]  # fmt: skip
 
 # encoder names of the two branches, in the order s_v, s_a, c
 PRIOR = ("vs", "as", "vac")
 POSTERIOR = ("vs_y", "as_y", "vac_y")
 
+# None: the mean codes; a generator: one sample; a mapping from encoder name to eps [N, K]: that sample
+Noise = torch.Generator | Mapping[str, Float[Tensor, "N K"]] | None
 Gaussian = tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]
+
+
+def draw_noise(noise: Noise, name: str, like: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
+    """Standard-normal noise in the shape of `like`: the mapping's entry `name`, or drawn (None: torch's own generator).
+
+    Raises:
+        AvsError: the mapping lacks `name`, or its entry has another shape.
+    """
+    if noise is None or isinstance(noise, torch.Generator):
+        device = like.device if noise is None else noise.device
+        return torch.randn(like.shape, generator=noise, device=device, dtype=like.dtype).to(like.device)
+    if name not in noise:
+        raise AvsError(f"noise lacks {name!r}; it has {', '.join(sorted(noise))}; add eps of shape {tuple(like.shape)}")
+    eps = torch.as_tensor(noise[name], dtype=like.dtype, device=like.device)
+    if eps.shape != like.shape:
+        raise AvsError(f"noise[{name!r}] has shape {tuple(eps.shape)}, expected {tuple(like.shape)}")
+    return eps
 
 
 def reparametrize(
