@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -51,7 +52,8 @@ def build_mini(
 
     The clips are written in AVSBench's layout (``Single-source/``, ``Multi-sources/``); beside it ``object_masks/``
     holds for val and the test splits the outlines of *all* objects in view, and ``manifest.json`` the assets, places,
-    gains and on/off seconds of each clip. A folder of that name appears only when the whole build is done.
+    gains and on/off seconds of each clip. A folder of that name appears only when the whole build is done; processes
+    that build the same one at once wait for the first.
 
     Args:
         out: the folder to make. The same build found there (version, seed, counts, image size, assets) is reused.
@@ -82,9 +84,16 @@ def build_mini(
     found = _existing(out, manifest)
     if found is not None:
         return found
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # notebooks and tests that start together build once: the others wait, and find it
+    with FileLock(out.with_name(f".{out.name}.lock")):
+        return _existing(out, manifest) or _build(out, manifest, workers or _cpus(), progress)
+
+
+def _build(out: Path, manifest: dict, workers: int, progress: bool) -> dict:
     with atomic_path(out) as part:
         part.mkdir()
-        manifest["clips"] = _compose_all(part, manifest, workers or _cpus(), progress)
+        manifest["clips"] = _compose_all(part, manifest, workers, progress)
         _write_tables(part, manifest["clips"])
         shutil.copy(BANK / "ATTRIBUTION.md", part)
         shutil.copytree(BANK / "LICENSES", part / "LICENSES")

@@ -1,0 +1,103 @@
+"""Masks from a trained model: for a clip that is already frames and embeddings, with chosen or sampled codes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from avslib.checkpoints import load_checkpoint
+from avslib.models.audio_encoders import AudioEncoder, build_audio_encoder
+from avslib.models.ecmvae import ECMVAE, ECMVAEOutput
+from avslib.models.latent import PRIOR, Noise
+
+__all__ = ["Predictor"]
+
+
+class Predictor:
+    """A trained model and its sound encoder, ready to segment.
+
+    Args:
+        model: put into eval mode; runs on the device that it is on.
+
+    Example:
+        >>> predictor = Predictor.from_checkpoint("mini-s4")
+        >>> image, sound = torch.zeros(5, 3, 128, 128, dtype=torch.uint8), torch.zeros(5 * 16000)
+        >>> tuple(predictor(image, predictor.embed(sound)).shape)
+        (5, 128, 128)
+    """
+
+    def __init__(self, model: ECMVAE) -> None:
+        self.model = model.eval()
+        self._encoder: AudioEncoder | None = None
+
+    @classmethod
+    def from_checkpoint(cls, source: str | Path, device: str | torch.device = "cpu") -> "Predictor":
+        """From a checkpoint folder, or the name of a shipped one.
+
+        Raises:
+            AvsError: see :func:`avslib.load_checkpoint`.
+        """
+        return cls(load_checkpoint(source).to(device))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels that the model was trained on."""
+        return self.model.config.model.image_size
+
+    @property
+    def encoder(self) -> AudioEncoder:
+        """The frozen sound encoder that the model was trained with; loaded on first use."""
+        if self._encoder is None:
+            m = self.model.config.model
+            self._encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
+        return self._encoder
+
+    def embed(self, waveform: Float[Tensor, "S"], frames: int = 5) -> Float[Tensor, "T D"]:
+        """One sound embedding a second of a 16 kHz mono waveform."""
+        return self.encoder.embed(waveform[None], frames)[0]
+
+    @torch.no_grad()
+    def run(
+        self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], noise: Noise = None,
+        mask: UInt8[Tensor, "T 1 H W"] | None = None,
+    ) -> ECMVAEOutput:  # fmt: skip
+        """One pass over a clip of T frames; everything that the model gives. A mask runs the posterior branch too."""
+        pixels = self.model.normalize(image.to(self.device))
+        mask = None if mask is None else mask.to(self.device).float()
+        return self.model(pixels, audio.to(self.device), mask, frames=len(image), noise=noise)
+
+    def __call__(
+        self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], noise: Noise = None
+    ) -> Float[Tensor, "T H W"]:
+        """Probability that a pixel sounds, on the CPU. By default with the mean codes; `noise` draws or gives others."""
+        return self.run(image, audio, noise).logits[:, 0].float().sigmoid().cpu()
+
+    def samples(
+        self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], k: int, seed: int = 0
+    ) -> Float[Tensor, "k T H W"]:
+        """`k` probability maps, each with codes drawn from the prior."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.stack([self(image, audio, generator) for _ in range(k)])
+
+    def with_codes(
+        self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], codes: Mapping[str, Float[Tensor, "T K"]]
+    ) -> Float[Tensor, "T H W"]:
+        """Probabilities with given prior codes: ``vs`` (s_v), ``as`` (s_a), ``vac`` (c); the mean where one is left out.
+
+        Raises:
+            AvsError: codes of another shape.
+        """
+        latents = self.run(image, audio).latents
+        eps = {}
+        for name in PRIOR:
+            mu, logvar = latents[name]
+            z = codes.get(name)
+            # the model takes standard-normal noise: z = mu + exp(logvar / 2) eps, solved for eps
+            eps[name] = torch.zeros_like(mu) if z is None else (z.to(mu) - mu) * torch.exp(-0.5 * logvar)
+        return self(image, audio, eps)
