@@ -75,7 +75,7 @@ class Predictor:
     def __call__(
         self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], noise: Noise = None
     ) -> Float[Tensor, "T H W"]:
-        """Probability that a pixel sounds, on the CPU. By default with the mean codes; `noise` draws or gives others."""
+        """Probability that a pixel sounds, on the CPU: with the mean codes, or those that `noise` draws or gives."""
         return self.run(image, audio, noise).logits[:, 0].float().sigmoid().cpu()
 
     def samples(
@@ -88,7 +88,7 @@ class Predictor:
     def with_codes(
         self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], codes: Mapping[str, Float[Tensor, "T K"]]
     ) -> Float[Tensor, "T H W"]:
-        """Probabilities with given prior codes: ``vs`` (s_v), ``as`` (s_a), ``vac`` (c); the mean where one is left out.
+        """Probabilities with given prior codes: ``vs`` (s_v), ``as`` (s_a), ``vac`` (c); the mean of one left out.
 
         Raises:
             AvsError: codes of another shape.

@@ -128,7 +128,7 @@ def run_notebook(
         )
     except papermill.PapermillExecutionError as error:
         raise AvsError(
-            f"{path.name}: cell {error.exec_count} failed with {error.ename}: {error.evalue}; the executed copy is {copy}"
+            f"{path.name}: cell {error.exec_count} failed with {error.ename}: {error.evalue}; executed copy: {copy}"
         ) from None
     if not metrics.is_file():
         raise AvsError(f"{path.name} ended without writing {METRICS}; its last cell must call lesson.finish(...)")

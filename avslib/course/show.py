@@ -70,4 +70,5 @@ def player_html(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int =
     soundfile.write(buffer, samples, sample_rate, format="OGG", subtype="VORBIS")
     source = "data:audio/ogg;base64," + base64.b64encode(buffer.getvalue()).decode()
     text = escape(label, quote=True)
-    return f'<figure><figcaption>{text}</figcaption><audio controls aria-label="{text}" src="{source}"></audio></figure>'
+    audio = f'<audio controls aria-label="{text}" src="{source}"></audio>'
+    return f"<figure><figcaption>{text}</figcaption>{audio}</figure>"
