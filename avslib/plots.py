@@ -16,7 +16,8 @@ from avslib.errors import AvsError
 from avslib.files import atomic_path
 from avslib.results import Row
 
-__all__ = ["COLOURS", "comparison_bars", "contact_sheet", "learning_curves"]
+__all__ = ["COLOURS", "PREDICTION", "TRUTH", "comparison_bars", "contact_sheet", "draw_outline", "learning_curves",
+           "outlined_frames"]  # fmt: skip
 
 COLOURS = {"blue": "#0072B2", "orange": "#E69F00", "sky": "#56B4E9", "purple": "#CC79A7", "vermilion": "#D55E00",
            "green": "#009E73", "yellow": "#F0E442", "black": "#000000"}  # fmt: skip
@@ -34,10 +35,15 @@ Item = tuple[str, UInt8[np.ndarray, "T H W 3"], Shaped[np.ndarray, "T H W"], Flo
 
 
 def contact_sheet(items: Sequence[Item], path: str | Path, *, frame_inches: float = 1.5, dpi: int = 110) -> Path:
+    """Write the figure of :func:`outlined_frames`."""
+    return _save(outlined_frames(items, frame_inches=frame_inches, dpi=dpi), path, palette=True)
+
+
+def outlined_frames(items: Sequence[Item], *, frame_inches: float = 1.5, dpi: int = 110) -> Any:
     """Draw one row of frames a clip, the true outline solid and the predicted one (probability 0.5) dashed.
 
     items: (title, frames uint8 [T, H, W, 3], truth 0/1 [T, H, W], probability [T, H, W]) for each clip.
-    Raises AvsError when there is no clip or an item's shapes do not fit each other.
+    Returns a matplotlib Figure. Raises AvsError when there is no clip or an item's shapes do not fit each other.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -53,7 +59,7 @@ def contact_sheet(items: Sequence[Item], path: str | Path, *, frame_inches: floa
             )
     columns = max(len(clip[1]) for clip in clips)
     width, row = columns * frame_inches, frame_inches + 0.22
-    figure = Figure(figsize=(width, len(clips) * row + 0.3), dpi=dpi)
+    figure = Figure(figsize=(width, len(clips) * row + 0.3), dpi=dpi, layout="none")
     axes = figure.subplots(len(clips), columns, squeeze=False)
     for line, (title, frames, truth, probability) in zip(axes, clips, strict=True):
         for axis in line:
@@ -61,8 +67,8 @@ def contact_sheet(items: Sequence[Item], path: str | Path, *, frame_inches: floa
         line[0].set_title(title, loc="left", fontsize=8, pad=3)
         for axis, frame, true, predicted in zip(line, frames, truth, probability, strict=False):
             axis.imshow(frame, interpolation="lanczos")
-            _outline(axis, true, TRUTH)
-            _outline(axis, predicted, PREDICTION)
+            draw_outline(axis, true, TRUTH)
+            draw_outline(axis, predicted, PREDICTION)
     handles = [
         Line2D([], [], color=TRUTH["colors"], linestyle="solid", linewidth=2.2, label="truth"),
         Line2D([], [], color=PREDICTION["colors"], linestyle=(0, (3, 1.5)), linewidth=1.6, label="prediction"),
@@ -72,10 +78,10 @@ def contact_sheet(items: Sequence[Item], path: str | Path, *, frame_inches: floa
     figure.subplots_adjust(
         left=0.003, right=0.997, bottom=0.03 / height, top=1 - 0.42 / height, wspace=0.02, hspace=0.24 / frame_inches
     )
-    return _save(figure, path, palette=True)
+    return figure
 
 
-def _outline(axis: Any, field: np.ndarray, style: Mapping[str, Any]) -> None:
+def draw_outline(axis: Any, field: np.ndarray, style: Mapping[str, Any]) -> None:
     from matplotlib.patheffects import Normal, Stroke
 
     field = np.pad(np.asarray(field, dtype=float), 1)  # so that a mask that meets the border closes there
@@ -89,10 +95,16 @@ def _outline(axis: Any, field: np.ndarray, style: Mapping[str, Any]) -> None:
 
 
 def learning_curves(history: Iterable[Mapping[str, Any]] | str | Path, path: str | Path) -> Path:
+    """Write the figure of :func:`curves_figure`."""
+    return _save(curves_figure(history), path)
+
+
+def curves_figure(history: Iterable[Mapping[str, Any]] | str | Path, *, dpi: int = 100) -> Any:
     """Draw the loss parts and the validation metrics of a run over its steps.
 
     history: rows with `step`, any of the objective's parts by name (or ``train_`` + name), and ``val_J``, ``val_F`` ...
-    where they were measured; or the path of a CSV with these columns. Raises AvsError when there is nothing to draw.
+    where they were measured; or the path of a CSV with these columns.
+    Returns a matplotlib Figure. Raises AvsError when there is nothing to draw.
     """
     from matplotlib.figure import Figure
 
@@ -112,7 +124,7 @@ def learning_curves(history: Iterable[Mapping[str, Any]] | str | Path, path: str
     scores = dict(zip(metrics, SCORES, strict=False))
     panels = [("total loss, and its parts before their weights", looks), ("score on val", scores)]
     panels = [(label, series) for label, series in panels if series]
-    figure = Figure(figsize=(5.5 * len(panels), 4.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(5.5 * len(panels), 4.6), dpi=dpi, layout="constrained")
     for axis, (label, series) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name, (colour, dash) in series.items():
             points = [(_number(row.get("step", i)), _number(row.get(name))) for i, row in enumerate(rows)]
@@ -125,7 +137,7 @@ def learning_curves(history: Iterable[Mapping[str, Any]] | str | Path, path: str
             axis.set_yscale("symlog", linthresh=1e-3)
         else:
             axis.set_ylim(0, 1)
-    return _save(figure, path)
+    return figure
 
 
 def _number(value: Any) -> float:

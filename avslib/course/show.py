@@ -1,7 +1,5 @@
 """Pictures and sounds as cell outputs: small, with a text for those who do not see them."""
 
-import base64
-import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ from jaxtyping import Float
 
 from avslib.audio import SAMPLE_RATE
 from avslib.errors import AvsError
+from avslib.inline import figure_png, player_html, small_png
 
 __all__ = ["player", "show"]
 
@@ -30,18 +29,12 @@ def show(figure: Any, alt: str) -> Any:
     if not alt.strip():
         raise AvsError("show: alt is empty; say in a sentence what the figure shows")
     if isinstance(figure, str | Path):
-        picture = Picture.open(figure).convert("RGB")
-    else:
-        import matplotlib.pyplot as plt
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        return Image(small_png(Picture.open(figure)), format="png", alt=alt)
+    import matplotlib.pyplot as plt
 
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        picture = Picture.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-        plt.close(figure)
-    buffer = io.BytesIO()
-    picture.quantize(256, dither=Picture.Dither.FLOYDSTEINBERG).save(buffer, format="png", optimize=True)
-    return Image(buffer.getvalue(), format="png", alt=alt)
+    data = figure_png(figure)
+    plt.close(figure)
+    return Image(data, format="png", alt=alt)
 
 
 def player(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int = SAMPLE_RATE) -> Any:
@@ -55,20 +48,3 @@ def player(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int = SAMP
     from IPython.display import HTML
 
     return HTML(player_html(waveform, label, sample_rate))
-
-
-def player_html(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int = SAMPLE_RATE) -> str:
-    """The `<audio>` element of `player`, for widgets too."""
-    from html import escape
-
-    import soundfile
-
-    samples = np.clip(np.asarray(waveform, dtype=np.float32), -1, 1)
-    if samples.ndim != 1:
-        raise AvsError(f"player: the waveform has shape {list(samples.shape)}; expected mono, [samples]")
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, sample_rate, format="OGG", subtype="VORBIS")
-    source = "data:audio/ogg;base64," + base64.b64encode(buffer.getvalue()).decode()
-    text = escape(label, quote=True)
-    audio = f'<audio controls aria-label="{text}" src="{source}"></audio>'
-    return f"<figure><figcaption>{text}</figcaption>{audio}</figure>"

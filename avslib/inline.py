@@ -1,0 +1,70 @@
+"""Figures and sounds as text that a notebook's HTML can hold: small, and with words for those who do not see them."""
+
+import base64
+import io
+from html import escape
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from avslib.audio import SAMPLE_RATE
+from avslib.errors import AvsError
+
+__all__ = ["figure_png", "image_html", "player_html", "small_png"]
+
+
+def figure_png(figure: Any) -> bytes:
+    """A matplotlib figure as a PNG of 256 colours."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return small_png(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+
+
+def small_png(picture: Any) -> bytes:
+    """A PIL picture as a PNG of 256 colours."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    picture.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
+
+
+def image_html(figure: Any, alt: str | None = None) -> str:
+    """An ``<img>`` that holds the figure itself; `alt` is by default the figure's label (``figure.get_label()``).
+
+    Raises:
+        AvsError: neither an `alt` nor a label.
+    """
+    alt = figure.get_label() if alt is None else alt
+    if not alt.strip():
+        raise AvsError("image_html: alt is empty; say in a sentence what the figure shows")
+    source = "data:image/png;base64," + base64.b64encode(figure_png(figure)).decode()
+    return f'<img alt="{escape(alt)}" src="{source}" style="max-width: 100%; height: auto">'
+
+
+def player_html(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int = SAMPLE_RATE) -> str:
+    """An ``<audio>`` element that holds the sound as Ogg Vorbis, about 20 kB for 5 s.
+
+    Args:
+        waveform: mono, -1 to 1; a tensor or an array.
+        label: what is heard; read out by screen readers and shown above the player.
+        sample_rate: in Hz.
+
+    Raises:
+        AvsError: a waveform that is not mono, [samples].
+    """
+    import soundfile
+
+    samples = np.clip(np.asarray(waveform, dtype=np.float32), -1, 1)
+    if samples.ndim != 1:
+        raise AvsError(f"player: the waveform has shape {list(samples.shape)}; expected mono, [samples]")
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, sample_rate, format="OGG", subtype="VORBIS")
+    source = "data:audio/ogg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    text = escape(label)
+    audio = f'<audio controls aria-label="{text}" src="{source}"></audio>'
+    return f"<figure><figcaption>{text}</figcaption>{audio}</figure>"

@@ -1,0 +1,17 @@
+"""Widgets of the course. Each has a figure function that draws the same picture without ipywidgets.
+
+Imported by name, not on first use: module and function have the same name, and the module would shadow the function.
+ipywidgets and matplotlib are imported when a widget or a figure is made.
+"""
+
+from avslib.widgets.clip_browser import clip_browser, clip_figure
+from avslib.widgets.latent_explorer import LatentAxes, code_axes, latent_explorer, latent_figure, principal_axes
+from avslib.widgets.loss_playground import divergence_figure, divergences, loss_playground
+from avslib.widgets.sound_swapper import sound_swapper, swap_figure, swap_pairs
+from avslib.widgets.threshold_slider import threshold_figure, threshold_slider
+
+__all__ = [
+    "LatentAxes", "clip_browser", "clip_figure", "code_axes", "divergence_figure", "divergences", "latent_explorer",
+    "latent_figure", "loss_playground", "principal_axes", "sound_swapper", "swap_figure", "swap_pairs",
+    "threshold_figure", "threshold_slider",
+]  # fmt: skip
