@@ -3,7 +3,8 @@
 
     python run.py demo             the main job: build Mini-AVS, train, score, draw (results/demo/)
     python run.py test [ARGS]      the whole test suite; ARGS go to pytest; --long adds the tests that take minutes
-    python run.py lab [ARGS]       JupyterLab on notebooks/
+    python run.py lab [ARGS]       JupyterLab on notebooks/, at the first lesson
+    python run.py book [ARGS]      the notebooks as an HTML site with search (build/book/index.html)
     python run.py avs [ARGS]       the command line of avslib (python run.py avs --help)
 
 Needs Python 3.11 to 3.14 and nothing else: the environment is made in .venv. Environment variables:
@@ -32,6 +33,8 @@ CONSTRAINTS = "constraints.txt"
 REQUIREMENT = ".[all]"
 OLDEST, NEWEST = (3, 11), (3, 14)
 NEEDED_GB = 8
+# lessons that train or sample at length: their stored outputs are run, not compared
+LAX = ("10", "12", "13", "14")
 STATE, LOCK = "avslib-environment.json", "avslib-environment.lock"
 
 
@@ -218,27 +221,43 @@ def cpu_count() -> int:
     return os.cpu_count() or 1
 
 
-def pytest_arguments(arguments: list[str]) -> list[str]:
-    """The whole suite runs on several cores; whoever names files or options with values gets plain pytest."""
+def test_commands(arguments: list[str]) -> list[list[str]]:
+    """The whole suite in its parts, on several cores; whoever names files or options with values gets plain pytest.
+
+    The parts: unit tests and browser; every notebook by papermill; their stored outputs, strictly where the lesson
+    is deterministic.
+    """
     rest = [argument for argument in arguments if argument != "--long"]
-    chosen = ["-m", "not gpu"] if "--long" in arguments else []
-    whole = all(argument.startswith("-") for argument in rest) and not {"-s", "--pdb", "--trace"} & set(rest)
+    chosen = ["-m", "not gpu and not notebook"] if "--long" in arguments else []
     workers = min(4, cpu_count())
-    parallel = ["-n", str(workers), "--dist", "loadscope"] if whole and workers > 1 else []
-    return ["-m", "pytest", *parallel, *chosen, *rest]
+    pytest = ["-m", "pytest", *(["-n", str(workers)] if workers > 1 else [])]
+    if {"-s", "--pdb", "--trace"} & set(rest) or not all(argument.startswith("-") for argument in rest):
+        return [["-m", "pytest", *chosen, *rest]]
+    notebooks = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    lax = [path for path in notebooks if path.split("/")[1][:2] in LAX]
+    nbval = [*pytest, "--dist", "loadscope", "--nbval-current-env", "--nbval-cell-timeout=600"]
+    strict = [path for path in notebooks if path not in lax]
+    return [
+        [*pytest, "--dist", "loadscope", *chosen, *rest],
+        [*pytest, "--dist", "load", "-m", "notebook", "tests/test_notebooks.py", *rest],
+        [*nbval, "--nbval", "--nbval-sanitize-with=tests/sanitize.cfg", *rest, *strict],
+        [*nbval, "--nbval-lax", *rest, *lax],
+    ]
 
 
-def task_command(task: str, arguments: list[str]) -> tuple[list[str], Path]:
-    """Arguments for the interpreter, and the folder to run in."""
+def task_commands(task: str, arguments: list[str]) -> tuple[list[list[str]], Path]:
+    """Arguments for the interpreter, one list a command, and the folder to run them in."""
     if task == "demo":
-        return ["-m", "avslib.cli", "demo", *arguments], ROOT
+        return [["-m", "avslib.cli", "demo", *arguments]], ROOT
     if task == "test":
-        return pytest_arguments(arguments), ROOT
+        return test_commands(arguments), ROOT
     if task == "lab":
-        return ["-m", "jupyterlab", "notebooks", *arguments], ROOT
+        return [["-m", "jupyterlab", *(arguments or ["notebooks/00_start_here.ipynb"])]], ROOT
+    if task == "book":
+        return [["-m", "avslib.cli", "notebooks", "book", *arguments]], ROOT
     if task == "avs":
-        return ["-m", "avslib.cli", *arguments], Path.cwd()
-    raise Stop(f"There is no task {task!r}: choose one of demo, test, lab, avs (python run.py --help).")
+        return [["-m", "avslib.cli", *arguments]], Path.cwd()
+    raise Stop(f"There is no task {task!r}: choose one of demo, test, lab, book, avs (python run.py --help).")
 
 
 def child_environment(folder: Path | None) -> dict[str, str]:
@@ -278,12 +297,22 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     try:
         check_python()
-        command, cwd = task_command(arguments[0], arguments[1:])
+        commands, cwd = task_commands(arguments[0], arguments[1:])
         if uses_current_interpreter():
-            check_current({"test": "test", "lab": "notebooks"}.get(arguments[0]))
-            return run([sys.executable, *command], cwd, child_environment(None))
-        python = ensure_environment()
-        return run([str(python), *command], cwd, child_environment(environment_folder()))
+            check_current({"test": "test", "lab": "notebooks", "book": "book"}.get(arguments[0]))
+            python, environment = Path(sys.executable), child_environment(None)
+        else:
+            python, environment = ensure_environment(), child_environment(environment_folder())
+        if len(commands) > 1:
+            # the parts run several processes at once, which would fight over the cores
+            environment.setdefault("OMP_NUM_THREADS", "1")
+        first = 0
+        for command in commands:
+            code = run([str(python), *command], cwd, environment)
+            first = first or code
+            if code >= 128:  # Ctrl-C or a signal ends the whole, not one part
+                break
+        return first
     except Stop as sentence:
         say(f"run.py: {sentence}")
         return 2

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from avslib import cli_notebooks
 from avslib.errors import AvsError
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ data_app = typer.Typer(
     help="Build the embedded data set Mini-AVS, or check a folder in AVSBench layout.", no_args_is_help=True
 )
 app.add_typer(data_app, name="data")
+app.add_typer(cli_notebooks.app, name="notebooks")
 console = Console()
 
 Task = Literal["s4", "ms3"]
@@ -124,6 +126,31 @@ def eval_command(
     _print_metrics(metrics, baselines)
 
 
+@app.command("predict")
+def predict_command(
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file with sound.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="Checkpoint folder or file of `avs train`, or the name of a shipped one.")
+    ] = "mini-s4",
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; default: build/predict/<name>.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="Take the sound from this file.")] = None,
+    samples: Annotated[
+        int, typer.Option(min=0, help="0: the mean code; K: K codes drawn from the prior, and maps of uncertainty.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Segment a video of your own: overlay.mp4 with sound, a mask a second, predictions.json."""
+    from avslib.predict import Predictor
+    from avslib.segment_video import write_prediction
+
+    out = out or Path("build/predict") / video.stem
+    predictor = Predictor.from_checkpoint(checkpoint)
+    rows = write_prediction(predictor, video, out, audio, samples, seed, progress=not quiet)
+    seen = sum(row["area"] > 0 for row in rows)
+    console.print(f"{out}: overlay.mp4, masks and predictions.json; {len(rows)} s, something sounding in {seen} of them")
+
+
 @app.command("table")
 def table_command(
     task: Annotated[Task, typer.Option(help="s4 or ms3.")] = "s4",
@@ -183,8 +210,11 @@ def _print_metrics(metrics: dict, baselines: dict) -> None:
 
 def main() -> None:
     """Entry point: an `AvsError` becomes one sentence on stderr and exit code 2."""
+    arguments = sys.argv[1:]
+    if arguments[:2] == ["notebooks", "run"]:
+        arguments = cli_notebooks.join_pairs(arguments)
     try:
-        app(prog_name="avs")
+        app(arguments, prog_name="avs")
     except AvsError as error:
         print(f"avs: {error}", file=sys.stderr)
         sys.exit(2)

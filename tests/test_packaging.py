@@ -271,11 +271,28 @@ def test_ctrl_c_and_sigterm_leave_the_end_to_the_task(run, tmp_path):
         assert process.wait(timeout=20) == 9
 
 
-def test_suite_runs_in_parallel_unless_told_what_to_run(run, monkeypatch):
+def test_suite_runs_in_parallel_parts_unless_told_what_to_run(run, monkeypatch):
     monkeypatch.setattr(run, "cpu_count", lambda: 2)
-    assert run.pytest_arguments([]) == ["-m", "pytest", "-n", "2", "--dist", "loadscope"]
-    assert run.pytest_arguments(["--long", "-x"])[-3:] == ["-m", "not gpu", "-x"]
-    assert run.pytest_arguments(["tests/test_metrics.py", "-k", "J"])[2:] == ["tests/test_metrics.py", "-k", "J"]
+    units, papermill, strict, lax = run.test_commands([])
+    assert units == ["-m", "pytest", "-n", "2", "--dist", "loadscope"] and "notebook" in papermill
+    assert "notebooks/00_start_here.ipynb" in strict and "notebooks/10_training.ipynb" in lax
+    assert len([a for a in strict + lax if a.endswith(".ipynb")]) == len(list((ROOT / "notebooks").glob("*.ipynb")))
+    assert run.test_commands(["--long", "-x"])[0][-3:] == ["-m", "not gpu and not notebook", "-x"]
+    assert run.test_commands(["tests/test_metrics.py", "-k", "J"]) == [
+        ["-m", "pytest", "tests/test_metrics.py", "-k", "J"]
+    ]
+
+
+def test_every_part_is_run_and_the_first_failure_is_the_exit_code(run, monkeypatch):
+    monkeypatch.setenv("AVS_ENV", "current")
+    monkeypatch.setattr(run, "check_current", lambda extra: None)
+    codes = {"[1]": 0, "[2]": 5, "[3]": 1}
+    monkeypatch.setattr(run, "test_commands", lambda arguments: [[1], [2], [3]])
+    done = []
+    monkeypatch.setattr(run, "run", lambda command, *_: done.append(command[1:]) or codes[str(command[1:])])
+    assert run.main(["test"]) == 5 and done == [[1], [2], [3]]
+    codes["[1]"], done[:] = 130, []
+    assert run.main(["test"]) == 130 and done == [[1]]
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"]])

@@ -14,7 +14,8 @@ from avslib.course.lesson import METRICS, base_folder
 from avslib.errors import AvsError
 from avslib.files import atomic_path
 
-__all__ = ["MAX_BYTES", "find", "notebooks_folder", "parameters", "read_parameters", "refresh", "run_notebook"]
+__all__ = ["MAX_BYTES", "check_parameters", "find", "given_for", "notebooks_folder", "parameters", "read_parameters",
+           "refresh", "run_notebook"]  # fmt: skip
 
 # a notebook with its stored outputs; larger ones load slowly on the web
 MAX_BYTES = 300_000
@@ -79,9 +80,7 @@ def check_parameters(path: Path, given: Mapping[str, Any]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise AvsError(
-                f"{path.name}: there is no parameter {name!r}; {hint}the parameters are {', '.join(known)}"
-            )
+            raise AvsError(f"{path.name}: there is no parameter {name!r}; {hint}the parameters are {', '.join(known)}")
 
 
 def read_parameters(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -97,6 +96,13 @@ def read_parameters(path: str | Path) -> dict[str, dict[str, Any]]:
     if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()):
         raise AvsError(f"{path}: expected sections such as 'all:' or '07:', each with NAME: value lines")
     return {str(k).zfill(2) if str(k) != "all" else "all": v for k, v in values.items()}
+
+
+def given_for(path: Path, by_number: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `read_parameters` gives for one notebook: those of ``all`` that it has, then those under its number."""
+    known = parameters(path)
+    everywhere = {name: value for name, value in by_number.get("all", {}).items() if name in known}
+    return everywhere | dict(by_number.get(path.stem.split("_")[0], {}))
 
 
 def run_notebook(
