@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import math
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -160,8 +161,16 @@ def _check_names(name: str, namespace: dict[str, Any], own: tuple[str, ...]) -> 
         return
     literals = bool | int | float | str | list | tuple | dict | None
     for n, value in namespace.items():
-        if isinstance(value, literals) and not n.startswith("_") and n not in {"In", "Out", *known}:
+        if not isinstance(value, literals) or n.startswith("_") or n in {"In", "Out", *known}:
+            continue
+        if not _is_imported(n, value):
             raise AvsError(f"{name}: there is no parameter {n!r}; the parameters are {', '.join(known)}")
+
+
+def _is_imported(name: str, value: Any) -> bool:
+    """Whether a constant of this package (COLOURS, say) was imported under its own name."""
+    modules = [module for key, module in list(sys.modules.items()) if key.split(".")[0] == "avslib"]
+    return any(vars(module).get(name) is value for module in modules)
 
 
 def _value(name: str, value: Any) -> Any:
@@ -184,7 +193,7 @@ def _device(name: str) -> torch.device:
 
 def _style_plots() -> None:
     import matplotlib.pyplot as plt
-    from cycler import cycler
+    from matplotlib import cycler
 
     from avslib.plots import COLOURS
 
