@@ -30,7 +30,15 @@ from avslib.models.latent import PRIOR
 from avslib.records import RunRecord, load_records
 from avslib.train import BEST, open_split
 
-__all__ = ["VARIANTS", "VariantRun", "committed_folder", "load_variant", "prior_codes", "train_variant", "variant_config"]
+__all__ = [
+    "VARIANTS",
+    "VariantRun",
+    "committed_folder",
+    "load_variant",
+    "prior_codes",
+    "train_variant",
+    "variant_config",
+]
 
 # weights of the two terms where a variant has them; the defaults, 0.001, leave no trace in a run this short
 ORTHOGONALITY = 1.0
@@ -43,10 +51,11 @@ SHORT = {"data.task": "s4", "data.frames": 1, "data.workers": 0, "train.checkpoi
 
 @dataclass
 class VariantRun:
-    """A trained variant: its record, the learning curve's file, and the prior's mean codes of the test clips.
+    """A trained variant: its record, the learning curve's file, and the prior's codes of the test clips.
 
     Attributes:
-        codes: "s_v", "s_a", "c" -> [clips * T, K], and "clip" -> [clips * T], the clip that each row is from.
+        codes: "s_v", "s_a", "c" -> prior mean [clips * T, K]; "s_v_sd", "s_a_sd", "c_sd" -> its standard deviation,
+            that of the noise that sampling adds; "clip" -> [clips * T], the clip that each row is from.
     """
 
     record: RunRecord
@@ -93,15 +102,17 @@ def train_variant(
 
 @torch.no_grad()
 def prior_codes(model: ECMVAE, config: Config, split: str = "test", frames: int = 5) -> dict[str, Tensor]:
-    """The prior's mean codes of every frame of a split, as :class:`VariantRun` holds them, on the CPU."""
+    """The prior's codes of every frame of a split, as :class:`VariantRun` holds them, on the CPU."""
     dataset = open_split(config.replace({"data.frames": frames}), split)
     device = next(model.parameters()).device
     parts: list[tuple[Tensor, ...]] = []
     for batch in eval_loader(dataset, config.train.eval_batch_size, 0):
         rows = flatten_clips(batch, device)
         latents = model.prior.encode(model.normalize(rows["image"]), rows["audio"], None)
-        parts.append(tuple(latents[name][0].cpu() for name in PRIOR))
-    codes = {name: torch.cat(z) for name, z in zip(("s_v", "s_a", "c"), zip(*parts, strict=True), strict=True)}
+        gaussians = [latents[name] for name in PRIOR]
+        parts.append(tuple(z.cpu() for mu, logvar in gaussians for z in (mu, torch.exp(0.5 * logvar))))
+    names = [name + suffix for name in ("s_v", "s_a", "c") for suffix in ("", "_sd")]
+    codes = {name: torch.cat(z) for name, z in zip(names, zip(*parts, strict=True), strict=True)}
     return codes | {"clip": torch.arange(len(dataset), dtype=torch.int32).repeat_interleave(frames)}
 
 
