@@ -11,7 +11,7 @@ _LAZY = {
     "ECMVAE": "avslib.models.ecmvae",
     "ECMVAEOutput": "avslib.models.ecmvae",
     "load_checkpoint": "avslib.checkpoints",
-    "load_official": "avslib.checkpoints",
+    "load_official": "avslib.released",
     "AvsError": "avslib.errors",
 }
 

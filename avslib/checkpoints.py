@@ -1,10 +1,8 @@
-"""Checkpoints: a folder with safetensors weights and the resolved config; the converter for the released weights."""
+"""Checkpoints: a folder with safetensors weights and the resolved config."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
@@ -16,163 +14,19 @@ from avslib.errors import AvsError
 from avslib.files import atomic_path
 from avslib.models.ecmvae import ECMVAE
 
-__all__ = [
-    "CONFIG", "WEIGHTS", "convert_official", "load_checkpoint", "load_official", "load_weights", "save_checkpoint",
-    "shipped_names",
-]
+__all__ = ["CONFIG", "WEIGHTS", "load_checkpoint", "load_strict", "load_weights", "save_checkpoint", "shipped_names"]
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
 SHIPPED = Path(__file__).parent / "assets" / "checkpoints"
 
-_ENCODER = {"vs": "encode_sv", "as": "encode_sa", "vac": "encode_c"}
-_LAYER = {"fc1": "head.mu", "fc2": "head.logvar", "fc_gt_vector": "vector"}
-_HEAD = {"0": "in", "2": "mid", "4": "out"}
-_MI = {"mu": "mu", "logvar": "logvar", "sc_a": "target"}
 
-
-def _branch(which: str | None) -> str:
-    return "posterior" if which in ("post", "posterior", "_y") else "prior"
-
-
-def _decoder(m: re.Match) -> str:
-    block = int(m[2])
-    unit = f"skip.{block - 2}" if m[3] == "1" else f"refine.{block - 1}"
-    return f"{_branch(m[1])}.decoder.{unit}.layers.{3 * (int(m[4]) - 1) + (m[5] == 'norm')}."
-
-
-# start of a released name -> start of ours: a template, or a function of the match
-_RULES = [
-    (r"fusion_modules\.(\d)\.(theta|phi|g)\.", r"fusion.\1.\2."),
-    (r"fusion_modules\.(\d)\.W_z\.0\.", r"fusion.\1.output."),
-    (r"fusion_modules\.(\d)\.W_z\.1\.", r"fusion.\1.batch_norm."),
-    (r"fusion_modules\.(\d)\.norm_layer\.", r"fusion.\1.layer_norm."),
-    (r"neck_(prior|post)\.conv_list\.(\d)\.reduce\.(\d)\.(conv|norm)\.",
-     lambda m: f"{_branch(m[1])}.neck.levels.{m[2]}.{2 * int(m[3]) + (m[4] == 'norm')}."),
-    (r"decoder_(prior|post)\.fusion_block_(\d)\.resConfUnit(\d)\.ConvBNReLU(\d)\.(conv|norm)\.", _decoder),
-    (r"decoder_(prior|post)\.head_up_2\.output_conv\.([024])\.",
-     lambda m: f"{_branch(m[1])}.decoder.head_{_HEAD[m[2]]}."),
-    (r"mm_vae_model\.enc_(vs|as|vac)(_y)?\.(layer|bn)(\d)\.",
-     lambda m: f"{_branch(m[2])}.{_ENCODER[m[1]]}.trunk.layers.{3 * (int(m[4]) - 1) + (m[3] == 'bn')}."),
-    (r"mm_vae_model\.enc_(vs|as|vac)(_y)?\.(fc1|fc2|fc_gt_vector)\.",
-     lambda m: f"{_branch(m[2])}.{_ENCODER[m[1]]}.{_LAYER[m[3]]}."),
-    (r"mm_vae_model\.sc([12])_(prior|posterior)\.", lambda m: f"{_branch(m[2])}.fuse_{'va'[int(m[1]) - 1]}."),
-    (r"mm_vae_model\.noise_model_(prior|post)\.noise_conv\.", lambda m: f"{_branch(m[1])}.inject.conv."),
-    (r"mm_vae_model\.ba_lower_bound_(mu|logvar|sc_a)_(prior|post)\.", lambda m: f"{_branch(m[2])}.mi_{_MI[m[1]]}."),
-]  # fmt: skip
-_BACKBONES = {
-    "pvt_v2_b5": [
-        (r"encoder\.patch_embed1\.", "backbone.net.patch_embed."),
-        (r"encoder\.patch_embed([234])\.", lambda m: f"backbone.net.stages_{int(m[1]) - 1}.downsample."),
-        (r"encoder\.block(\d)\.(\d+)\.mlp\.dwconv\.dwconv\.",
-         lambda m: f"backbone.net.stages_{int(m[1]) - 1}.blocks.{m[2]}.mlp.dwconv."),
-        (r"encoder\.block(\d)\.(\d+)\.", lambda m: f"backbone.net.stages_{int(m[1]) - 1}.blocks.{m[2]}."),
-        (r"encoder\.norm(\d)\.", lambda m: f"backbone.net.stages_{int(m[1]) - 1}.norm."),
-    ],
-    "resnet50": [(r"encoder\.", "backbone.net.")],
-}  # fmt: skip
-# in the released state dict but never used by its forward pass
-_UNUSED = r"audio_neck\.|decoder_(prior|post)\.fusion_block_1\.resConfUnit1\."
-
-
-def _rename(name: str, backbone: str) -> str | None:
-    """Our name for a released one; None when unknown."""
-    for pattern, target in _RULES + _BACKBONES[backbone]:
-        match = re.match(pattern, name)
-        if match:
-            return (target(match) if callable(target) else match.expand(target)) + name[match.end() :]
-    return None
-
-
-def detect_backbone(names: list[str]) -> str:
-    """Which of the two released backbones a state dict belongs to."""
-    if any(n.startswith("encoder.patch_embed1.") for n in names):
-        return "pvt_v2_b5"
-    if any(n.startswith("encoder.layer1.") for n in names):
-        return "resnet50"
-    raise AvsError("these weights are not ECMVAE's: neither 'encoder.patch_embed1.' (PVTv2-B5) nor 'encoder.layer1.' "
-                   "(ResNet-50) is among their names; give the state dict as released")
-
-
-def convert_official(state: Mapping[str, Tensor], backbone: str = "auto") -> tuple[dict[str, Tensor], list[str]]:
-    """Rename a released state dict.
-
-    Args:
-        state: names as released; a ``module.`` prefix is dropped.
-        backbone: ``pvt_v2_b5``, ``resnet50`` or ``auto`` (told from the names).
-
-    Returns:
-        our state dict, and the released names that no forward pass uses and that are therefore left out.
+def load_strict(model: ECMVAE, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict whose names and shapes must be the model's, all of them.
 
     Raises:
-        AvsError: a name that is neither known nor known to be unused.
+        AvsError: names the first that is missing, unknown or of another shape; `source` says where it comes from.
     """
-    state = {k.removeprefix("module."): v for k, v in state.items()}
-    backbone = detect_backbone(list(state)) if backbone == "auto" else backbone
-    if backbone not in _BACKBONES:
-        raise AvsError(f"backbone {backbone!r}: released weights exist for {' and '.join(_BACKBONES)}; "
-                       "use one of them or 'auto'")
-    converted, unused, unknown = {}, [], []
-    for name, value in state.items():
-        target = _rename(name, backbone)
-        if re.match(_UNUSED, name):
-            unused.append(name)
-        elif target is None:
-            unknown.append(name)
-        else:
-            # 1x1x1 convolutions of the fusion are linear layers here
-            converted[target] = value.flatten(1) if name.startswith("fusion_modules") and value.ndim == 5 else value
-    if unknown:
-        raise AvsError(f"{len(unknown)} names in the weights are not ECMVAE's: {', '.join(unknown[:5])}"
-                       f"{', ...' if len(unknown) > 5 else ''}; give the state dict as released")
-    return converted, unused
-
-
-def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "auto") -> ECMVAE:
-    """The full model with the released weights, in eval mode.
-
-    Args:
-        source: path of the released ``.pth``, or its state dict (also wrapped in ``model`` or ``state_dict``).
-        backbone: ``pvt_v2_b5``, ``resnet50`` or ``auto``.
-
-    Returns:
-        A model whose ``config`` is preset ``paper`` with that backbone: all loss terms in their official form.
-
-    Raises:
-        AvsError: unreadable file, unknown names, missing names, other shapes; the first of them is named.
-    """
-    state = _read_torch(Path(source)) if isinstance(source, (str, Path)) else source
-    if not isinstance(state, Mapping):
-        raise AvsError(f"released weights: expected a path or a state dict, got {type(state).__name__}")
-    for wrapper in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    odd = next((k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor | np.ndarray)), None)
-    if odd is not None:
-        raise AvsError(f"released weights: entry {odd!r} holds {type(state[odd]).__name__}; expected tensors under "
-                       "text names, the state dict alone")
-    converted, _ = convert_official({k: torch.as_tensor(v) for k, v in state.items()}, backbone)
-    name = detect_backbone([k.removeprefix("module.") for k in state]) if backbone == "auto" else backbone
-    model = ECMVAE(load_config("paper", {"model.backbone": name, "model.pretrained": False}))
-    _load_strict(model, converted, "the released weights")
-    return model.eval()
-
-
-def _read_torch(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise AvsError(f"weights {path}: no such file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch's own text advises to load without this protection
-        raise AvsError(f"weights {path}: not a state dict of tensors alone ({type(error).__name__}); anything else in "
-                       "such a file can run code when it is loaded, so it is refused") from None
-    if not isinstance(state, Mapping):
-        raise AvsError(f"weights {path}: expected a state dict, found {type(state).__name__}")
-    return state
-
-
-def _load_strict(model: ECMVAE, state: Mapping[str, Tensor], source: str) -> None:
     wanted = model.state_dict()
     problems = [f"{k} is missing" for k in wanted if k not in state]
     problems += [f"{k} is unknown" for k in state if k not in wanted]
@@ -211,7 +65,7 @@ def load_weights(model: ECMVAE, source: str | Path) -> None:
     except SafetensorError as error:
         raise AvsError(f"checkpoint {path}: not a whole safetensors file ({error}); copy or train it again") from None
     wanted = model.state_dict()
-    _load_strict(model, {k: v.to(wanted[k].dtype) if k in wanted else v for k, v in state.items()}, f"weights {path}")
+    load_strict(model, {k: v.to(wanted[k].dtype) if k in wanted else v for k, v in state.items()}, f"weights {path}")
 
 
 def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> ECMVAE:

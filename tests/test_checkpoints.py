@@ -7,10 +7,11 @@ import pytest
 import torch
 from reference import GOLDEN
 
-from avslib.checkpoints import CONFIG, WEIGHTS, convert_official, load_checkpoint, load_official, save_checkpoint
+from avslib.checkpoints import CONFIG, WEIGHTS, load_checkpoint, save_checkpoint
 from avslib.config import load_config
 from avslib.errors import AvsError
 from avslib.models import ECMVAE
+from avslib.released import convert_official, load_official
 
 SMALL = {"model.backbone": "resnet18", "model.pretrained": False, "model.image_size": 64, "model.channels": 8,
          "model.latent_dim": 4, "model.image_encoder_channels": [4] * 5, "model.map_encoder_channels": [4] * 5}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from reference import GOLDEN, array, fill, official_state
 
-from avslib.checkpoints import convert_official, load_official
+from avslib.released import convert_official, load_official
 from avslib.losses import kl_loss, matching_loss, objective, official_js, orthogonality_loss, structure_loss
 
 ENCODERS = ("vs", "as", "vac", "vs_y", "as_y", "vac_y")
