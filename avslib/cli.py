@@ -148,7 +148,7 @@ def predict_command(
     predictor = Predictor.from_checkpoint(checkpoint)
     rows = write_prediction(predictor, video, out, audio, samples, seed, progress=not quiet)
     seen = sum(row["area"] > 0 for row in rows)
-    console.print(f"{out}: overlay.mp4, masks and predictions.json; {len(rows)} s, something sounding in {seen} of them")
+    console.print(f"{out}: overlay.mp4, masks and predictions.json; {len(rows)} s, a mask in {seen} of them")
 
 
 @app.command("table")

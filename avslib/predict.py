@@ -1,6 +1,6 @@
-"""Masks from a trained model: for a clip that is already frames and embeddings, with chosen or sampled codes."""
+"""Masks from a trained model: for a clip that is frames and embeddings, with chosen or sampled codes; for a video."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from avslib.checkpoints import load_checkpoint
 from avslib.models.audio_encoders import AudioEncoder, build_audio_encoder
 from avslib.models.ecmvae import ECMVAE, ECMVAEOutput
 from avslib.models.latent import PRIOR, Noise
+from avslib.segment_video import Second, predict_video
 
 __all__ = ["Predictor"]
 
@@ -65,12 +66,15 @@ class Predictor:
     @torch.no_grad()
     def run(
         self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], noise: Noise = None,
-        mask: UInt8[Tensor, "T 1 H W"] | None = None,
+        mask: UInt8[Tensor, "T 1 H W"] | None = None, features: list[Tensor] | None = None,
     ) -> ECMVAEOutput:  # fmt: skip
-        """One pass over a clip of T frames; everything that the model gives. A mask runs the posterior branch too."""
+        """One pass over a clip of T frames; everything that the model gives. A mask runs the posterior branch too.
+
+        `features` are those of the backbone, where they are known already.
+        """
         pixels = self.model.normalize(image.to(self.device))
         mask = None if mask is None else mask.to(self.device).float()
-        return self.model(pixels, audio.to(self.device), mask, frames=len(image), noise=noise)
+        return self.model(pixels, audio.to(self.device), mask, frames=len(image), noise=noise, features=features)
 
     def __call__(
         self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], noise: Noise = None
@@ -83,7 +87,10 @@ class Predictor:
     ) -> Float[Tensor, "k T H W"]:
         """`k` probability maps, each with codes drawn from the prior."""
         generator = torch.Generator().manual_seed(seed)
-        return torch.stack([self(image, audio, generator) for _ in range(k)])
+        with torch.no_grad():  # the backbone does not see the codes: once for all samples
+            features = self.model.backbone(self.model.normalize(image.to(self.device)))
+        runs = (self.run(image, audio, generator, features=features) for _ in range(k))
+        return torch.stack([out.logits[:, 0].float().sigmoid().cpu() for out in runs])
 
     def with_codes(
         self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], codes: Mapping[str, Float[Tensor, "T K"]]
@@ -101,3 +108,25 @@ class Predictor:
             # the model takes standard-normal noise: z = mu + exp(logvar / 2) eps, solved for eps
             eps[name] = torch.zeros_like(mu) if z is None else (z.to(mu) - mu) * torch.exp(-0.5 * logvar)
         return self(image, audio, eps)
+
+    def predict(
+        self, video: str | Path, audio: str | Path | None = None, samples: int = 0, seed: int = 0,
+        progress: bool = False,
+    ) -> Iterator[Second]:  # fmt: skip
+        """Segment a video file, one result a second, in constant memory.
+
+        One frame a second is taken as AVSBench does, brought to the model's size with its aspect ratio kept, and
+        segmented in windows of a clip's length (5 s). The last window reaches back into the one before it; a video
+        shorter than a window is segmented as it is.
+
+        Args:
+            video: any file that FFmpeg reads.
+            audio: a file to take the sound from, instead of the video's own sound track.
+            samples: 0 for the mean code; K for the mean of K codes drawn from the prior, with maps of uncertainty.
+            seed: of the samples; each window draws the same ones.
+            progress: show a bar with the time left.
+
+        Raises:
+            AvsError: at once: no such file, no video, damaged, no sound track. While reading: the file breaks off.
+        """
+        return predict_video(self, video, audio, samples, seed, progress)

@@ -138,6 +138,7 @@ class ECMVAE(nn.Module):
         frames: int = 5,
         noise: Noise = None,
         annotated: Bool[Tensor, "N"] | None = None,
+        features: list[Float[Tensor, "N _ _ _"]] | None = None,
     ) -> ECMVAEOutput:
         """Predict logits; with a mask, run the posterior branch as well.
 
@@ -149,6 +150,7 @@ class ECMVAE(nn.Module):
             noise: None for the mean codes, a generator for one sample, or eps by encoder name.
             annotated: rows whose mask is known (S4: the first of each clip); None when all are. The posterior runs on
                 these alone, and each clip must have equally many.
+            features: what the backbone gives for `image`, where it is known already (several samples of one clip).
 
         Raises:
             AvsError: shapes that do not fit each other, `frames` or the configuration.
@@ -156,7 +158,7 @@ class ECMVAE(nn.Module):
         _validate(image, audio, mask, frames, annotated, self.config.model.audio_dim)
         if not self.config.model.use_audio:
             audio = torch.zeros_like(audio)
-        features = self.backbone(image)
+        features = self.backbone(image) if features is None else features
         projected = self.audio_projection(audio)
         output = ECMVAEOutput(logits=image.new_empty(0), annotated=annotated)
         latents = self.prior.encode(image, audio, None)

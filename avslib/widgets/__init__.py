@@ -9,9 +9,10 @@ from avslib.widgets.latent_explorer import LatentAxes, code_axes, latent_explore
 from avslib.widgets.loss_playground import divergence_figure, divergences, loss_playground
 from avslib.widgets.sound_swapper import sound_swapper, swap_figure, swap_pairs
 from avslib.widgets.threshold_slider import threshold_figure, threshold_slider
+from avslib.widgets.video_upload import strip_figure, video_html, video_upload
 
 __all__ = [
     "LatentAxes", "clip_browser", "clip_figure", "code_axes", "divergence_figure", "divergences", "latent_explorer",
-    "latent_figure", "loss_playground", "principal_axes", "sound_swapper", "swap_figure", "swap_pairs",
-    "threshold_figure", "threshold_slider",
+    "latent_figure", "loss_playground", "principal_axes", "sound_swapper", "strip_figure", "swap_figure", "swap_pairs",
+    "threshold_figure", "threshold_slider", "video_html", "video_upload",
 ]  # fmt: skip

@@ -1,0 +1,124 @@
+"""What a probability is worth: entropy of samples and its parts, reliability, calibration error, temperature."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.nn import functional as F
+
+from avslib.errors import AvsError
+
+__all__ = ["Reliability", "calibration_error", "entropy", "entropy_parts", "fit_temperature", "reliability"]
+
+
+def entropy(p: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """Entropy of a coin with probability p, in bits: -p log2 p - (1 - p) log2 (1 - p); 0 at p = 0 and p = 1.
+
+    >>> entropy(torch.tensor([0.0, 0.5, 1.0]))
+    tensor([0., 1., 0.])
+    """
+    return (torch.special.entr(p) + torch.special.entr(1 - p)) / math.log(2)
+
+
+def entropy_parts(
+    samples: Float[Tensor, "k *S"],
+) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"], Float[Tensor, "*S"]]:
+    """Entropy of the mean prediction, and the two parts it is the sum of.
+
+    total = H(mean_k p_k); expected = mean_k H(p_k), which is left when the code is known; the difference is the mutual
+    information of label and code, >= 0, which is 0 when all samples agree. In bits. Source: Depeweg et al.,
+    "Decomposition of Uncertainty in Bayesian Deep Learning", ICML 2018.
+
+    Shape: samples [k, *S] of probabilities -> total, expected, mutual information, each [*S].
+
+    >>> total, expected, information = entropy_parts(torch.tensor([[0.0], [1.0]]))  # two certain samples that disagree
+    >>> total.item(), expected.item(), information.item()
+    (1.0, 0.0, 1.0)
+    """
+    total, expected = entropy(samples.mean(0)), entropy(samples).mean(0)
+    return total, expected, (total - expected).clamp(min=0)
+
+
+@dataclass
+class Reliability:
+    """A reliability diagram: for each bin of predicted probability what was predicted, what came true, and how often.
+
+    Attributes:
+        edges: [bins + 1] from 0 to 1.
+        predicted, observed: [bins] mean probability and share of positives; NaN in an empty bin.
+        share: [bins] of all predictions.
+    """
+
+    edges: Float[Tensor, "B1"]
+    predicted: Float[Tensor, "B"]
+    observed: Float[Tensor, "B"]
+    share: Float[Tensor, "B"]
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: the gap between predicted and observed, weighted by how often a bin is used."""
+        return float(((self.predicted - self.observed).abs() * self.share).nansum())
+
+
+def reliability(p: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], bins: int = 15) -> Reliability:
+    """Sort predictions into `bins` equal bins of probability.
+
+    The calibration error of the result equals torchmetrics' ``BinaryCalibrationError(n_bins=bins, norm="l1")``.
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, in the form for two classes that looks at
+    the probability of the positive class.
+
+    Raises:
+        AvsError: other shapes, nothing to sort, probabilities outside 0..1, targets that are not 0 or 1.
+
+    >>> diagram = reliability(torch.tensor([0.2, 0.2, 0.9, 0.9]), torch.tensor([0, 1, 1, 1]), bins=2)
+    >>> diagram.observed.tolist(), round(diagram.error, 3)
+    ([0.5, 1.0], 0.2)
+    """
+    if p.shape != target.shape or p.numel() == 0 or bins < 1:
+        raise AvsError(f"reliability expects probabilities and targets of one shape and at least one bin; "
+                       f"got {list(p.shape)}, {list(target.shape)}, {bins} bins")  # fmt: skip
+    p, target = p.detach().flatten().double().cpu(), target.flatten().double().cpu()
+    if not ((p >= 0) & (p <= 1)).all() or not ((target == 0) | (target == 1)).all():
+        raise AvsError("reliability expects probabilities from 0 to 1 and targets of 0 and 1; apply sigmoid to logits")
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+    place = (torch.bucketize(p, edges, right=True) - 1).clamp(0, bins - 1)
+    count = torch.bincount(place, minlength=bins).double()
+    predicted, observed = (torch.bincount(place, weights=x, minlength=bins) / count for x in (p, target))
+    return Reliability(edges, predicted, observed, count / len(p))
+
+
+def calibration_error(p: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], bins: int = 15) -> float:
+    """Expected calibration error of probabilities; see `reliability`."""
+    return reliability(p, target, bins).error
+
+
+def fit_temperature(logits: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], steps: int = 50) -> float:
+    """The temperature t > 0 that minimises the binary cross-entropy of sigmoid(logits / t).
+
+    One number cannot move the boundary at 0.5, so J stays as it is. Source: Guo et al., ICML 2017.
+
+    Raises:
+        AvsError: other shapes, or all targets alike, for which t has no minimum.
+
+    >>> logits = torch.tensor([4.0, 4.0, 4.0, -4.0])  # three of four are right: sigmoid should say 3/4
+    >>> round(fit_temperature(logits, torch.tensor([1, 1, 0, 0])) / (4 / torch.tensor(3.0).log().item()), 3)
+    1.0
+    """
+    target = target.to(logits.device).float()
+    if logits.shape != target.shape or target.min() == target.max():
+        raise AvsError("fit_temperature expects logits and targets of one shape, with zeros and ones among the targets")
+    logits = logits.detach().float()
+    log_t = torch.zeros((), device=logits.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_t], max_iter=steps, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(logits / log_t.exp(), target)
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return math.exp(log_t.item())

@@ -1,0 +1,363 @@
+"""Video files in and out, with PyAV: frames by their time stamps, sound as 16 kHz mono, both streamed.
+
+Nothing here holds more than a few frames and a second of sound, however long the file is.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from avslib.audio import SAMPLE_RATE
+from avslib.errors import AvsError
+from avslib.files import atomic_path
+
+__all__ = ["PHASE", "Moment", "VideoInfo", "probe", "read_sound", "read_video", "write_video"]
+
+# AVSBench cuts a second into 16 pictures and keeps the last one, index 15
+PHASE = 15 / 16
+# what is left after the last whole step is dropped when it is shorter than this share of a step
+SHORTEST_TAIL = 0.1
+LARGEST_GAP = 60  # seconds of silence put in where time stamps of the sound jump; more is a damaged time stamp
+ENCODERS = ("libx264", "libopenh264", "mpeg4")
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file says of itself.
+
+    Attributes:
+        width, height: in pixels as shown, after the rotation flag.
+        seconds: length of the picture track; None where the file does not say.
+        fps: mean frame rate; None where the file does not say.
+        rotation: degrees counter-clockwise by which a player turns the pictures.
+        sound_rate, channels: of the first sound track, 0 without one.
+    """
+
+    width: int
+    height: int
+    seconds: float | None
+    fps: float | None
+    rotation: int
+    sound_rate: int
+    channels: int
+
+
+@dataclass
+class Moment:
+    """A picture and the sound of its step.
+
+    Attributes:
+        index: number of the step, from 0.
+        start: where the step begins, in seconds; it lasts 1 / fps.
+        image: uint8 RGB, turned as a player shows it.
+        sound: 16 kHz mono of the step; silence where the track is shorter. Empty when no sound was asked for.
+    """
+
+    index: int
+    start: float
+    image: UInt8[np.ndarray, "H W 3"]
+    sound: Float[np.ndarray, "S"]
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """What a video file holds; decodes one frame, so that a file that cannot be read is found out here.
+
+    Raises:
+        AvsError: no such file, empty, no video or damaged, or a sound file.
+    """
+    with _open(path) as container:
+        stream = _picture_track(container, path)
+        frame = next(_decoded(container, stream), None)
+        if frame is None:
+            raise AvsError(f"{path}: its video track holds no frame that can be decoded; record or convert it again")
+        turn = _turn(frame)
+        width, height = (frame.height, frame.width) if turn % 2 else (frame.width, frame.height)
+        length = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 10**6
+        rate = stream.average_rate or stream.guessed_rate
+        sound = next(iter(container.streams.audio), None)
+        return VideoInfo(
+            width, height, float(length) or None, float(rate) if rate else None, turn * 90,
+            sound.codec_context.sample_rate if sound else 0, sound.codec_context.channels if sound else 0,
+        )  # fmt: skip
+
+
+def read_video(
+    path: str | Path, fps: float = 1.0, *, audio: str | Path | None = None, sound: bool = True, phase: float = PHASE
+) -> Iterator[Moment]:
+    """Stream a video as equal steps of 1 / `fps` seconds, each with one picture and its sound.
+
+    Step k shows the frame that a player shows at (k + `phase`) / `fps` seconds, so any frame rate works, a variable one
+    too. The default is AVSBench's sampling: one picture a second, taken at 15/16 of it.
+
+    Args:
+        audio: another file to take the sound from; it may be shorter or longer than the video.
+        sound: False leaves the sound out, and then none needs to be there.
+
+    Raises:
+        AvsError: as `probe`, at once; no sound track, at once; a file that breaks off, when that place is reached.
+    """
+    if not (0 < fps <= 1000 and 0 <= phase < 1):
+        raise AvsError(f"fps is {fps} and phase {phase}; expected fps above 0 and a phase from 0 to below 1")
+    info = probe(path)
+    if sound and audio is None and not info.sound_rate:
+        raise AvsError(
+            f"{path}: has no sound track, and what is segmented is what sounds; "
+            "give the sound as a file of its own (--audio FILE, or audio=FILE)"
+        )
+    blocks = read_sound(path if audio is None else audio) if sound else iter(())
+    return _moments(path, fps, phase, info, blocks, SAMPLE_RATE if sound else 0)
+
+
+def read_sound(path: str | Path, rate: int = SAMPLE_RATE) -> Iterator[Float[np.ndarray, "S"]]:
+    """Stream the first sound track of any video or sound file: mono (mean of the channels) at `rate` Hz, in blocks.
+
+    Time 0 is where the video track begins; sound before it is left out, and silence stands where there is none yet.
+
+    Raises:
+        AvsError: as `probe`, or no sound track; at once.
+    """
+    with _open(path) as container:
+        if not container.streams.audio:
+            raise AvsError(f"{path}: has no sound track; give the sound as a file of its own (--audio FILE)")
+    return _sound_blocks(path, rate)
+
+
+def _moments(
+    path: str | Path, fps: float, phase: float, info: VideoInfo, blocks: Iterator[np.ndarray], rate: int
+) -> Iterator[Moment]:
+    store, done = np.zeros(0, np.float32), 0
+    for index, image in _pictures(path, fps, phase, info):
+        wanted = round((index + 1) * rate / fps) - done
+        while len(store) < wanted:
+            block = next(blocks, None)
+            # the sound may end before the picture does
+            store = np.concatenate([store, np.zeros(wanted - len(store), np.float32) if block is None else block])
+        yield Moment(index, index / fps, image, store[:wanted])
+        store, done = store[wanted:], done + wanted
+
+
+def _pictures(path: str | Path, fps: float, phase: float, info: VideoInfo) -> Iterator[tuple[int, np.ndarray]]:
+    with _open(path) as container:
+        stream = _picture_track(container, path)
+        stream.thread_type = "AUTO"
+        origin, usual = _origin(container), 1 / (info.fps or 25)
+        held, image, index, end = None, None, 0, 0.0
+        for frame in _decoded(container, stream):
+            time = float(frame.time - origin) if frame.time is not None else end
+            while held is not None and (index + phase) / fps < time - 1e-6:
+                image = _rgb(held) if image is None else image
+                yield index, image
+                index += 1
+            length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else usual
+            held, image, end = frame, None, max(end, time + length)
+        steps = max(1, math.ceil(end * fps - SHORTEST_TAIL))
+        while held is not None and index < steps:
+            image = _rgb(held) if image is None else image
+            yield index, image
+            index += 1
+        declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        if held is None or declared > end + 1:
+            raise AvsError(
+                f"{path}: breaks off after {end:.1f} s, and its header says {declared:.1f} s; the file is damaged or "
+                "was not copied whole: get it again"
+            )
+
+
+def _sound_blocks(path: str | Path, rate: int) -> Iterator[Float[np.ndarray, "S"]]:
+    import av
+
+    with _open(path) as container:
+        stream = container.streams.audio[0]
+        origin, resampler, source, position = _origin(container), None, 0, 0
+        for frame in _decoded(container, stream):
+            samples = _mono(frame)
+            if frame.sample_rate != source:
+                position = round(position * frame.sample_rate / source) if source else 0
+                source = frame.sample_rate
+                resampler = None if source == rate else av.AudioResampler(format="flt", layout="mono", rate=rate)
+            start = round(float(frame.time - origin) * source) if frame.time is not None else position
+            gap = start - position
+            if gap < 0 and position == 0:
+                position, samples = min(0, start + len(samples)), samples[-gap:]
+            elif source // 20 < gap < LARGEST_GAP * source:
+                samples = np.concatenate([np.zeros(gap, np.float32), samples])
+            if len(samples):
+                yield samples if resampler is None else _resampled(resampler, samples, source, position)
+                position += len(samples)
+        if resampler is not None:
+            yield _joined(resampler.resample(None))
+
+
+def _resampled(resampler: Any, samples: Float[np.ndarray, "S"], rate: int, position: int) -> Float[np.ndarray, "R"]:
+    import av
+
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="flt", layout="mono")
+    frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), position
+    return _joined(resampler.resample(frame))
+
+
+def _joined(frames: list[Any]) -> Float[np.ndarray, "S"]:
+    return np.concatenate([np.zeros(0, np.float32), *(f.to_ndarray()[0] for f in frames)])
+
+
+def _mono(frame: Any) -> Float[np.ndarray, "S"]:
+    """Mean of the channels, -1 to 1, as for the data sets; FFmpeg's own mixing weighs channels by their place."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(frame.samples, -1).T
+    if samples.dtype.kind == "u":
+        samples = (samples.astype(np.float32) - 128) / 128
+    elif samples.dtype.kind == "i":
+        samples = samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
+    return np.nan_to_num(samples.astype(np.float32).mean(0), posinf=0, neginf=0)
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[Any]:
+    import av
+
+    path = Path(path)
+    if not path.is_file():
+        raise AvsError(f"{path}: is a folder, not a video file" if path.is_dir() else f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise AvsError(f"{path}: is empty (0 bytes); copy or record it again")
+    try:
+        container = av.open(str(path), metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AvsError(f"{path}: no video that can be read, or damaged ({reason}); convert or copy it again") from error
+    with container:
+        yield container
+
+
+def _picture_track(container: Any, path: str | Path) -> Any:
+    """The first video stream that is no cover picture of a sound file."""
+    import av
+
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    if not container.streams:
+        raise AvsError(f"{path}: no track that can be read; the file is damaged or was not copied whole: get it again")
+    raise AvsError(f"{path}: has no video track, only sound or still pictures; give a video file")
+
+
+def _origin(container: Any) -> Fraction | float:
+    """Time stamp at which the video track begins (the sound track where there is no video), in seconds."""
+    stream = next(iter([*container.streams.video, *container.streams.audio]))
+    return stream.start_time * stream.time_base if stream.start_time is not None else 0
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """Frames in the order they are shown; packets that do not decode are passed over, as players do."""
+    import av
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:  # the file ends in the middle of a packet
+            return
+        if packet is None:
+            return
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            continue
+        yield from frames
+
+
+def _turn(frame: Any) -> int:
+    """Quarter turns counter-clockwise that the rotation flag asks for."""
+    return round((getattr(frame, "rotation", 0) or 0) / 90) % 4
+
+
+def _rgb(frame: Any) -> UInt8[np.ndarray, "H W 3"]:
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), _turn(frame)))
+
+
+def write_video(
+    path: str | Path,
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    audio: Float[np.ndarray, "S"] | Iterable[Float[np.ndarray, "_"]] | None = None,
+    fps: float = 25.0,
+    *,
+    rate: int = SAMPLE_RATE,
+    quality: int = 23,
+) -> Path:
+    """Write an .mp4 that browsers play: H.264 where this build of FFmpeg has an encoder for it, else MPEG-4; AAC sound.
+
+    Args:
+        frames: all of one size, taken one at a time; an odd width or height grows by a repeated column or row.
+        audio: mono, -1 to 1: one array or tensor, or blocks that follow each other; it is cut where the frames end.
+        fps: frames a second.
+        rate: of the sound, in Hz.
+        quality: 0 (without loss) to 51, for H.264.
+
+    Raises:
+        AvsError: another suffix, no frame, frames of other shapes. A file at `path` is then left as it was.
+    """
+    import av
+
+    path = Path(path)
+    if path.suffix.lower() != ".mp4":
+        raise AvsError(f"{path}: videos are written as .mp4; name the file so")
+    if not 0 < fps <= 1000:
+        raise AvsError(f"fps is {fps}; expected a number of frames a second above 0")
+    name = next(n for n in ENCODERS if n in av.codecs_available)
+    whole = audio is None or hasattr(audio, "shape")
+    blocks = iter([] if audio is None else [np.asarray(audio, np.float32)] if whole else audio)
+    with atomic_path(path) as part, av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as out:
+        video = out.add_stream(name, rate=Fraction(fps).limit_denominator(1001))
+        video.pix_fmt = "yuv420p"
+        video.options = {"crf": str(quality), "preset": "veryfast"} if name == "libx264" else {"qscale": "4"}
+        sound = out.add_stream("aac", rate=rate, layout="mono") if audio is not None else None
+        count, size, done = 0, None, 0
+        for image in frames:
+            image = np.asarray(image)
+            fits = image.ndim == 3 and image.shape[2] == 3 if size is None else image.shape == size
+            if image.dtype != np.uint8 or not fits:
+                raise AvsError(f"write_video: frame {count} is {image.dtype} {list(image.shape)}; expected uint8 "
+                               f"{list(size or ('H', 'W', 3))}")  # fmt: skip
+            if size is None:
+                size = image.shape
+                video.height, video.width = (side + side % 2 for side in size[:2])
+            even = np.pad(image, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
+            out.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")))
+            count += 1
+            while sound is not None and done < round(count * rate / fps):
+                block = next(blocks, None)
+                if block is None:
+                    break
+                # cut at the end of this frame, so that picture and sound lie side by side in the file
+                block, rest = np.split(np.asarray(block, np.float32), [max(0, round(count * rate / fps) - done)])
+                blocks = _chain(rest, blocks) if len(rest) else blocks
+                done += _encode_sound(out, sound, block, rate, done)
+        if count == 0:
+            raise AvsError("write_video: there is no frame to write; give at least one")
+        out.mux(video.encode(None))
+        if sound is not None:
+            out.mux(sound.encode(None))
+    return path
+
+
+def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    yield first
+    yield from rest
+
+
+def _encode_sound(out: Any, stream: Any, block: Float[np.ndarray, "S"], rate: int, position: int) -> int:
+    import av
+
+    if len(block):
+        frame = av.AudioFrame.from_ndarray(np.clip(block, -1, 1)[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), position
+        out.mux(stream.encode(frame))
+    return len(block)
