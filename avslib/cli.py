@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from avslib import cli_notebooks
+from avslib import cli_notebooks, cli_weights
 from avslib.errors import AvsError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ data_app = typer.Typer(
     help="Build the embedded data set Mini-AVS, or check a folder in AVSBench layout.", no_args_is_help=True
 )
 app.add_typer(data_app, name="data")
+app.add_typer(cli_weights.app, name="weights")
 app.add_typer(cli_notebooks.app, name="notebooks")
 console = Console()
 

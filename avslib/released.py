@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avslib.checkpoints import load_strict
+from avslib.checkpoints import load_strict, save_checkpoint
 from avslib.config import load_config
 from avslib.errors import AvsError
 from avslib.models.ecmvae import ECMVAE
 
-__all__ = ["convert_official", "detect_backbone", "load_official"]
+__all__ = ["convert_official", "detect_backbone", "import_official", "load_official"]
 
 _ENCODER = {"vs": "encode_sv", "as": "encode_sa", "vac": "encode_c"}
 _LAYER = {"fc1": "head.mu", "fc2": "head.logvar", "fc_gt_vector": "vector"}
@@ -121,11 +121,44 @@ def convert_official(state: Mapping[str, Tensor], backbone: str = "auto") -> tup
     return converted, unused
 
 
+def import_official(
+    source: str | Path, out: str | Path, backbone: str = "auto", task: str = "auto", audio_weights: str | None = None
+) -> list[str]:
+    """Keep released weights as a checkpoint folder of this package: safetensors and preset ``paper``'s configuration.
+
+    Args:
+        source: the released ``.pth``.
+        out: folder to write ``model.safetensors`` and ``config.yaml`` into.
+        backbone: ``pvt_v2_b5``, ``resnet50`` or ``auto``, told from the names.
+        task: ``s4`` or ``ms3``. The names are the same for both; ``auto`` looks for either in the file's name.
+        audio_weights: VGGish's weights, written into the configuration, so that the checkpoint scores and predicts.
+
+    Returns:
+        the released names that no forward pass uses and that are left out.
+
+    Raises:
+        AvsError: see :func:`load_official`; or a task that the file's name does not tell.
+    """
+    source = Path(source)
+    if task == "auto":
+        named = [t for t in ("s4", "ms3") if t in source.name.lower()]
+        if len(named) != 1:
+            raise AvsError(f"{source.name}: S4 and MS3 weights have the same tensors, and the file's name does not "
+                           "tell which these are; give --task s4 or --task ms3")
+        task = named[0]
+    state = _read_torch(source)
+    model = load_official(state, backbone)
+    model.config = model.config.replace({"data.task": task, "model.audio_weights": audio_weights})
+    save_checkpoint(out, model)
+    return convert_official(_unwrap(state), model.config.model.backbone)[1]
+
+
 def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "auto") -> ECMVAE:
     """The full model with the released weights, in eval mode.
 
     Args:
-        source: path of the released ``.pth``, or its state dict (also wrapped in ``model`` or ``state_dict``).
+        source: path of the released ``.pth``, or its content: the state dict, bare or beside what training scripts
+            save with it (optimizer state, epoch, arguments), under any key.
         backbone: ``pvt_v2_b5``, ``resnet50`` or ``auto``.
 
     Returns:
@@ -137,9 +170,7 @@ def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "au
     state = _read_torch(Path(source)) if isinstance(source, (str, Path)) else source
     if not isinstance(state, Mapping):
         raise AvsError(f"released weights: expected a path or a state dict, got {type(state).__name__}")
-    for wrapper in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
+    state = _unwrap(state)
     odd = next((k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor | np.ndarray)), None)
     if odd is not None:
         raise AvsError(f"released weights: entry {odd!r} holds {type(state[odd]).__name__}; expected tensors under "
@@ -149,6 +180,18 @@ def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "au
     model = ECMVAE(load_config("paper", {"model.backbone": name, "model.pretrained": False}))
     load_strict(model, converted, "the released weights")
     return model.eval()
+
+
+def _unwrap(state: Mapping, depth: int = 3) -> Mapping:
+    """The mapping in which ECMVAE's names stand: `state`, or the first inside it; `state` where none has them."""
+    if not _has_encoder(state) and depth:
+        inner = (_unwrap(value, depth - 1) for value in state.values() if isinstance(value, Mapping))
+        return next(filter(_has_encoder, inner), state)
+    return state
+
+
+def _has_encoder(state: Mapping) -> bool:
+    return any(str(name).removeprefix("module.").startswith("encoder.") for name in state)
 
 
 def _read_torch(path: Path) -> Mapping[str, Tensor]:

@@ -11,7 +11,8 @@ from avslib.checkpoints import CONFIG, WEIGHTS, load_checkpoint, save_checkpoint
 from avslib.config import load_config
 from avslib.errors import AvsError
 from avslib.models import ECMVAE
-from avslib.released import convert_official, load_official
+from avslib.models.vggish import VGGish, import_vggish, load_vggish
+from avslib.released import convert_official, import_official, load_official
 
 SMALL = {"model.backbone": "resnet18", "model.pretrained": False, "model.image_size": 64, "model.channels": 8,
          "model.latent_dim": 4, "model.image_encoder_channels": [4] * 5, "model.map_encoder_channels": [4] * 5}
@@ -35,9 +36,13 @@ def test_every_released_name_is_converted_or_known_to_be_unused(backbone):
         "audio_neck", "resConfUnit1"}
 
 
-def test_wrapped_and_prefixed_weights_load_from_a_file(tmp_path):
+@pytest.mark.parametrize("wrap", [
+    lambda s: {"state_dict": s, "epoch": 3},
+    lambda s: {"optimizer": {"state": {0: {"step": torch.zeros(1)}}}, "checkpoint": {"net": s}},
+], ids=["state_dict", "nested beside an optimizer"])
+def test_wrapped_and_prefixed_weights_load_from_a_file(tmp_path, wrap):
     state = released("resnet")
-    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, tmp_path / "weights.pth")
+    torch.save(wrap({f"module.{k}": v for k, v in state.items()}), tmp_path / "weights.pth")
     model = load_official(tmp_path / "weights.pth")
     assert model.config.model.backbone == "resnet50" and not model.training
     for ours, theirs in {
@@ -77,6 +82,26 @@ def test_foreign_states_are_refused(source, said):
 def test_unknown_backbone_lists_the_released_ones():
     with pytest.raises(AvsError, match="pvt_v2_b5 and resnet50"):
         convert_official(released("resnet"), "swin")
+
+
+def test_imported_weights_are_a_checkpoint_and_the_task_comes_from_the_name(tmp_path):
+    path = tmp_path / "MS3_resnet.pth"
+    torch.save(released("resnet"), path)
+    unused = import_official(path, tmp_path / "out", audio_weights="vggish.safetensors")
+    model, direct = load_checkpoint(tmp_path / "out"), load_official(path)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), direct.parameters(), strict=True)) and unused
+    assert (model.config.data.task, model.config.model.audio_weights) == ("ms3", "vggish.safetensors")
+    path.rename(tmp_path / "best.pth")
+    with pytest.raises(AvsError, match="give --task"):
+        import_official(tmp_path / "best.pth", tmp_path / "other")
+
+
+def test_vggish_weights_are_kept_as_safetensors(tmp_path):
+    torch.save({"pproc.pca": torch.zeros(2)} | VGGish().state_dict(), tmp_path / "vggish.pth")
+    kept = load_vggish(import_vggish(tmp_path / "vggish.pth", tmp_path / "w" / "vggish.safetensors"))
+    assert torch.equal(kept.embeddings[0].weight, load_vggish(tmp_path / "vggish.pth").embeddings[0].weight)
+    with pytest.raises(AvsError, match=r"ends in \.safetensors"):
+        import_vggish(tmp_path / "vggish.pth", tmp_path / "vggish.pt")
 
 
 class Hostile:

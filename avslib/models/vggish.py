@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from avslib.errors import AvsError
+from avslib.files import atomic_path
 
-__all__ = ["VGGish", "load_vggish"]
+__all__ = ["VGGish", "import_vggish", "load_vggish"]
 
 
 class VGGish(nn.Module):
@@ -83,3 +84,20 @@ def load_vggish(path: str | Path) -> VGGish:
             raise AvsError(f"{path}: entry {name} is not a tensor of shape {list(shape)}, as VGGish's is")
     model.load_state_dict({name: value.float() for name, value in found.items()}, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def import_vggish(source: str | Path, out: str | Path) -> Path:
+    """Keep released VGGish weights as safetensors: the entries that the network uses, checked by name and shape.
+
+    Raises:
+        AvsError: see :func:`load_vggish`; or `out` does not end in ``.safetensors``.
+    """
+    from safetensors.torch import save_file
+
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise AvsError(f"{out}: expected a file name that ends in .safetensors")
+    model = load_vggish(source)
+    with atomic_path(out) as part:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, part)
+    return out
