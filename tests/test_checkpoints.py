@@ -2,9 +2,11 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi, RepoUrl
 from reference import GOLDEN
 
 from avslib.checkpoints import CONFIG, WEIGHTS, load_checkpoint, save_checkpoint
@@ -12,8 +14,10 @@ from avslib.config import load_config
 from avslib.errors import AvsError
 from avslib.models import ECMVAE
 from avslib.models.vggish import VGGish, import_vggish, load_vggish
+from avslib.records import load_records
 from avslib.released import convert_official, import_official, load_official
 
+ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"model.backbone": "resnet18", "model.pretrained": False, "model.image_size": 64, "model.channels": 8,
          "model.latent_dim": 4, "model.image_encoder_channels": [4] * 5, "model.map_encoder_channels": [4] * 5}
 
@@ -202,3 +206,34 @@ def test_a_checkpoint_needs_its_config(model, tmp_path):
         load_checkpoint(tmp_path)
     with pytest.raises(AvsError, match="no such file"):
         load_checkpoint(tmp_path / "none")
+
+
+# ---- the Hub's interface
+
+
+def test_save_and_from_pretrained_round_trip_to_the_bit(model, tmp_path):
+    model.save_pretrained(tmp_path / "saved")
+    again = ECMVAE.from_pretrained(tmp_path / "saved")
+    assert torch.equal(logits(again), logits(model)) and again.config == model.config and not again.training
+    assert "no figure to state" in (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_model_card_holds_the_scores_of_run_records(model):
+    records = [r for r in load_records(ROOT / "results" / "runs") if r.method == "ecmvae" and r.task == "s4"]
+    card = str(model.generate_model_card(records))
+    assert "library_name: avslib" in card and records[0].id in card and "not comparable with AVSBench" in card
+
+
+def test_push_uploads_what_save_writes(model, monkeypatch):
+    pushed = {}
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: RepoUrl(f"https://huggingface.co/{repo_id}"))
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, folder_path, **_: pushed.update(
+        {p.name: p.stat().st_size for p in Path(folder_path).iterdir()}))
+    model.push_to_hub("someone/ecmvae", token="none")
+    assert set(pushed) == {CONFIG, WEIGHTS, "README.md"} and min(pushed.values()) > 0
+
+
+@pytest.mark.parametrize("source", ["someone/not-there", "not a name"])
+def test_what_the_hub_does_not_give_is_named_with_the_shipped_ones(source):
+    with pytest.raises(AvsError, match=r"no such folder, none of the shipped checkpoints .*mini-s4"):
+        ECMVAE.from_pretrained(source, local_files_only=True)

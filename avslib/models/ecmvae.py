@@ -14,6 +14,7 @@ from avslib.errors import AvsError
 from avslib.models.backbones import STRIDES, Backbone
 from avslib.models.decoder import Decoder
 from avslib.models.fusion import TPAVI
+from avslib.models.hub import Pretrained
 from avslib.models.latent import (
     POSTERIOR,
     PRIOR,
@@ -100,7 +101,7 @@ class Branch(nn.Module):
         return MIHeads(self.mi_mu(sc_v).tanh(), self.mi_logvar(sc_v).tanh(), self.mi_target(sc_a).tanh())
 
 
-class ECMVAE(nn.Module):
+class ECMVAE(nn.Module, Pretrained):
     """The full model.
 
     Args:
