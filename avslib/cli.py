@@ -64,6 +64,12 @@ def check_command(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with Single-source/ and/or Multi-sources/.")],
     deep: Annotated[bool, typer.Option(help="Read every file, not only the names.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    fix_list: Annotated[
+        Path | None, typer.Option(help="Write the clips with faults there; -o data.skip=FILE leaves them out.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Draw frames and masks of a few clips of each task into this PNG.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Check a data folder: exit code 0 sound, 1 usable with warnings, 2 not usable."""
@@ -71,7 +77,30 @@ def check_command(
 
     report = check(root, deep=deep, progress=not quiet and not json)
     print(report.to_json()) if json else console.print(report)
+    if fix_list:
+        report.write_fix_list(fix_list)
+        if not json:
+            console.print(f"{fix_list}: {len(report.bad_clips)} clips to leave out", soft_wrap=True)
+    if sheet:
+        from avslib.plots import data_sheet
+
+        data_sheet(root, sheet, skip=report.bad_clips)
     raise typer.Exit(report.exit_code)
+
+
+@data_app.command("convert-audio")
+def convert_audio_command(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with AVSBench's log-mel pickles.")],
+    quiet: Quiet = False,
+) -> None:
+    """Keep the log-mel pickles as safetensors beside them, once; what a pickle should not hold is refused by name."""
+    from avslib.data.pickles import convert_audio
+
+    done, refused = convert_audio(root, progress=not quiet)
+    for sentence in refused:
+        console.print(f"refused: {sentence}", highlight=False, soft_wrap=True)
+    console.print(f"{root}: {done} pickles converted, {len(refused)} refused", soft_wrap=True)
+    raise typer.Exit(1 if refused else 0)
 
 
 @app.command("train")

@@ -96,6 +96,9 @@ class DataConfig(_Section):
         description="official: S4 flips frame 1 alone, MS3 each frame by its own coin; clip: one coin a clip",
     )
     max_clips: int | None = Field(None, ge=1, description="use only the first clips of each split (quick tries)")
+    skip: str | None = Field(
+        None, description="file with the names of clips to leave out, one a line (avs data check --fix-list writes it)"
+    )
     workers: int = Field(2, ge=0, description="processes that read clips; 0 reads in the training process")
     cache: str | None = Field(
         None, description="folder of cached audio embeddings; default: inside the data folder's parent"

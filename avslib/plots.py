@@ -5,19 +5,21 @@ Every function draws without a display, writes beside the target and renames, an
 """
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
+from avslib.data.avsbench import AVSBench
+from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.errors import AvsError
 from avslib.files import atomic_path
 from avslib.results import Row
 
-__all__ = ["COLOURS", "PREDICTION", "TRUTH", "comparison_bars", "contact_sheet", "draw_outline", "learning_curves",
-           "outlined_frames"]  # fmt: skip
+__all__ = ["COLOURS", "PREDICTION", "TRUTH", "comparison_bars", "contact_sheet", "data_sheet", "draw_outline",
+           "learning_curves", "outlined_frames"]  # fmt: skip
 
 COLOURS = {"blue": "#0072B2", "orange": "#E69F00", "sky": "#56B4E9", "purple": "#CC79A7", "vermilion": "#D55E00",
            "green": "#009E73", "yellow": "#F0E442", "black": "#000000"}  # fmt: skip
@@ -42,13 +44,15 @@ def contact_sheet(items: Sequence[Item], path: str | Path, *, frame_inches: floa
 def outlined_frames(items: Sequence[Item], *, frame_inches: float = 1.5, dpi: int = 110) -> Any:
     """Draw one row of frames a clip, the true outline solid and the predicted one (probability 0.5) dashed.
 
-    items: (title, frames uint8 [T, H, W, 3], truth 0/1 [T, H, W], probability [T, H, W]) for each clip.
-    Returns a matplotlib Figure. Raises AvsError when there is no clip or an item's shapes do not fit each other.
+    items: (title, frames uint8 [T, H, W, 3], truth 0/1 [T, H, W], probability [T, H, W]) for each clip; without the
+    probability, the truth is drawn alone. Returns a matplotlib Figure. Raises AvsError when there is no clip or an
+    item's shapes do not fit each other.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    clips = [(str(title), *map(np.asarray, arrays)) for title, *arrays in items]
+    predicted = any(len(item) > 3 for item in items)
+    clips = [(str(item[0]), *map(np.asarray, item[1:]), np.zeros_like(item[2]))[:4] for item in items]
     if not clips:
         raise AvsError("contact_sheet: there is no clip to draw; give at least one (title, frames, truth, probability)")
     for title, frames, truth, probability in clips:
@@ -65,15 +69,16 @@ def outlined_frames(items: Sequence[Item], *, frame_inches: float = 1.5, dpi: in
         for axis in line:
             axis.set_axis_off()
         line[0].set_title(title, loc="left", fontsize=8, pad=3)
-        for axis, frame, true, predicted in zip(line, frames, truth, probability, strict=False):
+        for axis, frame, true, found in zip(line, frames, truth, probability, strict=False):
             axis.imshow(frame, interpolation="lanczos")
             draw_outline(axis, true, TRUTH)
-            draw_outline(axis, predicted, PREDICTION)
+            draw_outline(axis, found, PREDICTION)
     handles = [
         Line2D([], [], color=TRUTH["colors"], linestyle="solid", linewidth=2.2, label="truth"),
         Line2D([], [], color=PREDICTION["colors"], linestyle=(0, (3, 1.5)), linewidth=1.6, label="prediction"),
     ]
     height = figure.get_figheight()
+    handles = handles if predicted else handles[:1]
     figure.legend(handles=handles, loc="upper right", ncols=2, fontsize=8, frameon=False, borderaxespad=0.2)
     figure.subplots_adjust(
         left=0.003, right=0.997, bottom=0.03 / height, top=1 - 0.42 / height, wspace=0.02, hspace=0.24 / frame_inches
@@ -92,6 +97,26 @@ def draw_outline(axis: Any, field: np.ndarray, style: Mapping[str, Any]) -> None
     lines.set_path_effects([Stroke(linewidth=style["linewidths"] + 1, foreground="black", alpha=0.6), Normal()])
     axis.set_xlim(-0.5, field.shape[1] - 2.5)
     axis.set_ylim(field.shape[0] - 2.5, -0.5)
+
+
+def data_sheet(root: str | Path, path: str | Path, *, skip: Collection[str] = (), clips: int = 3) -> Path:
+    """Draw the first `clips` clips of each split of the data in `root`, both tasks, with their masks.
+
+    Raises:
+        AvsError: as :class:`avslib.data.avsbench.AVSBench`; name clips with faults in `skip`.
+    """
+    items = []
+    for task, layout in LAYOUTS.items():
+        try:
+            folder = find_folder(root, task)
+        except AvsError:
+            continue  # one of the two tasks may be absent
+        for split in dict.fromkeys(row["split"] for row in read_csv(folder / layout.csv, task)):
+            dataset = AVSBench(root, task, split, skip=skip).first(clips)
+            for item in (dataset[i] for i in range(len(dataset))):
+                title = f"{task.upper()} {split}: {item['name']}"
+                items.append((title, item["image"].permute(0, 2, 3, 1).numpy(), item["mask"][:, 0].numpy()))
+    return contact_sheet(items, path, frame_inches=1.2)
 
 
 def learning_curves(history: Iterable[Mapping[str, Any]] | str | Path, path: str | Path) -> Path:

@@ -5,6 +5,7 @@ import csv
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from avsbench_folder import SIZE, write_avsbench, write_csv, write_wav
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from avslib.data import pickles
 from avslib.data.avsbench import AVSBench
-from avslib.data.pickles import load_log_mel, load_tensor
+from avslib.data.pickles import convert_audio, load_log_mel, load_tensor
 from avslib.errors import AvsError
 
 
@@ -82,6 +84,28 @@ def test_pickles_without_wav(root):
     assert not dataset.log_mel(0).requires_grad and dataset.log_mel(0).mean() == 0.5
     with pytest.raises(AvsError, match="no wav"):
         dataset.waveform(0)
+
+
+def test_pickles_are_converted_once_and_then_not_read(root, monkeypatch):
+    values = {}
+    for wav in sorted(root.rglob("*.wav")):
+        pickled = Path(str(wav).replace("audio_wav", "audio_log_mel")).with_suffix(".pkl")
+        pickled.parent.mkdir(parents=True, exist_ok=True)
+        values[pickled.stem] = torch.rand(5, 1, 96, 64)
+        pickled.write_bytes(pickle.dumps(values[pickled.stem].requires_grad_()))
+        wav.unlink()
+    pickled.write_bytes(pickle.dumps(print))
+    done, refused = convert_audio(root, progress=False)
+    assert done == len(values) - 1 and len(refused) == 1 and "builtins.print" in refused[0]
+    assert convert_audio(root, progress=False)[0] == 0
+    monkeypatch.setattr(pickles, "load_tensor", lambda path: pytest.fail(f"{path} was unpickled"))
+    dataset = AVSBench(root, "s4", "train")
+    assert torch.equal(dataset.log_mel(1), values[dataset.clips[1].name].detach())
+    dataset.clips[0].log_mel_path.write_bytes(b"half")
+    with pytest.raises(AvsError, match="convert it again"):
+        dataset.log_mel(0)
+    with pytest.raises(AvsError, match="audio_log_mel"):
+        convert_audio(root / "nothing", progress=False)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "zero-one", "coloured palette", "jpg frame"])

@@ -8,10 +8,14 @@ import pytest
 from avsbench_folder import SIZE, write_avsbench, write_csv, write_wav
 from PIL import Image
 from rich.console import Console
+from typer.testing import CliRunner
 
-from avslib.data.avsbench import AVSBench
+from avslib.cli import app
+from avslib.config import load_config
+from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.check import PUBLISHED, check
 from avslib.errors import AvsError
+from avslib.train import open_split
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +109,19 @@ FAULTS = {
         lambda path: Image.linear_gradient("L").resize((SIZE, SIZE)).save(path),
         "not binary",
     ),
+    "frame that is text": (
+        "clip-test-1_0_3.png", "visual_frames", lambda path: path.write_text("no picture"), "cannot identify"
+    ),
+    "frames' folder missing": (
+        "clip-val-1_0_1.png", "visual_frames", lambda path: shutil.rmtree(path.parent), "no such folder"
+    ),
+    "mask of no bytes": ("clip-val-1_0_2.png", "gt_masks", lambda path: path.write_bytes(b""), "truncated"),
+    "mask of noise": (
+        "multi-val-0_0_2.png", "gt_masks", lambda p: Image.effect_noise((SIZE, SIZE), 90).save(p), "not binary"
+    ),
+    "sound of no bytes": ("multi-train-1_1.wav", "audio_wav", lambda path: path.write_bytes(b""), "read"),
+    "sound cut in its header": ("clip-test-0_0.wav", "audio_wav", lambda p: p.write_bytes(p.read_bytes()[:20]), "read"),
+    "sound of a header alone": ("clip-test-1_0.wav", "audio_wav", lambda path: write_wav(path, 0), "no samples"),
     "sound missing": ("multi-val-1_1.wav", "audio_wav", lambda path: path.unlink(), "no sound"),
     "sound of 2 s": ("clip-train-0_0.wav", "audio_wav", lambda path: write_wav(path, 2), "2.00 s"),
     "sound that is text": ("clip-val-1_0.wav", "audio_wav", lambda path: path.write_bytes(b"RIFF no sound"), "read"),
@@ -125,6 +142,20 @@ def test_faults_are_named(root, fault):
     assert check(root, deep=True, skip=report.bad_clips, progress=False).exit_code == 0
     split = finding.clip.split("-")[1]
     assert len(AVSBench(root, finding.task, split, skip=report.bad_clips)) == 1
+
+
+def test_clips_with_faults_go_on_a_list_that_training_leaves_out(root, tmp_path):
+    next(root.rglob("clip-test-0_0.wav")).unlink()
+    next(root.rglob("clip-val-1_0.wav")).unlink()
+    command = [str(root), "--quiet", "--fix-list", str(tmp_path / "bad.txt"), "--sheet", str(tmp_path / "sheet.png")]
+    assert CliRunner().invoke(app, ["data", "check", *command]).exit_code == 2
+    assert read_skip_list(tmp_path / "bad.txt") == {"clip-test-0_0", "clip-val-1_0"}
+    settings = {"data.root": str(root), "data.skip": str(tmp_path / "bad.txt"), "model.use_audio": False}
+    assert [c.name for c in open_split(load_config("mini", settings), "test").clips] == ["clip-test-1_0"]
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 400 and sheet.height > 1000
+    with pytest.raises(AvsError, match="expected clip names"):
+        read_skip_list(tmp_path / "none.txt")
 
 
 def test_empty_masks_and_odd_sizes_are_warnings(root):

@@ -16,7 +16,7 @@ from avslib.data.pickles import load_log_mel
 from avslib.data.pictures import read_frame, read_mask, require_same_size
 from avslib.errors import AvsError
 
-__all__ = ["AVSBench", "Clip"]
+__all__ = ["AVSBench", "Clip", "read_skip_list"]
 
 AUDIO_TOLERANCE = 0.2  # seconds that may be missing: 4.8 s still give five log-mel patches
 
@@ -135,3 +135,16 @@ class AVSBench(Dataset):
         if clip.log_mel_path is not None:
             return load_log_mel(clip.log_mel_path, self.frames)
         return log_mel(self.waveform(index), SAMPLE_RATE, self.frames)
+
+
+def read_skip_list(path: str | Path) -> set[str]:
+    """Names of clips to leave out, one a line; empty lines and lines that begin with # say nothing.
+
+    Raises:
+        AvsError: the file cannot be read.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise AvsError(f"{path}: cannot be read ({error}); expected clip names, one a line") from None
+    return {line.strip() for line in lines if line.strip() and not line.startswith("#")}

@@ -19,6 +19,7 @@ from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, read_csv
 from avslib.data.pickles import load_log_mel
 from avslib.data.pictures import read_frame, read_mask, require_same_size
 from avslib.errors import AvsError
+from avslib.files import atomic_path
 
 __all__ = ["PUBLISHED", "Finding", "Report", "TaskReport", "check"]
 
@@ -73,6 +74,12 @@ class Report:
     def bad_clips(self) -> list[str]:
         """Names of the clips with faults, for the reader's `skip`."""
         return sorted({finding.clip for finding in self.errors if finding.clip})
+
+    def write_fix_list(self, path: str | Path) -> None:
+        """Write `bad_clips`, one a line, for ``data.skip``."""
+        with atomic_path(Path(path)) as part:
+            lines = [f"# clips with faults in {self.root}", *self.bad_clips]
+            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def to_json(self) -> str:
         return json.dumps(

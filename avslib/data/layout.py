@@ -106,8 +106,10 @@ def make_clip(folder: Path, task: str, row: Mapping[str, str], frames: int = 5) 
     annotated = 1 if task == "s4" and split == "train" else frames
     wav = data / "audio_wav" / inner / f"{name}.wav"
     pickled = data / "audio_log_mel" / inner / f"{name}.pkl"
-    has_wav, has_pickle = wav.is_file(), pickled.is_file()
-    if not has_wav and not has_pickle:
+    # what convert_audio made of the pickle comes first: reading it needs no unpickler
+    log_mel = next((path for path in (pickled.with_name(f"{name}.safetensors"), pickled) if path.is_file()), None)
+    has_wav = wav.is_file()
+    if not has_wav and log_mel is None:
         raise AvsError(f"clip {name!r} has no sound: neither {wav} nor {pickled} exists")
     return Clip(
         name=name,
@@ -117,7 +119,7 @@ def make_clip(folder: Path, task: str, row: Mapping[str, str], frames: int = 5) 
         mask_paths=_numbered(data / "gt_masks" / inner / name, (name, f"{name}.mp4"), annotated, "masks")
         + (None,) * (frames - annotated),
         wav_path=wav if has_wav else None,
-        log_mel_path=pickled if has_pickle else None,
+        log_mel_path=log_mel,
     )
 
 

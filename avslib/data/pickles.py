@@ -7,15 +7,22 @@ five are replaced by functions that do nothing else.
 import collections
 import io
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from rich.progress import track
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from avslib.errors import AvsError
+from avslib.files import atomic_path
 
-__all__ = ["load_log_mel", "load_tensor"]
+__all__ = ["convert_audio", "load_log_mel", "load_tensor"]
+
+LOG_MEL = "log_mel"
 
 LARGEST_FILE = 64 * 2**20
 
@@ -93,13 +100,58 @@ def load_tensor(path: str | Path) -> Tensor:
     return value.detach()
 
 
+def _load_safetensors(path: str | Path) -> Tensor:
+    try:
+        with safe_open(path, "pt") as stream:
+            return stream.get_tensor(LOG_MEL)
+    except (OSError, SafetensorError) as error:
+        raise AvsError(f"{path}: not a whole safetensors file with {LOG_MEL!r} ({error}); convert it again") from None
+
+
+def convert_audio(root: str | Path, workers: int | None = None, progress: bool = True) -> tuple[int, list[str]]:
+    """Keep every log-mel pickle below `root` as safetensors beside it, once; the reader then takes that file.
+
+    A file that is there already is left alone; the pickles stay.
+
+    Args:
+        root: folder with S4 or MS3 data, or both.
+        workers: threads.
+
+    Returns:
+        how many were converted, and a sentence for each pickle that was refused.
+
+    Raises:
+        AvsError: no such folder, or no log-mel pickle below it.
+    """
+    pickles = sorted(Path(root).glob("**/audio_log_mel/**/*.pkl"))
+    if not pickles:
+        raise AvsError(f"{root}: holds no audio_log_mel/**/*.pkl; give the folder with AVSBench's data")
+
+    def convert(path: Path) -> str | None:
+        target = path.with_suffix(".safetensors")
+        if target.is_file():
+            return None
+        try:
+            load_log_mel(path, frames=1)
+            value = load_tensor(path).float().contiguous()
+        except AvsError as error:
+            return str(error)
+        with atomic_path(target) as part:
+            save_file({LOG_MEL: value}, part)
+        return ""
+
+    with ThreadPoolExecutor(workers) as pool:
+        results = list(track(pool.map(convert, pickles), "converting", len(pickles), disable=not progress))
+    return results.count(""), [result for result in results if result]
+
+
 def load_log_mel(path: str | Path, frames: int = 5) -> Float[Tensor, "frames 1 96 64"]:
-    """The first `frames` log-mel patches of a clip.
+    """The first `frames` log-mel patches of a clip, from a pickle or from what `convert_audio` made of it.
 
     Raises:
         AvsError: as `load_tensor`; another shape than [at least `frames`, 1, 96, 64]; values that are not finite.
     """
-    value = load_tensor(path)
+    value = _load_safetensors(path) if Path(path).suffix == ".safetensors" else load_tensor(path)
     if value.ndim != 4 or value.shape[0] < frames or tuple(value.shape[1:]) != (1, 96, 64):
         raise AvsError(f"{path}: holds a tensor of shape {list(value.shape)}; expected [{frames}, 1, 96, 64]")
     if not value.is_floating_point() or not torch.isfinite(value).all():
