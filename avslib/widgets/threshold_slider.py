@@ -70,7 +70,7 @@ def _draw(probability: Tensor, mask: Tensor, curve: tuple[Tensor, Tensor], thres
     for one in axes:
         one.set_axis_off()
     for one, row in zip(right.axes, shown, strict=False):
-        drawn = one.imshow(probability[row], cmap="cividis", vmin=0, vmax=1)
+        drawn = one.imshow(probability[row].numpy(), cmap="cividis", vmin=0, vmax=1)
         draw_outline(one, mask[row].numpy(), TRUTH)
         # the outline lies at 0.5 of what it is given
         draw_outline(one, (probability[row] >= at).float().numpy(), PREDICTION)
