@@ -33,8 +33,13 @@ def small_png(picture: Any) -> bytes:
     return buffer.getvalue()
 
 
-def image_html(figure: Any, alt: str | None = None) -> str:
-    """An ``<img>`` that holds the figure itself; `alt` is by default the figure's label (``figure.get_label()``).
+def image_html(figure: Any, alt: str | None = None, **attributes: str) -> str:
+    """An ``<img>`` that holds the figure itself.
+
+    Args:
+        figure: a matplotlib Figure.
+        alt: what it shows; by default the figure's label, ``figure.get_label()``.
+        attributes: more attributes of the element.
 
     Raises:
         AvsError: neither an `alt` nor a label.
@@ -43,7 +48,8 @@ def image_html(figure: Any, alt: str | None = None) -> str:
     if not alt.strip():
         raise AvsError("image_html: alt is empty; say in a sentence what the figure shows")
     source = "data:image/png;base64," + base64.b64encode(figure_png(figure)).decode()
-    return f'<img alt="{escape(alt)}" src="{source}" style="max-width: 100%; height: auto">'
+    attributes = {"alt": alt, "src": source, "style": "max-width: 100%; height: auto"} | attributes
+    return "<img " + " ".join(f'{name}="{escape(value)}"' for name, value in attributes.items()) + ">"
 
 
 def player_html(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int = SAMPLE_RATE) -> str:
@@ -67,4 +73,4 @@ def player_html(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int =
     source = "data:audio/ogg;base64," + base64.b64encode(buffer.getvalue()).decode()
     text = escape(label)
     audio = f'<audio controls aria-label="{text}" src="{source}"></audio>'
-    return f"<figure><figcaption>{text}</figcaption>{audio}</figure>"
+    return f"<figure style='margin: 0'><figcaption>{text}</figcaption>{audio}</figure>"

@@ -1,5 +1,6 @@
 """Clip browser: a clip's frames, what sounds in them, and the sound itself."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,9 @@ import numpy as np
 from avslib.audio import SAMPLE_RATE
 from avslib.data.avsbench import AVSBench
 from avslib.errors import AvsError
-from avslib.inline import image_html, player_html
+from avslib.inline import player_html
 from avslib.plots import COLOURS, TRUTH, draw_outline
-from avslib.widgets.parts import check_clip, clip_options, clip_title, control, frames_of, ipywidgets_module
+from avslib.widgets.parts import check_clip, clip_options, clip_title, control, frames_of, ipywidgets_module, panel
 
 __all__ = ["clip_browser", "clip_figure"]
 
@@ -55,7 +56,11 @@ def clip_figure(dataset: AVSBench, index: int, frame: int | None = None, outline
         if outline and known:
             draw_outline(axis, masks[k], TRUTH)
     _draw_sound(lower, dataset, index, frame)
-    figure.set_label(f"Clip {clip_title(dataset, index)}, {'; '.join(notes)}. Below or beside: waveform and log-mel.")
+    drawn = "true outline drawn" if outline else "no outline drawn"
+    second = "" if frame is None else f"; second {frame} to {frame + 1} is marked"
+    figure.set_label(
+        f"Clip {clip_title(dataset, index)}: {'; '.join(notes)} ({drawn}). Waveform and log-mel of its sound{second}."
+    )
     return figure
 
 
@@ -90,18 +95,14 @@ def clip_browser(dataset: AVSBench) -> Any:
     clip = control("Dropdown", "Clip", options=clip_options(dataset, range(len(dataset))))
     frame = control("IntSlider", "Frame (second)", min=0, max=dataset.frames - 1)
     outline = control("Checkbox", "Draw the true outline of what sounds", value=True)
-    player, picture = widgets.HTML(), widgets.HTML()
+    player = widgets.HTML(_player(dataset, clip.value))
 
-    def redraw(change: Any = None) -> None:
-        # a new player would stop the sound: only a new clip needs one
-        if change is None or change["owner"] is clip:
-            player.value = _player(dataset, clip.value)
-        picture.value = image_html(clip_figure(dataset, clip.value, frame.value, outline.value))
+    def change_sound(_: Any) -> None:
+        player.value = _player(dataset, clip.value)
 
-    redraw()
-    for one in (clip, frame, outline):
-        one.observe(redraw, names="value")
-    return widgets.VBox([clip, frame, outline, player, picture])
+    # by itself: a new player at each frame would stop the sound
+    clip.observe(change_sound, names="value")
+    return panel({"index": clip, "frame": frame, "outline": outline}, partial(clip_figure, dataset), player)
 
 
 def _player(dataset: AVSBench, index: int) -> str:

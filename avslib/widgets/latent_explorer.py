@@ -100,7 +100,7 @@ def latent_figure(
     shifts: Mapping[str, Sequence[float]],
     axes: Mapping[str, LatentAxes] | None = None,
 ) -> Any:
-    """Masks of a clip with its mean codes (upper row) and with shifted ones (lower row).
+    """Masks of a clip with its mean codes, with shifted ones, and how far each pixel's probability moved.
 
     Args:
         index: of the clip in `dataset`.
@@ -128,15 +128,21 @@ def latent_figure(
     fields = [resize_to(x, truth.shape[-2:]) for x in (before, predictor.with_codes(image, audio, codes))]
     lit = [100 * (field > 0.5).float().mean().item() for field in fields]
     changed = 100 * ((fields[0] > 0.5) != (fields[1] > 0.5)).float().mean().item()
+    gap = (fields[1] - fields[0]).abs()
     moves = ", ".join(f"{SYMBOLS[k]} ({' '.join(f'{x:+.1f}' for x in v)})" for k, v in shifts.items() if any(v))
     titles = (
         f"{clip_title(dataset, index)}, mean codes: lit {lit[0]:.1f} %",
-        f"shifted by {moves or 'nothing'} sd: lit {lit[1]:.1f} %, changed {changed:.1f} %",
+        f"shifted by {moves + ' sd' if moves else 'nothing'}: lit {lit[1]:.1f} %, changed {changed:.1f} %",
+        f"change of probability, white where it is largest: {gap.max():.2f}",
     )
     frames = frames_of(item)
-    rows = [(title, frames, truth.numpy(), x.numpy()) for title, x in zip(titles, fields, strict=True)]
-    figure = outlined_frames(rows, dpi=90)
-    figure.set_label(f"True and predicted outlines. {titles[0]} of the pixels. {titles[1]} of the pixels.")
+    grey = (255 * gap / gap.max().clamp(min=1e-6)).byte()[..., None].expand(-1, -1, -1, 3).numpy()
+    rows = [
+        (title, picture, truth.numpy(), field.numpy())
+        for title, picture, field in zip(titles, (frames, frames, grey), (*fields, fields[1]), strict=True)
+    ]
+    figure = outlined_frames(rows, dpi=80)
+    figure.set_label(f"Clip with true and predicted outlines. {'; '.join(titles)}.")
     return figure
 
 

@@ -59,7 +59,7 @@ def divergence_figure(mu_p: float, sigma_p: float, mu_q: float, sigma_q: float) 
     found = divergences(mu_p, sigma_p, mu_q, sigma_q)
     figure = Figure(figsize=(8.5, 3.2), dpi=80, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
-    reach = max(8, abs(mu_p) + 4 * sigma_p, abs(mu_q) + 4 * sigma_q)
+    reach = max(8, abs(mu_p) + 3 * sigma_p, abs(mu_q) + 3 * sigma_q)
     x = np.linspace(-reach, reach, 1001)
     for name, mu, sigma, colour, dash in (
         ("p", mu_p, sigma_p, "blue", "-"), ("q", mu_q, sigma_q, "orange", "--"),
@@ -68,7 +68,8 @@ def divergence_figure(mu_p: float, sigma_p: float, mu_q: float, sigma_q: float) 
         label = f"{name}: $\\mu$ = {mu:.1f}, $\\sigma$ = {sigma:.1f}"
         left.plot(x, y, color=COLOURS[colour], linestyle=dash, label=label)
         left.fill_between(x, y, color=COLOURS[colour], alpha=0.15)
-    left.set(xlabel="x", ylabel="density")
+    left.set(xlabel="x", ylabel="density", xlim=(-reach, reach))
+    left.locator_params(axis="x", integer=True)
     left.margins(y=0.25)
     left.legend(fontsize=8, loc="upper right", frameon=False)
     names, values = list(found), list(found.values())

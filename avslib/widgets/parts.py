@@ -15,6 +15,17 @@ from avslib.inline import image_html
 __all__ = ["check_clip", "clip_options", "clip_title", "control", "frames_of", "ipywidgets_module", "panel",
            "resize_to"]  # fmt: skip
 
+# What ipywidgets leaves undone, run in the browser when the picture is there. JupyterLab takes arrow keys and letters
+# to move between cells and to edit them, even from a list that has the focus, unless the focused element says no; and
+# a slider's handle has no name for screen readers. The controls may appear a little later than the picture.
+FINISH_CONTROLS = """const picture = this; setTimeout(() => {
+  for (const one of picture.closest('.widget-vbox')?.querySelectorAll('select, input, button, [tabindex]') ?? []) {
+    one.setAttribute('data-lm-suppress-shortcuts', 'true');
+    const label = one.closest('.widget-slider')?.querySelector('label');
+    if (label) one.setAttribute('aria-label', label.textContent);
+  }
+}, 300)"""
+
 
 def ipywidgets_module() -> Any:
     """ipywidgets, which is no core dependency.
@@ -60,7 +71,8 @@ def panel(controls: Mapping[str, Any], draw: Callable[..., Any], *extra: Any) ->
     picture = widgets.HTML()
 
     def redraw(_: Any = None) -> None:
-        picture.value = image_html(draw(**{name: control.value for name, control in controls.items()}))
+        figure = draw(**{name: one.value for name, one in controls.items()})
+        picture.value = image_html(figure, onload=FINISH_CONTROLS)
 
     redraw()
     for one in controls.values():

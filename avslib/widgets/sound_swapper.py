@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def sound_swapper(predictor: Predictor, dataset: AVSBench, clips: Iterable[int])
         "picture": control("Dropdown", "Pictures of clip", options=options),
         "sound": control("Dropdown", "Sound of clip", options=options),
     }
-    return panel(controls, lambda picture, sound: swap_figure(predictor, dataset, picture, sound))
+    return panel(controls, partial(swap_figure, predictor, dataset))
 
 
 def swap_pairs(dataset: AVSBench) -> list[tuple[int, int]]:
