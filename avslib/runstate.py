@@ -1,6 +1,7 @@
 """What a training run keeps on disk while it lasts: the state that --resume goes on from, and the history."""
 
 import csv
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -78,13 +79,22 @@ def _first_difference(saved: dict, wanted: dict, prefix: str = "") -> str | None
 
 
 class History:
-    """history.csv: a row every few steps and one an epoch; rows after the resumed step are dropped."""
+    """history.csv: a row every few steps and one an epoch; rows after the resumed step are dropped.
+
+    `on_row` is told each new row after it is written; where `write` is off nothing is written or told.
+    """
 
     FIELDS = ("step", "epoch", "lr", "loss", "seg_prior", "seg_posterior", "match_prior", "match_posterior", "kl_sv",
               "kl_sa", "divergence_c", "mi", "orthogonality", "val_J", "val_F")  # fmt: skip
 
-    def __init__(self, path: Path, step: int, write: bool = True):
-        self.path, self.write = path, write
+    def __init__(
+        self,
+        path: Path,
+        step: int,
+        write: bool = True,
+        on_row: Callable[[Mapping[str, float]], None] | None = None,
+    ):
+        self.path, self.write, self.on_row = path, write, on_row
         if not write:
             return
         kept = []
@@ -102,3 +112,5 @@ class History:
             text = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
             with open(self.path, "a", newline="", encoding="utf-8") as stream:
                 csv.DictWriter(stream, self.FIELDS, restval="", lineterminator="\n").writerow(text)
+            if self.on_row:
+                self.on_row(values)

@@ -7,6 +7,7 @@ repeats the uninterrupted one to the bit.
 
 import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from avslib.checkpoints import load_weights, save_checkpoint
 from avslib.config import Config
-from avslib.data.avsbench import AVSBench
+from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.embeddings import embed_dataset
 from avslib.data.loading import train_loader
 from avslib.errors import AvsError
@@ -48,7 +49,13 @@ class Trained:
 
 
 def train(
-    config: Config, out: str | Path, *, resume: bool = False, progress: bool = True, console: Console | None = None
+    config: Config,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    console: Console | None = None,
+    on_row: Callable[[Mapping[str, float]], None] | None = None,
 ) -> Trained:
     """Train a model and keep the checkpoint with the best J on val.
 
@@ -57,6 +64,8 @@ def train(
         out: new folder; gets ``best/`` (weights and config), ``history.csv`` (losses and val scores) and, while the
             training lasts, ``state.pt``, from which `resume` goes on.
         resume: go on with an interrupted run in `out`; starts one where there is none.
+        on_row: called in the main process with each row of ``history.csv`` once it is written (step, epoch, lr and
+            loss parts; or step, epoch, val_J and val_F), for example to draw it. What it raises ends the training.
 
     Raises:
         AvsError: no data, `out` holds another run, a loss that is not finite.
@@ -82,7 +91,7 @@ def train(
         optimizer.load_state_dict(saved["optimizer"])
     steps_per_epoch, base_lrs = len(loader), [t.lr, t.lr * t.backbone_lr_factor]
     total = t.epochs * steps_per_epoch
-    history = History(out / HISTORY, state.step, main)
+    history = History(out / HISTORY, state.step, main, on_row)
     noise = torch.Generator()
     first, start = state.step, time.perf_counter() - state.seconds
 
@@ -154,7 +163,8 @@ def open_split(config: Config, split: str, *, progress: bool = False) -> AVSBenc
         raise AvsError("data.root is not set: name the data folder by --data DIR (avs data build-mini makes one)")
     # scores are taken at the size that published ones were, whatever size the network sees
     mask_size = m.image_size if split == "train" else SCORED_SIZE
-    dataset = AVSBench(d.root, d.task, split, m.image_size, d.frames, mask_size=mask_size)
+    skip = read_skip_list(d.skip) if d.skip else ()
+    dataset = AVSBench(d.root, d.task, split, m.image_size, d.frames, mask_size=mask_size, skip=skip)
     if d.max_clips is not None:
         dataset = dataset.first(d.max_clips)
     if not m.use_audio:
