@@ -1,8 +1,10 @@
 """Widgets: every control redraws the one picture, once, and as the static figure does."""
 
 import html
+import json
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,7 +43,7 @@ def predictor():
 
 @pytest.fixture
 def disks():
-    """Probabilities that fall with the distance from the centre, and masks of another radius; the last mask is empty."""
+    """Probabilities that fall with the distance from the centre, and masks of other sizes; the last is empty."""
     distance = torch.hypot(*torch.meshgrid(torch.arange(-16.0, 16), torch.arange(-16.0, 16), indexing="ij"))
     mask = (distance < torch.tensor([6.0, 8, 0])[:, None, None]).long()
     return (1 - distance / 24).expand(3, -1, -1).clamp(0, 1), mask
@@ -158,7 +160,8 @@ def test_threshold_slider(disks, capsys):
     high = drive(w, "Threshold", 0.9, capsys)
     assert same(w, widgets.threshold_figure(probability, mask, 0.9))
     low = drive(w, "Threshold", 0.1, capsys)
-    precision, recall = ([float(re.search(rf"{n} ([\d.]+)", t)[1]) for t in (low, middle, high)] for n in ("precision", "recall"))
+    at = [re.search(r"precision ([\d.]+), recall ([\d.]+)", text) for text in (low, middle, high)]
+    precision, recall = ([float(one[group]) for one in at] for group in (1, 2))
     assert precision == sorted(precision) and recall == sorted(recall, reverse=True) and recall[0] == 1
     assert "over 2 frames" in low  # the third has no mask
 
@@ -175,21 +178,16 @@ def test_every_control_has_a_label_that_fits(dataset, predictor, disks):
             assert type(c).__name__ == "Checkbox" or len(c.description) < 28  # 190 px
 
 
-def test_swap_pairs_are_of_two_things_that_sound_in_turn(mini_data, dataset, monkeypatch, tmp_path):
-    import json
-
-    records = {r["name"]: r for r in json.loads((mini_data / "manifest.json").read_text())["clips"]}
-    for clip, things in zip(dataset.clips, (["cat", "dog"], ["dog", "cat"], ["cat", "dog", ""]), strict=True):
-        records[clip.name]["objects"] = [{"category": x} for x in things]
-    data = dataset.first(3)
+def test_swap_pairs_are_of_two_things_that_sound_in_turn(dataset, tmp_path):
+    things = {"a": ["cat", "dog"], "b": ["dog", "cat"], "c": ["cat", "dog", ""], "d": ["dog", "cow"]}
+    records = [{"name": name, "objects": [{"category": x} for x in seen]} for name, seen in things.items()]
+    data, heard = dataset.first(0), ("cat", "dog", "dog", "cow")
+    data.clips = [SimpleNamespace(name=name, category=x) for name, x in zip(things, heard, strict=True)]
     data.folder = tmp_path / "Single-source"
-    (tmp_path / "manifest.json").write_text(json.dumps({"clips": list(records.values())}))
-    clips = [type("Clip", (), {"name": c.name, "category": s}) for c, s in zip(dataset.clips, ("cat", "dog", "dog"))]
-    data.clips = clips
-    assert widgets.swap_pairs(data) == [(0, 1)]
-    data.folder = tmp_path / "elsewhere" / "Single-source"
     with pytest.raises(AvsError, match="manifest"):
         widgets.swap_pairs(data)
+    (tmp_path / "manifest.json").write_text(json.dumps({"clips": records}))
+    assert widgets.swap_pairs(data) == [(0, 1)]
 
 
 @pytest.mark.parametrize(
