@@ -19,14 +19,13 @@ from torch.nn import functional as F
 from avslib.calibration import entropy_parts
 from avslib.errors import AvsError
 from avslib.files import atomic_path
-from avslib.video import Moment, probe, read_sound, read_video, write_video
+from avslib.video import SOUND_RATES, Moment, probe, read_sound, read_video, write_video
 
 __all__ = ["Letterbox", "Second", "overlay_video", "paint", "predict_video", "write_prediction"]
 
 TINT = (230, 159, 0)  # the orange that predictions have in every figure
 BORDER = (124, 116, 104)  # ImageNet's mean colour: 0 after normalisation
 FASTEST = 30.0  # frames a second of an overlay
-OVERLAY_RATE = 44100
 
 
 @dataclass
@@ -215,8 +214,9 @@ def overlay_video(
                     mask = _resized(second.mask, size)
             yield paint(_resized(moment.image, size), mask)
 
-    sound = read_sound(video if audio is None else audio, OVERLAY_RATE)
-    return write_video(path, frames(), sound, fps, rate=OVERLAY_RATE, quality=quality)
+    rate = next((r for r in SOUND_RATES if audio is None and r >= info.sound_rate), 44100)
+    sound = read_sound(video if audio is None else audio, rate)
+    return write_video(path, frames(), sound, fps, rate=rate, quality=quality)
 
 
 _END: Any = object()  # after the last second: its mask stays

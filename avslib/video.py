@@ -18,13 +18,14 @@ from avslib.audio import SAMPLE_RATE
 from avslib.errors import AvsError
 from avslib.files import atomic_path
 
-__all__ = ["PHASE", "Moment", "VideoInfo", "probe", "read_sound", "read_video", "write_video"]
+__all__ = ["PHASE", "SOUND_RATES", "Moment", "VideoInfo", "probe", "read_sound", "read_video", "write_video"]
 
 # AVSBench cuts a second into 16 pictures and keeps the last one, index 15
 PHASE = 15 / 16
 # what is left after the last whole step is dropped when it is shorter than this share of a step
 SHORTEST_TAIL = 0.1
 LARGEST_GAP = 60  # seconds of silence put in where time stamps of the sound jump; more is a damaged time stamp
+SOUND_RATES = (16000, 22050, 24000, 32000, 44100, 48000)  # that AAC and all players know, in Hz
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
 
 
@@ -309,8 +310,8 @@ def write_video(
     path = Path(path)
     if path.suffix.lower() != ".mp4":
         raise AvsError(f"{path}: videos are written as .mp4; name the file so")
-    if not 0 < fps <= 1000:
-        raise AvsError(f"fps is {fps}; expected a number of frames a second above 0")
+    if not 0 < fps <= 1000 or rate not in SOUND_RATES:
+        raise AvsError(f"write_video: fps is {fps} and rate {rate}; expected fps above 0 and a rate of {SOUND_RATES}")
     name = next(n for n in ENCODERS if n in av.codecs_available)
     whole = audio is None or hasattr(audio, "shape")
     blocks = iter([] if audio is None else [np.asarray(audio, np.float32)] if whole else audio)
@@ -319,6 +320,8 @@ def write_video(
         video.pix_fmt = "yuv420p"
         video.options = {"crf": str(quality), "preset": "veryfast"} if name == "libx264" else {"qscale": "4"}
         sound = out.add_stream("aac", rate=rate, layout="mono") if audio is not None else None
+        if sound is not None:
+            sound.bit_rate = rate * 3 // 2  # clear speech and music in mono, and small files at 16 kHz
         count, size, done = 0, None, 0
         for image in frames:
             image = np.asarray(image)
