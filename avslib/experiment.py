@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+from accelerate import PartialState
 from rich.console import Console
 
 from avslib.checkpoints import load_checkpoint
@@ -87,7 +88,7 @@ def run(
     data, dataset = dataset_info(_root(config), config.data.task)
     out = default_out(config) if out is None else Path(out)
     trained = train(config, out, resume=resume, progress=progress, console=console)
-    model = load_checkpoint(trained.checkpoint)
+    model = load_checkpoint(trained.checkpoint).to(PartialState().device)
     metrics: dict[str, dict] = {}
     baselines: dict[str, dict] = {}
     clips = []

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import sys
 import time
@@ -130,6 +131,7 @@ def start(name: str, namespace: dict[str, Any], *own: str, say: Callable[[str], 
     _check_names(name, namespace, own)
     fast, seed, data_root, out_dir, device_name = (_value(n, namespace[n]) for n in STANDARD)
     device = _device(device_name)
+    os.environ["ACCELERATE_USE_CPU"] = str(device.type == "cpu").lower()  # training chooses its device by this
     out = Path(out_dir) if out_dir else base_folder() / "build" / "notebooks" / name
     out.mkdir(parents=True, exist_ok=True)
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in VERSIONS)
