@@ -26,7 +26,7 @@ class LiveCurves:
         rows: what training has told so far, as in ``history.csv``.
     """
 
-    def __init__(self, rows: Iterable[Mapping[str, float]] = (), every: float = 2.0, dpi: int = 65) -> None:
+    def __init__(self, rows: Iterable[Mapping[str, float]] = (), every: float = 2.0, dpi: int = 80) -> None:
         self.rows: list[dict[str, float]] = [dict(row) for row in rows]
         self.every, self.dpi = every, dpi
         self._drawn = 0.0
