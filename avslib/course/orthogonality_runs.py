@@ -84,7 +84,7 @@ def variant_config(variant: str, data: str | Path, *, seed: int = 0, epochs: int
 def train_variant(
     variant: str, data: str | Path, out: str | Path, *, seed: int = 0, epochs: int | None = None, progress: bool = False
 ) -> VariantRun:
-    """Train a variant on S4 in `data`; `out` gets run.json, history.csv and the codes, but not the weights.
+    """Train a variant on S4 in `data`; `out` keeps run.json, history.csv and the codes, but not the weights.
 
     Raises:
         AvsError: see :func:`avslib.experiment.run`.
@@ -96,7 +96,8 @@ def train_variant(
         half = {name: z.half() if z.is_floating_point() else z for name, z in codes.items()}
         save_file({name: z.contiguous() for name, z in half.items()}, part)
     shutil.rmtree(out / BEST)
-    (out / "state.pt").unlink(missing_ok=True)
+    for name in ("state.pt", "clips.csv"):
+        (out / name).unlink(missing_ok=True)
     return load_variant(out, record.id)
 
 
