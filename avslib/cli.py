@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from avslib import cli_notebooks, cli_weights
+from avslib import cli_data, cli_notebooks, cli_weights
+from avslib.cli_data import Quiet, Task
 from avslib.errors import AvsError
 
 app = typer.Typer(
@@ -16,16 +17,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(
-    help="Build the embedded data set Mini-AVS, or check a folder in AVSBench layout.", no_args_is_help=True
-)
-app.add_typer(data_app, name="data")
+app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_weights.app, name="weights")
 app.add_typer(cli_notebooks.app, name="notebooks")
 console = Console()
 
-Task = Literal["s4", "ms3"]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -35,72 +31,6 @@ Overrides = Annotated[
         help="Set a field of the configuration; may be given several times. `avs config` lists the fields.",
     ),
 ]
-
-
-@data_app.command("build-mini")
-def build_mini_command(
-    out: Annotated[Path, typer.Option(help="Folder to make; it must not hold anything else.")] = Path(
-        "build/data/mini-small"
-    ),
-    size: Annotated[
-        Literal["small", "full"], typer.Option(help="small: under a minute; full: minutes, several GB.")
-    ] = "small",
-    seed: Annotated[
-        int, typer.Option(help="Varies the compositions, never which assets are held out for the tests.")
-    ] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes; default: one for each CPU.")] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Compose Mini-AVS from real photographs and sounds, in AVSBench's folder layout."""
-    from avslib.data.mini.build import build_mini
-
-    manifest = build_mini(out, size, seed, workers=workers, progress=not quiet)
-    counts = {task: sum(splits.values()) for task, splits in manifest["counts"].items()}
-    console.print(f"{out}: {counts['s4']} S4 and {counts['ms3']} MS3 clips, size {size}, seed {seed}")
-
-
-@data_app.command("check")
-def check_command(
-    root: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with Single-source/ and/or Multi-sources/.")],
-    deep: Annotated[bool, typer.Option(help="Read every file, not only the names.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    fix_list: Annotated[
-        Path | None, typer.Option(help="Write the clips with faults there; -o data.skip=FILE leaves them out.")
-    ] = None,
-    sheet: Annotated[
-        Path | None, typer.Option(help="Draw frames and masks of a few clips of each task into this PNG.")
-    ] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Check a data folder: exit code 0 sound, 1 usable with warnings, 2 not usable."""
-    from avslib.data.check import check
-
-    report = check(root, deep=deep, progress=not quiet and not json)
-    print(report.to_json()) if json else console.print(report)
-    if fix_list:
-        report.write_fix_list(fix_list)
-        if not json:
-            console.print(f"{fix_list}: {len(report.bad_clips)} clips to leave out", soft_wrap=True)
-    if sheet:
-        from avslib.plots import data_sheet
-
-        data_sheet(root, sheet, skip=report.bad_clips)
-    raise typer.Exit(report.exit_code)
-
-
-@data_app.command("convert-audio")
-def convert_audio_command(
-    root: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with AVSBench's log-mel pickles.")],
-    quiet: Quiet = False,
-) -> None:
-    """Keep the log-mel pickles as safetensors beside them, once; what a pickle should not hold is refused by name."""
-    from avslib.data.pickles import convert_audio
-
-    done, refused = convert_audio(root, progress=not quiet)
-    for sentence in refused:
-        console.print(f"refused: {sentence}", highlight=False, soft_wrap=True)
-    console.print(f"{root}: {done} pickles converted, {len(refused)} refused", soft_wrap=True)
-    raise typer.Exit(1 if refused else 0)
 
 
 @app.command("train")

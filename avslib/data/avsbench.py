@@ -1,8 +1,9 @@
 """AVSBench's S4 and MS3 folders as a `Dataset`: names are checked when it is made, contents when a clip is read."""
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -11,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from avslib.audio import SAMPLE_RATE, load_clip, log_mel
-from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, read_csv
+from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, masks_missing, read_csv
 from avslib.data.pickles import load_log_mel
 from avslib.data.pictures import read_frame, read_mask, require_same_size
 from avslib.errors import AvsError
 
-__all__ = ["AVSBench", "Clip", "read_skip_list"]
+__all__ = ["AVSBench", "Clip", "read_item", "read_skip_list", "stack_audio"]
 
 AUDIO_TOLERANCE = 0.2  # seconds that may be missing: 4.8 s still give five log-mel patches
 
@@ -33,11 +34,13 @@ class AVSBench(Dataset):
         frames: T, frames (and seconds) of a clip.
         audio: embeddings [T, D] by clip name, added to the items.
         skip: names of clips to leave out.
+        masks: False looks for no masks: they are zeros in the items, and no frame is annotated.
 
     Items are dicts: name; image uint8 [T, 3, H, W]; mask uint8 of 0 and 1 [T, 1, H, W], zeros where not annotated;
     annotated bool [T]; audio float32 [T, D] where given.
 
-    Raises AvsError when made: no such folder, csv, column or split; names that lead out of the folder; missing files.
+    Raises AvsError when made: no such folder, csv, column or split; names that lead out of the folder; missing files;
+    no masks at all.
     When a clip is read: a truncated picture, a mask of another size than its frame, a mask that is not binary.
     """
 
@@ -51,6 +54,7 @@ class AVSBench(Dataset):
         audio: Mapping[str, Float[Tensor, "T D"]] | None = None,
         skip: Collection[str] = (),
         mask_size: int | tuple[int, int] | None = None,
+        masks: bool = True,
     ) -> None:
         self.folder = find_folder(root, task)
         self.task, self.split, self.frames = task, split, frames
@@ -66,14 +70,15 @@ class AVSBench(Dataset):
             raise AvsError(f"{path}: lists no clip of split {split!r}; it has {', '.join(splits) or 'no rows'}")
         skipped = set(skip)
         rows = [row for row in rows if row["split"] == split and row[key] not in skipped]
-        self.clips = [make_clip(self.folder, task, row, frames) for row in rows]
-        # One tensor: worker processes that are not forked would share every clip's by a file handle of its own.
-        self.audio = None if audio is None else self._stack(audio)
+        if masks and (sentence := masks_missing(self.folder, task)):
+            raise AvsError(sentence)
+        self.clips = [make_clip(self.folder, task, row, frames, masks) for row in rows]
+        self.audio = None if audio is None else stack_audio(audio, [clip.name for clip in self.clips], frames)
 
     def with_audio(self, audio: Mapping[str, Float[Tensor, "T D"]]) -> "AVSBench":
         """The same clips with these embeddings, [T, D] by clip name, in their items."""
         other = copy.copy(self)
-        other.audio = self._stack(audio)
+        other.audio = stack_audio(audio, [clip.name for clip in self.clips], self.frames)
         return other
 
     def first(self, clips: int) -> "AVSBench":
@@ -83,38 +88,12 @@ class AVSBench(Dataset):
         other.audio = None if self.audio is None else self.audio[:clips]
         return other
 
-    def _stack(self, audio: Mapping[str, Tensor]) -> Float[Tensor, "clips T D"]:
-        for clip in self.clips:
-            if clip.name not in audio:
-                raise AvsError(f"audio holds no embedding of clip {clip.name!r}; embed this split first")
-            if audio[clip.name].ndim != 2 or len(audio[clip.name]) != self.frames:
-                raise AvsError(
-                    f"the embedding of clip {clip.name!r} has shape {list(audio[clip.name].shape)}; "
-                    f"expected [{self.frames}, D]"
-                )
-        return torch.stack([audio[clip.name].float() for clip in self.clips]) if self.clips else torch.empty(0)
-
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, index: int) -> dict[str, str | Tensor]:
         clip = self.clips[index]
-        pictures, masks = [], []
-        for frame_path, mask_path in zip(clip.frame_paths, clip.mask_paths, strict=True):
-            picture, size = read_frame(frame_path, self.image_size)
-            pictures.append(picture)
-            if mask_path is None:
-                masks.append(np.zeros(self.mask_size, np.uint8))
-                continue
-            mask, mask_size = read_mask(mask_path, self.mask_size)
-            require_same_size(mask_path, mask_size, size)
-            masks.append(mask)
-        item = {
-            "name": clip.name,
-            "image": torch.from_numpy(np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))),
-            "mask": torch.from_numpy(np.stack(masks)[:, None]),
-            "annotated": torch.tensor([path is not None for path in clip.mask_paths]),
-        }
+        item = read_item(clip.name, clip.frame_paths, clip.mask_paths, self.image_size, self.mask_size)
         if self.audio is not None:
             item["audio"] = self.audio[index]
         return item
@@ -135,6 +114,48 @@ class AVSBench(Dataset):
         if clip.log_mel_path is not None:
             return load_log_mel(clip.log_mel_path, self.frames)
         return log_mel(self.waveform(index), SAMPLE_RATE, self.frames)
+
+
+def read_item(
+    name: str,
+    frames: Sequence[Path | BinaryIO],
+    masks: Sequence[Path | BinaryIO | None],
+    image_size: tuple[int, int],
+    mask_size: tuple[int, int],
+) -> dict[str, str | Tensor]:
+    """The item of `AVSBench` without its audio, from T frames and as many masks (None: not annotated), each a file's
+    path or its open bytes; sizes are (height, width). Raises AvsError as reading a clip does."""
+    pictures, labels = [], []
+    for frame_path, mask_path in zip(frames, masks, strict=True):
+        picture, size = read_frame(frame_path, image_size)
+        pictures.append(picture)
+        if mask_path is None:
+            labels.append(np.zeros(mask_size, np.uint8))
+            continue
+        mask, own_size = read_mask(mask_path, mask_size)
+        require_same_size(mask_path, own_size, size)
+        labels.append(mask)
+    return {
+        "name": name,
+        "image": torch.from_numpy(np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))),
+        "mask": torch.from_numpy(np.stack(labels)[:, None]),
+        "annotated": torch.tensor([mask is not None for mask in masks]),
+    }
+
+
+def stack_audio(
+    audio: Mapping[str, Float[Tensor, "T D"]], names: Sequence[str], frames: int
+) -> Float[Tensor, "clips T D"]:
+    """The embeddings of the clips `names` as one tensor. Raises AvsError when one is missing or of another shape."""
+    for name in names:
+        if name not in audio:
+            raise AvsError(f"audio holds no embedding of clip {name!r}; embed this split first")
+        if audio[name].ndim != 2 or len(audio[name]) != frames:
+            raise AvsError(
+                f"the embedding of clip {name!r} has shape {list(audio[name].shape)}; expected [{frames}, D]"
+            )
+    # One tensor: worker processes that are not forked would share every clip's by a file handle of its own.
+    return torch.stack([audio[name].float() for name in names]) if names else torch.empty(0)
 
 
 def read_skip_list(path: str | Path) -> set[str]:

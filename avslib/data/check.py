@@ -15,7 +15,7 @@ from rich.text import Text
 
 from avslib.audio import load_clip
 from avslib.data.avsbench import AUDIO_TOLERANCE
-from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, read_csv
+from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, masks_missing, read_csv
 from avslib.data.pickles import load_log_mel
 from avslib.data.pictures import read_frame, read_mask, require_same_size
 from avslib.errors import AvsError
@@ -115,9 +115,10 @@ def check(
 ) -> Report:
     """Check a folder in AVSBench's layout, S4 or MS3 or both.
 
-    Always: the csv, every clip's files, counts against the published ones (not for Mini-AVS, told by manifest.json),
-    source videos that several MS3 splits share. With `deep` every file is read: truncated, empty, of another size,
-    not binary, too short, a pickle that is no tensor. `skip` leaves clips out, as the reader does.
+    Always: the csv, every clip's files (a folder without any masks is one error), counts against the published ones
+    (not for Mini-AVS, told by manifest.json), source videos that several MS3 splits share. With `deep`
+    every file is read: truncated, empty, of another size, not binary, too short, a pickle that is no tensor. `skip`
+    leaves clips out, as the reader does.
 
     Raises:
         AvsError: no such folder, or neither task's csv in it.
@@ -160,10 +161,13 @@ def _check_task(
         _compare_published(report, task, counts)
     if task == "ms3" and not mini:
         _find_shared_sources(report, rows)
+    without_masks = masks_missing(folder, task)
+    if without_masks:
+        report.errors.append(Finding(task, without_masks))
     clips = []
     for row in rows:
         try:
-            clips.append(make_clip(folder, task, row, frames))
+            clips.append(make_clip(folder, task, row, frames, masks=not without_masks))
         except AvsError as error:
             report.errors.append(Finding(task, str(error), row[layout.key]))
     if report.deep:

@@ -8,7 +8,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from avslib.errors import AvsError
 
-__all__ = ["LAYOUTS", "Clip", "Layout", "find_folder", "make_clip", "read_csv"]
+__all__ = [
+    "LAYOUTS", "Clip", "Layout", "clip_folders", "find_folder", "is_plain_name", "make_clip", "masks_missing",
+    "read_csv",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,11 @@ def find_folder(root: str | Path, task: str) -> Path:
     raise AvsError(f"{root}: holds neither {layout.folder}/{layout.csv} nor {layout.csv}; is it the {task} data?")
 
 
-def read_csv(path: str | Path, task: str) -> list[dict[str, str]]:
-    """Rows of the task's csv. Raises AvsError on a missing column, an empty cell, a name that leads elsewhere."""
+def read_csv(path: str | Path, task: str, optional: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    """Rows of the task's csv, with the `optional` columns where it has them (others are left out).
+
+    Raises AvsError on a missing column, an empty cell, a name that leads elsewhere.
+    """
     columns, key = LAYOUTS[task].columns, LAYOUTS[task].key
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
@@ -68,12 +74,13 @@ def read_csv(path: str | Path, task: str) -> list[dict[str, str]]:
             rows = []
             for row in reader:
                 for column in columns:
-                    if not _is_plain_name(row[column]):
+                    if not is_plain_name(row[column]):
                         raise AvsError(
                             f"{path}, line {reader.line_num}: {column} is {row[column]!r}; "
                             "expected a plain name, without slashes"
                         )
-                rows.append({column: row[column] for column in columns})
+                kept = [*columns, *(column for column in optional if row.get(column))]
+                rows.append({column: row[column] for column in kept})
     except (OSError, UnicodeError, csv.Error) as error:
         raise AvsError(f"{path}: cannot be read as a csv file in UTF-8 ({error})") from error
     names = [(row["split"], row[key]) for row in rows]
@@ -83,7 +90,7 @@ def read_csv(path: str | Path, task: str) -> list[dict[str, str]]:
     return rows
 
 
-def _is_plain_name(value: str | None) -> bool:
+def is_plain_name(value: str | None) -> bool:
     """Whether a csv cell is one path component on every system, so that it cannot lead out of the folder."""
     return (
         bool(value)
@@ -94,16 +101,35 @@ def _is_plain_name(value: str | None) -> bool:
     )
 
 
-def make_clip(folder: Path, task: str, row: Mapping[str, str], frames: int = 5) -> Clip:
-    """Find the files of one csv row. Raises AvsError that names what is missing."""
-    layout = LAYOUTS[task]
-    name, split, category = row[layout.key], row["split"], row.get("category")
-    data = folder / layout.data
+def clip_folders(task: str, row: Mapping[str, str]) -> tuple[Path, Path, tuple[str, ...]]:
+    """Where a row's files lie: folder of sounds and masks, folder of frames, and what a frame's name may begin with.
+
+    The first is below ``audio_wav``, ``audio_log_mel`` and ``gt_masks``, the second below ``visual_frames``.
+    """
+    name, split = row[LAYOUTS[task].key], row["split"]
     if task == "s4":
-        inner, seen, stems = Path(split, category), Path(split, category, name), (name,)
-    else:
-        inner, seen, stems = Path(split), Path(name), (f"{name}.mp4", name)
-    annotated = 1 if task == "s4" and split == "train" else frames
+        return Path(split, row["category"]), Path(split, row["category"], name), (name,)
+    return Path(split), Path(name), (f"{name}.mp4", name)
+
+
+def masks_missing(folder: Path, task: str) -> str | None:
+    """A sentence when the data has no masks at all, as `avs data prepare` leaves it."""
+    masks = folder / LAYOUTS[task].data / "gt_masks"
+    if masks.is_dir():
+        return None
+    return (
+        f"{masks}: no such folder, so these clips have frames and sound but no masks, and nothing can be trained or "
+        "scored on them; put the masks there, or read the clips with AVSBench(..., masks=False)"
+    )
+
+
+def make_clip(folder: Path, task: str, row: Mapping[str, str], frames: int = 5, masks: bool = True) -> Clip:
+    """Find the files of one csv row; without `masks` none is looked for. Raises AvsError that names what is missing."""
+    layout = LAYOUTS[task]
+    name, split = row[layout.key], row["split"]
+    data = folder / layout.data
+    inner, seen, stems = clip_folders(task, row)
+    annotated = 0 if not masks else 1 if task == "s4" and split == "train" else frames
     wav = data / "audio_wav" / inner / f"{name}.wav"
     pickled = data / "audio_log_mel" / inner / f"{name}.pkl"
     # what convert_audio made of the pickle comes first: reading it needs no unpickler
@@ -113,10 +139,12 @@ def make_clip(folder: Path, task: str, row: Mapping[str, str], frames: int = 5) 
         raise AvsError(f"clip {name!r} has no sound: neither {wav} nor {pickled} exists")
     return Clip(
         name=name,
-        category=category,
+        category=row.get("category"),
         split=split,
         frame_paths=_numbered(data / "visual_frames" / seen, stems, frames, "frames"),
-        mask_paths=_numbered(data / "gt_masks" / inner / name, (name, f"{name}.mp4"), annotated, "masks")
+        mask_paths=(None,) * frames
+        if not masks
+        else _numbered(data / "gt_masks" / inner / name, (name, f"{name}.mp4"), annotated, "masks")
         + (None,) * (frames - annotated),
         wav_path=wav if has_wav else None,
         log_mel_path=log_mel,

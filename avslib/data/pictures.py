@@ -1,6 +1,7 @@
 """Frames and masks from files that may be damaged, of another size, or hostile."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,7 +14,7 @@ __all__ = ["read_frame", "read_mask", "require_same_size"]
 LARGEST_PICTURE = 64 * 10**6  # pixels; larger ones are decompression bombs, or not frames
 
 
-def _open(path: Path, wanted: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:
+def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:
     """A decoded picture and its own (height, width); a JPEG much larger than `wanted` is decoded smaller."""
     try:
         picture = Image.open(path, formats=("PNG", "JPEG"))
@@ -31,7 +32,7 @@ def _open(path: Path, wanted: tuple[int, int] | None = None) -> tuple[Image.Imag
 
 
 def read_frame(
-    path: Path, image_size: tuple[int, int] | None = None
+    path: Path | BinaryIO, image_size: tuple[int, int] | None = None
 ) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
     """A frame as uint8 [H, W, 3], resized bilinearly when of another size, and its size on disk (height, width)."""
     picture, size = _open(path, image_size)
@@ -42,7 +43,7 @@ def read_frame(
 
 
 def read_mask(
-    path: Path, image_size: tuple[int, int] | None = None
+    path: Path | BinaryIO, image_size: tuple[int, int] | None = None
 ) -> tuple[UInt8[np.ndarray, "H W"], tuple[int, int]]:
     """A mask as uint8 0/1 [H, W], resized to the nearest pixel, and its size on disk. AvsError when not binary."""
     picture, size = _open(path)
@@ -65,7 +66,7 @@ def _is_binary(values: np.ndarray) -> bool:
     return bool((values[on] == 255).all() or (values[on] == 1).all())
 
 
-def require_same_size(mask_path: Path, mask_size: tuple[int, int], frame_size: tuple[int, int]) -> None:
+def require_same_size(mask_path: Path | BinaryIO, mask_size: tuple[int, int], frame_size: tuple[int, int]) -> None:
     """Raise AvsError unless a mask and its frame, both (height, width), agree."""
     if mask_size != frame_size:
         raise AvsError(

@@ -1,0 +1,174 @@
+"""One video cut into clips in AVSBench's layout: what a process of `avslib.data.prepare` does."""
+
+import math
+import shutil
+import wave
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from safetensors.torch import save_file
+
+from avslib.audio import SAMPLE_RATE, log_mel
+from avslib.data.avsbench import AUDIO_TOLERANCE
+from avslib.data.layout import LAYOUTS, clip_folders, is_plain_name, make_clip
+from avslib.data.pickles import LOG_MEL
+from avslib.errors import AvsError
+from avslib.files import atomic_path
+from avslib.video import PHASE, probe, read_video
+
+__all__ = ["SECONDS", "ClipJob", "Outcome", "make_clips"]
+
+SECONDS = 5
+
+
+@dataclass(frozen=True)
+class ClipJob:
+    """A video and the clips to cut from it: (start second, csv row) pairs; None: end to end, named by `whole`
+    (stem, category, split)."""
+
+    video: Path
+    cuts: list[tuple[float, dict[str, str]]] | None
+    whole: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a clip: made, there (whole already) or failed; why; and its csv row."""
+
+    clip: str
+    status: str
+    reason: str = ""
+    row: dict[str, str] | None = None
+
+
+def make_clips(job: ClipJob, folder: Path, task: str, size: int, masks: Path | None) -> list[Outcome]:
+    """Write the clips of one video below `folder`; raises nothing, what fails is told in the outcomes."""
+    key, outcomes, by_phase = LAYOUTS[task].key, [], {}
+    cuts = job.cuts or []
+    try:
+        seconds = probe(job.video).seconds
+        if job.cuts is None:
+            cuts = _end_to_end(job, seconds, key)
+        for start, row in cuts:
+            if _is_whole(folder, task, row):
+                outcomes.append(_with_masks(Outcome(row[key], "there", "", row), folder, task, masks))
+            elif seconds is not None and seconds < start + SECONDS - AUDIO_TOLERANCE:
+                outcomes.append(Outcome(row[key], "failed", _too_short(job.video, seconds, start)))
+            else:
+                by_phase.setdefault(start % 1, {})[row[key]] = (start, row)
+        for fraction, wanted in by_phase.items():
+            for name, pictures, sound in _cut(job.video, fraction, {n: math.floor(s) for n, (s, _) in wanted.items()}):
+                row = wanted[name][1]
+                _write_clip(folder, task, row, pictures, sound, size)
+                outcomes.append(_with_masks(Outcome(name, "made", "", row), folder, task, masks))
+    except Exception as error:  # one video must not stop the others, whatever its decoder meets
+        reason = str(error) if isinstance(error, AvsError) else f"{job.video}: {type(error).__name__}: {error}"
+    else:
+        reason = f"{job.video}: ends before the clip does; a clip needs {SECONDS} s"
+    told = {outcome.clip for outcome in outcomes}
+    outcomes += [Outcome(row[key], "failed", reason) for _, row in cuts if row[key] not in told]
+    return outcomes or [Outcome(job.video.name, "failed", reason)]
+
+
+def _end_to_end(job: ClipJob, seconds: float | None, key: str) -> list[tuple[float, dict[str, str]]]:
+    if seconds is None:  # recorded by a browser, say: the header does not tell
+        seconds = float(sum(1 for _ in read_video(job.video, sound=False)))
+    count = int((seconds + AUDIO_TOLERANCE) // SECONDS)
+    if not count:
+        raise AvsError(_too_short(job.video, seconds, 0))
+    stem, category, split = (job.whole[k] for k in ("stem", "category", "split"))
+    if not all(is_plain_name(text) for text in (stem, category, split)):
+        raise AvsError(f"{job.video}: its clips would be called {stem!r}, of {category!r} in {split!r}; rename it")
+    starts = range(0, count * SECONDS, SECONDS)
+    return [(s, {key: f"{stem}_{s}", "start": str(s), "category": category, "split": split}) for s in starts]
+
+
+def _too_short(video: Path, seconds: float, start: float) -> str:
+    return f"{video}: lasts {seconds:.2f} s; the clip from second {start:g} on needs {start + SECONDS:g} s"
+
+
+def _cut(
+    video: Path, fraction: float, starts: dict[str, int]
+) -> Iterator[tuple[str, list[UInt8[np.ndarray, "H W 3"]], Float[np.ndarray, "S"]]]:
+    """Pictures and sound of clips that begin `fraction` of a second after their whole second, in one pass."""
+    late, phase = divmod(fraction + PHASE, 1)
+    skipped, length = round(fraction * SAMPLE_RATE), SECONDS * SAMPLE_RATE
+    cutting: dict[str, tuple[list, list]] = {}
+    waiting = sorted(starts, key=starts.get)
+    for moment in read_video(video, phase=phase):
+        while waiting and starts[waiting[0]] <= moment.index:
+            cutting[waiting.pop(0)] = ([], [])
+        for name, (pictures, sounds) in list(cutting.items()):
+            if moment.index >= starts[name] + late and len(pictures) < SECONDS:
+                pictures.append(moment.image)
+            sounds.append(moment.sound)
+            if len(pictures) == SECONDS and len(sounds) * SAMPLE_RATE >= skipped + length:
+                yield name, pictures, np.concatenate(sounds)[skipped : skipped + length]
+                del cutting[name]
+        if not waiting and not cutting:
+            return
+    for name, (pictures, sounds) in cutting.items():
+        missing = skipped + length - len(sounds) * SAMPLE_RATE
+        if len(pictures) == SECONDS and missing <= AUDIO_TOLERANCE * SAMPLE_RATE:
+            yield name, pictures, np.concatenate([*sounds, np.zeros(missing, np.float32)])[skipped:]
+
+
+def _is_whole(folder: Path, task: str, row: dict[str, str]) -> bool:
+    try:
+        clip = make_clip(folder, task, row, SECONDS, masks=False)
+    except AvsError:
+        return False
+    return clip.wav_path is not None and clip.log_mel_path is not None
+
+
+def _write_clip(folder: Path, task: str, row: dict, pictures: list, sound: Float[np.ndarray, "S"], size: int) -> None:
+    """The sound first: a clip whose frames are there is whole."""
+    name, data = row[LAYOUTS[task].key], folder / LAYOUTS[task].data
+    inner, seen, (stem, *_) = clip_folders(task, row)
+    samples = np.clip(np.round(sound * 32768), -32768, 32767).astype("<i2")
+    with atomic_path(data / "audio_wav" / inner / f"{name}.wav") as part, wave.open(str(part), "wb") as stream:
+        stream.setnchannels(1)
+        stream.setsampwidth(2)
+        stream.setframerate(SAMPLE_RATE)
+        stream.writeframes(samples.tobytes())
+    # of the samples as the wav holds them, so that either file gives the same embedding
+    patches = log_mel(torch.from_numpy(samples.astype(np.float32) / 32768), SAMPLE_RATE, SECONDS)
+    with atomic_path(data / "audio_log_mel" / inner / f"{name}.safetensors") as part:
+        save_file({LOG_MEL: patches.contiguous()}, part)
+    frames = data / "visual_frames" / seen
+    if frames.is_dir():  # a folder cannot be replaced in one step: fill in what it lacks
+        for number, picture in enumerate(pictures, 1):
+            if not (path := frames / f"{stem}_{number}.png").exists():
+                with atomic_path(path) as part:
+                    _write_png(part, picture, size)
+        return
+    with atomic_path(frames) as part:
+        part.mkdir()
+        for number, picture in enumerate(pictures, 1):
+            _write_png(part / f"{stem}_{number}.png", picture, size)
+
+
+def _write_png(path: Path, picture: UInt8[np.ndarray, "H W 3"], size: int) -> None:
+    image = Image.fromarray(picture)
+    if size and image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    image.save(path, format="PNG")
+
+
+def _with_masks(outcome: Outcome, folder: Path, task: str, masks: Path | None) -> Outcome:
+    """The outcome, after the clip's masks were copied from the folder `masks` where it has them."""
+    if masks is None:
+        return outcome
+    inside = clip_folders(task, outcome.row)[0] / outcome.clip
+    source, target = Path(masks) / inside, folder / LAYOUTS[task].data / "gt_masks" / inside
+    if not source.is_dir():
+        return Outcome(outcome.clip, outcome.status, f"{source}: no such folder, so no masks were copied", outcome.row)
+    if not target.exists():
+        with atomic_path(target) as part:
+            shutil.copytree(source, part)
+    return outcome
