@@ -143,6 +143,8 @@ def start(name: str, namespace: dict[str, Any], *own: str, say: Callable[[str], 
     elif not data.is_dir():
         raise AvsError(f"DATA_ROOT: {data} is no folder; give one in AVSBench layout, or '' for Mini-AVS")
     torch.manual_seed(seed)
+    # TF32 convolutions, the default on NVIDIA, differ by more than the checks allow
+    torch.backends.cudnn.allow_tf32 = False
     _style_plots()
     return Lesson(name, fast, seed, data, out, device)
 
