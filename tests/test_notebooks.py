@@ -56,12 +56,9 @@ def test_opens_with_a_badge_of_its_own_and_the_same_bootstrap(path):
 def test_parameters_are_the_standard_ones_and_those_that_start_checks(path):
     names = list(execute.parameters(path))
     assert names[: len(STANDARD)] == list(STANDARD)
-    starts = [
-        node
-        for cell in code(path)
-        for node in (ast.walk(ast.parse(cell.source)) if "%pip" not in cell.source else ())
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "start"
-    ]
+    source = "\n".join(cell.source for cell in code(path) if not re.search(r"^\s*[!%]", cell.source, re.MULTILINE))
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    starts = [call for call in calls if getattr(call.func, "id", "") == "start"]
     arguments = [argument.value for argument in starts[0].args if isinstance(argument, ast.Constant)]
     assert len(starts) == 1 and arguments == [label(path), *names[len(STANDARD) :]]
 
@@ -98,14 +95,6 @@ def test_links_between_lessons_lead_somewhere():
     for path in EVERY:
         for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", prose(path)):
             assert (path.parent / link).exists(), f"{label(path)}: {link}"
-
-
-@pytest.mark.parametrize("name", ["ci", "colab", "paper"])
-def test_parameter_files_name_parameters_that_exist(name):
-    values = execute.read_parameters(ROOT / "notebooks" / "params" / f"{name}.yaml")
-    for number, given in values.items():
-        known = [set(execute.parameters(p)) for p in (LESSONS if number == "all" else execute.find([number]))]
-        assert set(given) <= set.union(*known), number
 
 
 def run(path: Path, out: Path, **given) -> None:
