@@ -38,7 +38,7 @@ def test_committed_config_is_that_of_the_command():
 
 
 def test_missing_and_damaged_runs_are_named(tmp_path):
-    with pytest.raises(AvsError, match="run.json is missing.*TRAIN = True"):
+    with pytest.raises(AvsError, match=r"run\.json is missing.*TRAIN = True"):
         load_variant(tmp_path)
     for name in ("run.json", "history.csv"):
         (tmp_path / name).write_bytes((committed_folder() / "base" / name).read_bytes())
