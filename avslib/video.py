@@ -321,7 +321,7 @@ def write_video(
         video.options = {"crf": str(quality), "preset": "veryfast"} if name == "libx264" else {"qscale": "4"}
         sound = out.add_stream("aac", rate=rate, layout="mono") if audio is not None else None
         if sound is not None:
-            sound.bit_rate = rate * 3 // 2  # clear speech and music in mono, and small files at 16 kHz
+            sound.bit_rate = 2 * rate  # clear speech and music in mono, and small files at 16 kHz
         count, size, done = 0, None, 0
         for image in frames:
             image = np.asarray(image)

@@ -114,7 +114,7 @@ def test_overlay_shows_each_seconds_mask_with_the_sound(tmp_path):
     for i, (a, b) in enumerate(zip(before, after, strict=True)):
         changed = np.abs(a.image.astype(int) - b.image).mean((0, 2))
         assert 20 * (i // 4) <= changed.argmax() <= 20 * (i // 4) + 12
-        assert np.corrcoef(a.sound, b.sound)[0, 1] > 0.98
+        assert np.corrcoef(a.sound, b.sound)[0, 1] > 0.95
 
 
 def test_command_writes_what_it_says(predictor, tmp_path, capfd, monkeypatch):
