@@ -3,6 +3,7 @@
 import math
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -21,8 +22,8 @@ MELS, PATCH = 64, 96
 MEL_LOW_HZ, MEL_HIGH_HZ = 125.0, 7500.0
 
 
-def load_wav(path: str | Path) -> tuple[Float[Tensor, "C S"], int]:
-    """Read a sound file as float samples in [-1, 1].
+def load_wav(path: str | Path | BinaryIO) -> tuple[Float[Tensor, "C S"], int]:
+    """Read a sound file, by path or from its open bytes, as float samples in [-1, 1].
 
     Any format of libsndfile works where the package `soundfile` is installed (WAV, FLAC, OGG, MP3); without it WAV
     alone is read, by SciPy, with the same result.
@@ -33,8 +34,8 @@ def load_wav(path: str | Path) -> tuple[Float[Tensor, "C S"], int]:
     Raises:
         AvsError: the file is missing, not a sound file, empty, or holds samples that are not finite.
     """
-    path = Path(path)
-    if not path.is_file():
+    opened = hasattr(path, "read")
+    if not opened and not Path(path).is_file():
         raise AvsError(f"{path}: no such sound file")
     try:
         import soundfile
@@ -42,7 +43,7 @@ def load_wav(path: str | Path) -> tuple[Float[Tensor, "C S"], int]:
         samples, rate = _read_with_scipy(path)
     else:
         try:
-            samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+            samples, rate = soundfile.read(path if opened else str(path), dtype="float32", always_2d=True)
         except (RuntimeError, ValueError, TypeError) as error:
             raise AvsError(f"{path}: cannot be read as a sound file ({error}); write it as a WAV file") from error
     if samples.size == 0:
@@ -52,7 +53,7 @@ def load_wav(path: str | Path) -> tuple[Float[Tensor, "C S"], int]:
     return torch.from_numpy(np.ascontiguousarray(samples.T)), int(rate)
 
 
-def _read_with_scipy(path: Path) -> tuple[np.ndarray, int]:
+def _read_with_scipy(path: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
     import scipy.io.wavfile
 
     try:
@@ -99,7 +100,7 @@ def fit_length(waveform: Float[Tensor, "*B S"], samples: int) -> Float[Tensor, "
     return torch.nn.functional.pad(waveform, (0, missing)) if missing > 0 else waveform[..., :samples]
 
 
-def load_clip(path: str | Path, seconds: int = 5, tolerance: float = 0.5) -> Float[Tensor, "S"]:
+def load_clip(path: str | Path | BinaryIO, seconds: int = 5, tolerance: float = 0.5) -> Float[Tensor, "S"]:
     """The first `seconds` seconds of a sound file as 16 kHz mono: exactly `seconds` * 16000 samples.
 
     Raises:

@@ -107,3 +107,40 @@ def prepare_command(
     counts = f"{len(result.made)} clips made, {len(result.there)} were there, {len(result.failed)} failed"
     console.print(f"{result.folder}: {counts}; all of them in {result.log}", soft_wrap=True)
     raise typer.Exit(result.exit_code)
+
+
+@app.command("pack")
+def pack_command(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Folder in AVSBench layout.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the shards and index.json.")],
+    task: Annotated[Task, typer.Option(help="s4 or ms3.")] = "s4",
+    split: Annotated[
+        list[str] | None, typer.Option(help="May be given several times; default: all splits of the csv.")
+    ] = None,
+    shard_mb: Annotated[float, typer.Option(help="Size of a shard in MB.")] = 128,
+    skip: Annotated[Path | None, typer.Option(help="File with the names of clips to leave out, one a line.")] = None,
+    masks: Annotated[bool, typer.Option(help="--no-masks packs clips that have none.")] = True,
+    measure: Annotated[
+        bool, typer.Option(help="Then read the largest split from the loose and the packed files in turn.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pack clips into checksummed WebDataset shards, from which -o data.packed=OUT streams the train split."""
+    from avslib.data.avsbench import read_skip_list
+    from avslib.data.pack import pack
+
+    skipped = read_skip_list(skip) if skip else ()
+    index = pack(root, out, task, split, shard_mb=shard_mb, skip=skipped, masks=masks, progress=not quiet)
+    for name, found in index["splits"].items():
+        size = sum(shard["bytes"] for shard in found["shards"]) / 1e6
+        console.print(f"{out}: {name}: {len(found['names'])} clips in {len(found['shards'])} shards, {size:.1f} MB")
+    if measure:
+        from avslib.data.pack_speed import compare
+
+        name = max(index["splits"], key=lambda name: len(index["splits"][name]["names"]))
+        speeds = compare(root, out, task, name, skip=skipped, masks=masks)
+        console.print(
+            f"{name}, clips/s: loose {speeds.loose:.1f}, packed {speeds.packed:.1f}, "
+            f"packed / loose {speeds.ratio:.2f}; files alone, not decoded: {speeds.files_ratio:.2f}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip

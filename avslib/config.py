@@ -96,6 +96,11 @@ class DataConfig(_Section):
         description="official: S4 flips frame 1 alone, MS3 each frame by its own coin; clip: one coin a clip",
     )
     max_clips: int | None = Field(None, ge=1, description="use only the first clips of each split (quick tries)")
+    packed: str | None = Field(
+        None,
+        description="folder or fsspec URL of avs data pack, from which the train split is streamed; "
+        "val and test are read from root",
+    )
     skip: str | None = Field(
         None, description="file with the names of clips to leave out, one a line (avs data check --fix-list writes it)"
     )

@@ -22,8 +22,9 @@ from torch import Tensor
 from avslib.checkpoints import load_weights, save_checkpoint
 from avslib.config import Config
 from avslib.data.avsbench import AVSBench, read_skip_list
-from avslib.data.embeddings import embed_dataset
-from avslib.data.loading import train_loader
+from avslib.data.embeddings import embed_dataset, embed_packed
+from avslib.data.loading import packed_loader, train_loader
+from avslib.data.packed import PackedClips
 from avslib.errors import AvsError
 from avslib.evaluate import evaluate, flatten_clips
 from avslib.losses import objective
@@ -31,7 +32,7 @@ from avslib.models.audio_encoders import build_audio_encoder
 from avslib.models.ecmvae import ECMVAE
 from avslib.runstate import HISTORY, History, RunState
 
-__all__ = ["BEST", "Trained", "open_split", "train"]
+__all__ = ["BEST", "Trained", "open_packed", "open_split", "train"]
 
 BEST = "best"
 LOG_EVERY = 10
@@ -77,14 +78,18 @@ def train(
     state, saved = RunState.open(out, config, resume)
     set_seed(t.seed)
 
-    trainset, valset = open_split(config, "train", progress=progress), open_split(config, "val", progress=progress)
+    packed = config.data.packed is not None
+    trainset = open_packed(config, progress=progress) if packed else open_split(config, "train", progress=progress)
+    valset = open_split(config, "val", progress=progress)
     model = ECMVAE(config)
     if t.init_from and saved is None:
         load_weights(model, t.init_from)
     optimizer = _optimizer(model, config)
-    loader = train_loader(trainset, config.data, t.batch_size, t.seed)
-    sampler = loader.sampler
-    model, optimizer, loader = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer, loader)
+    loader = (packed_loader if packed else train_loader)(trainset, config.data, t.batch_size, t.seed)
+    sampler = trainset if packed else loader.sampler
+    model, optimizer = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
+    if not packed:  # packed clips are shared out between the processes already
+        loader = accelerator.prepare(loader)
     plain: ECMVAE = accelerator.unwrap_model(model)
     if saved is not None:
         plain.load_state_dict(saved["model"])
@@ -172,6 +177,23 @@ def open_split(config: Config, split: str, *, progress: bool = False) -> AVSBenc
     encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
     cache = d.cache or Path(d.root) / "audio_embeddings"
     return dataset.with_audio(embed_dataset(dataset, encoder, cache, progress=progress))
+
+
+def open_packed(config: Config, *, progress: bool = False) -> PackedClips:
+    """The configured packed train split, shuffled, with its cached audio embeddings."""
+    d, m, t = config.data, config.model, config.train
+    if d.skip or d.max_clips is not None:
+        raise AvsError("data.packed holds the clips that were packed; leave out others by avs data pack --skip FILE")
+    clips = PackedClips(
+        d.packed, "train", m.image_size, d.frames, shuffle=True, seed=t.seed, equal=True, batch_size=t.batch_size
+    )
+    if clips.task != d.task:
+        raise AvsError(f"{d.packed}: holds {clips.task} clips, and data.task is {d.task!r}")
+    if not m.use_audio:
+        return clips.with_audio(dict.fromkeys(clips.names, torch.zeros(d.frames, m.audio_dim)))
+    encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
+    cache = d.cache or Path(d.root or ".") / "audio_embeddings"
+    return clips.with_audio(embed_packed(clips, encoder, cache, progress=progress))
 
 
 def _optimizer(model: ECMVAE, config: Config) -> torch.optim.Optimizer:

@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import math
 import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from filelock import FileLock
@@ -16,11 +20,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from avslib.data.avsbench import AVSBench
+from avslib.audio import SAMPLE_RATE, load_clip, log_mel
+from avslib.data.avsbench import AUDIO_TOLERANCE, AVSBench
+from avslib.data.packed import NamedBytes, PackedClips
+from avslib.data.pickles import load_log_mel
 from avslib.errors import AvsError
 from avslib.files import atomic_path, sha256_file
 
-__all__ = ["AudioEncoder", "embed_dataset"]
+__all__ = ["AudioEncoder", "embed_dataset", "embed_packed"]
 
 FORMAT = "avslib-embeddings-1"
 
@@ -53,6 +60,57 @@ def embed_dataset(
         digests = list(pool.map(sha256_file, sounds))
     names = [clip.name for clip in dataset.clips]
     content = [FORMAT, encoder.fingerprint(), dataset.frames, names, [path.suffix for path in sounds], digests]
+    rows = [
+        _Sound(clip.name, clip.wav_path and partial(dataset.waveform, i), partial(dataset.log_mel, i))
+        for i, clip in enumerate(dataset.clips)
+    ]
+    batches = _batches(iter(rows), f"{dataset.task} {dataset.split}", len(rows), batch, progress)
+    return _kept(content, names, dataset.frames, cache_dir, lambda: _compute(batches, encoder, dataset.frames))
+
+
+def embed_packed(
+    clips: PackedClips, encoder: AudioEncoder, cache_dir: str | Path, batch: int = 16, progress: bool = True
+) -> dict[str, Float[Tensor, "T D"]]:
+    """As `embed_dataset`, for all clips of a packed split, in one pass over its shards; the same embeddings.
+
+    The file's name is a hash of the encoder's fingerprint and of the shards' checksums.
+
+    Raises:
+        AvsError: as `embed_dataset` and `PackedClips`.
+    """
+    content = [FORMAT, encoder.fingerprint(), clips.frames, clips.names, [shard["sha256"] for shard in clips.shards]]
+    rows = (_packed_sound(name, files, clips.frames) for name, files in clips.sounds())
+    batches = _batches(rows, f"{clips.task} {clips.split}", len(clips.names), batch, progress)
+    return _kept(content, clips.names, clips.frames, cache_dir, lambda: _compute(batches, encoder, clips.frames))
+
+
+class _Sound(NamedTuple):
+    """How to read a clip's sound; `waveform` is None where there is only the log-mel."""
+
+    name: str
+    waveform: Callable[[], Tensor] | None
+    log_mel: Callable[[], Tensor]
+
+
+def _packed_sound(name: str, files: dict[str, NamedBytes], frames: int) -> _Sound:
+    wav, given = files.get("wav"), files.get("log_mel.safetensors")
+    waveform = partial(load_clip, wav, frames, AUDIO_TOLERANCE) if wav else None
+    patches = partial(load_log_mel, given, frames) if given else lambda: log_mel(waveform(), SAMPLE_RATE, frames)
+    return _Sound(name, waveform, patches)
+
+
+def _batches(
+    sounds: Iterator[_Sound], what: str, clips: int, batch: int, progress: bool
+) -> Iterator[list[_Sound]]:
+    """Sounds in batches, with a progress bar, which appears when the first one is asked for."""
+    parts = iter(lambda: list(islice(sounds, batch)), [])
+    yield from track(parts, f"audio embeddings, {what}", math.ceil(clips / batch), disable=not progress)
+
+
+def _kept(
+    content: list[Any], names: list[str], frames: int, cache_dir: str | Path, compute: Callable[[], Tensor]
+) -> dict[str, Float[Tensor, "T D"]]:
+    """What the cache holds for `content`, else what `compute` gives, kept for the next time."""
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     path = Path(cache_dir) / f"{key[:32]}.safetensors"
     with ExitStack() as stack:
@@ -63,9 +121,9 @@ def embed_dataset(
         except OSError as error:
             warnings.warn(f"{path.parent}: embeddings are not kept ({error})", stacklevel=2)
             writable = False
-        embeddings = _load(path, key, len(names), dataset.frames)
+        embeddings = _load(path, key, len(names), frames)
         if embeddings is None:
-            embeddings = _compute(dataset, encoder, batch, progress)
+            embeddings = compute()
             if writable:
                 metadata = {"key": key, "sha256": _checksum(embeddings), "names": json.dumps(names)}
                 with atomic_path(path) as temporary:
@@ -96,17 +154,15 @@ def _load(path: Path, key: str, clips: int, frames: int) -> Tensor | None:
 
 # no_grad, not inference_mode: training needs to save these tensors for backward
 @torch.no_grad()
-def _compute(dataset: AVSBench, encoder: AudioEncoder, batch: int, progress: bool) -> Float[Tensor, "clips T D"]:
-    indices = list(range(len(dataset.clips)))
-    batches = [indices[start : start + batch] for start in indices[::batch]]
+def _compute(batches: Iterator[list[_Sound]], encoder: AudioEncoder, frames: int) -> Float[Tensor, "clips T D"]:
     parts = []
-    for part in track(batches, f"audio embeddings, {dataset.task} {dataset.split}", disable=not progress):
-        if all(dataset.clips[i].wav_path is not None for i in part):
-            result = encoder.embed(torch.stack([dataset.waveform(i) for i in part]), dataset.frames)
+    for part in batches:
+        if all(sound.waveform for sound in part):
+            result = encoder.embed(torch.stack([sound.waveform() for sound in part]), frames)
         elif hasattr(encoder, "embed_log_mel"):
-            result = encoder.embed_log_mel(torch.stack([dataset.log_mel(i) for i in part]))
+            result = encoder.embed_log_mel(torch.stack([sound.log_mel() for sound in part]))
         else:
-            name = next(dataset.clips[i].name for i in part if dataset.clips[i].wav_path is None)
+            name = next(sound.name for sound in part if not sound.waveform)
             raise AvsError(
                 f"clip {name!r} has a log-mel pickle but no wav, and {type(encoder).__name__} starts from "
                 "waveforms; choose VGGish as audio encoder, or add the wav files"
@@ -114,7 +170,7 @@ def _compute(dataset: AVSBench, encoder: AudioEncoder, batch: int, progress: boo
         if not torch.isfinite(result).all():
             raise AvsError(
                 f"{type(encoder).__name__} gave embeddings that are not finite, for clips "
-                f"{dataset.clips[part[0]].name!r} to {dataset.clips[part[-1]].name!r}; check its weights"
+                f"{part[0].name!r} to {part[-1].name!r}; check its weights"
             )
         parts.append(result.float().cpu())
-    return torch.cat(parts).contiguous() if parts else torch.empty(0, dataset.frames, 0)
+    return torch.cat(parts).contiguous() if parts else torch.empty(0, frames, 0)

@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from avslib.config import DataConfig
+from avslib.data.packed import PackedClips
 
-__all__ = ["EpochSampler", "FlippedClips", "eval_loader", "shuffle_audio", "train_loader"]
+__all__ = [
+    "EpochSampler", "FlippedClips", "FlippedStream", "eval_loader", "packed_loader", "shuffle_audio", "train_loader",
+]  # fmt: skip
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -60,10 +63,28 @@ class FlippedClips(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         item = dict(self.dataset[key[1]])
-        flipped = self.coins(*key)
+        return self.flip(item, *key)
+
+    def flip(self, item: dict[str, Any], epoch: int, index: int) -> dict[str, Any]:
+        """The item with the frames flipped that the coins of (epoch, index) say."""
+        flipped = self.coins(epoch, index)
         for name in ("image", "mask"):
             item[name] = torch.where(flipped[:, None, None, None], item[name].flip(-1), item[name])
         return item
+
+
+class FlippedStream(IterableDataset):
+    """`FlippedClips` of a packed split: the same flips of the same clips, in the order of the stream."""
+
+    def __init__(self, clips: PackedClips, config: DataConfig, seed: int):
+        self.clips, self.flips = clips, FlippedClips(clips, config, seed)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        epoch = self.clips.epoch
+        return (self.flips.flip(item, epoch, number) for number, item in self.clips.numbered())
 
 
 def train_loader(dataset: Dataset, config: DataConfig, batch_size: int, seed: int) -> DataLoader:
@@ -76,6 +97,22 @@ def train_loader(dataset: Dataset, config: DataConfig, batch_size: int, seed: in
         sampler=EpochSampler(len(dataset), seed),
         num_workers=config.workers,
         drop_last=drop_last,
+        persistent_workers=config.workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def packed_loader(clips: PackedClips, config: DataConfig, batch_size: int, seed: int) -> DataLoader:
+    """As `train_loader`, from packed clips; the order is theirs, and their `epoch` is set before each pass.
+
+    The order depends on the number of workers and processes: a resumed run repeats the uninterrupted one only with as
+    many of both.
+    """
+    return DataLoader(
+        FlippedStream(clips, config, seed),
+        batch_size,
+        num_workers=config.workers,
+        drop_last=len(clips) >= batch_size,
         persistent_workers=config.workers > 0,
         pin_memory=torch.cuda.is_available(),
     )

@@ -9,18 +9,19 @@ import io
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from jaxtyping import Float
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from avslib.errors import AvsError
 from avslib.files import atomic_path
 
-__all__ = ["convert_audio", "load_log_mel", "load_tensor"]
+__all__ = ["LOG_MEL", "convert_audio", "load_log_mel", "load_tensor"]
 
 LOG_MEL = "log_mel"
 
@@ -100,11 +101,13 @@ def load_tensor(path: str | Path) -> Tensor:
     return value.detach()
 
 
-def _load_safetensors(path: str | Path) -> Tensor:
+def _load_safetensors(path: str | Path | BinaryIO) -> Tensor:
     try:
+        if hasattr(path, "read"):
+            return load(path.read())[LOG_MEL]
         with safe_open(path, "pt") as stream:
             return stream.get_tensor(LOG_MEL)
-    except (OSError, SafetensorError) as error:
+    except (OSError, KeyError, SafetensorError) as error:
         raise AvsError(f"{path}: not a whole safetensors file with {LOG_MEL!r} ({error}); convert it again") from None
 
 
@@ -145,13 +148,15 @@ def convert_audio(root: str | Path, workers: int | None = None, progress: bool =
     return results.count(""), [result for result in results if result]
 
 
-def load_log_mel(path: str | Path, frames: int = 5) -> Float[Tensor, "frames 1 96 64"]:
-    """The first `frames` log-mel patches of a clip, from a pickle or from what `convert_audio` made of it.
+def load_log_mel(path: str | Path | BinaryIO, frames: int = 5) -> Float[Tensor, "frames 1 96 64"]:
+    """The first `frames` log-mel patches of a clip, from a pickle or from what `convert_audio` made of it (the latter
+    also from its open bytes).
 
     Raises:
         AvsError: as `load_tensor`; another shape than [at least `frames`, 1, 96, 64]; values that are not finite.
     """
-    value = _load_safetensors(path) if Path(path).suffix == ".safetensors" else load_tensor(path)
+    safe = hasattr(path, "read") or Path(path).suffix == ".safetensors"
+    value = _load_safetensors(path) if safe else load_tensor(path)
     if value.ndim != 4 or value.shape[0] < frames or tuple(value.shape[1:]) != (1, 96, 64):
         raise AvsError(f"{path}: holds a tensor of shape {list(value.shape)}; expected [{frames}, 1, 96, 64]")
     if not value.is_floating_point() or not torch.isfinite(value).all():

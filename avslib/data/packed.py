@@ -1,0 +1,276 @@
+"""Packed clips as a stream: from a local folder or any fsspec URL, with constant memory, each clip once an epoch."""
+
+import hashlib
+import io
+import json
+import random
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from avslib.data.avsbench import read_item, stack_audio
+from avslib.data.pack import FORMAT, INDEX
+from avslib.errors import AvsError
+
+__all__ = ["NamedBytes", "PackedClips", "read_index"]
+
+AGAIN = "copy it again, or pack the clips again"
+
+
+class NamedBytes(io.BytesIO):
+    """Bytes that a reader takes for a file, and that print where they come from."""
+
+    def __init__(self, data: bytes, title: str):
+        super().__init__(data)
+        self.title = title
+
+    def __str__(self) -> str:
+        return self.title
+
+
+def read_index(source: str | Path) -> dict[str, Any]:
+    """``index.json`` of a packed folder or URL. Raises AvsError when there is none, or none of `avs data pack`."""
+    try:
+        with _open(source, INDEX) as stream:
+            index = json.load(stream)
+        if index["format"] == FORMAT and index["splits"]:
+            return index
+        raise AvsError(f"{source}/{INDEX}: has format {index['format']!r}; expected {FORMAT!r}: pack the clips again")
+    except FileNotFoundError:
+        raise AvsError(f"{source}: holds no {INDEX}; expected a folder or URL that avs data pack wrote") from None
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AvsError(f"{source}/{INDEX}: damaged, or not written by avs data pack ({error!r})") from None
+    except OSError as error:
+        raise AvsError(f"{source}/{INDEX}: cannot be read ({error})") from None
+
+
+def _open(source: str | Path, file: str) -> BinaryIO:
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(str(source))
+    except (ImportError, ValueError) as error:  # a protocol whose package is not installed, or that nobody knows
+        raise AvsError(f"{source}: this kind of URL cannot be opened ({error})") from None
+    return system.open(f"{path.rstrip('/')}/{file}", "rb")
+
+
+class PackedClips(IterableDataset):
+    """Clips of one split of a packed folder: the items of `AVSBench`, as a stream.
+
+    Shards and, inside each, clips are read in one pass; a buffer of undecoded clips shuffles them. Order is a function
+    of (seed, epoch) and of how many processes and workers share the stream; every clip comes once an epoch, in one
+    of them. Each shard that is read is compared with its checksum.
+
+    Args:
+        source: folder, or fsspec URL (``s3://...``, ``hf://...``, ``https://...``, ``simplecache::...``).
+        split: as packed.
+        image_size, mask_size, frames, audio: as for `AVSBench`; at most as many frames as were packed.
+        shuffle: False gives the order of the csv.
+        seed: of the order.
+        buffer: clips in the shuffle buffer of each worker.
+        rank, world: this process and how many there are; by default what torch.distributed says, else 0 and 1.
+        equal: leave out up to world - 1 clips an epoch, so that all processes have as many.
+        batch_size: workers share out whole batches of it, so that only the last batch of an epoch is smaller.
+        verify: False leaves the checksums out.
+
+    Attributes:
+        epoch: set it before each pass; worker processes see it too.
+        names: of all clips of the split, in the order of the csv.
+        shards: file, sha256, bytes and clips of each.
+
+    Raises AvsError when made: no index, no such split, more frames than packed. While it is read: a shard that is
+    missing or whose checksum is another, by name; what `AVSBench` says of damaged pictures.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        split: str,
+        image_size: int | tuple[int, int] = 224,
+        frames: int = 5,
+        audio: Mapping[str, Float[Tensor, "T D"]] | None = None,
+        mask_size: int | tuple[int, int] | None = None,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        buffer: int = 128,
+        rank: int | None = None,
+        world: int | None = None,
+        equal: bool = False,
+        batch_size: int = 1,
+        verify: bool = True,
+    ):
+        index = read_index(source)
+        if split not in index["splits"]:
+            raise AvsError(f"{source}: holds no split {split!r}; it has {', '.join(index['splits'])}")
+        if not 1 <= frames <= index["frames"]:
+            raise AvsError(f"{source}: was packed with {index['frames']} frames a clip; {frames} cannot be had from it")
+        self.source, self.split, self.task, self.frames = str(source).rstrip("/"), split, index["task"], frames
+        self.shards, self.names = index["splits"][split]["shards"], index["splits"][split]["names"]
+        mask_size = image_size if mask_size is None else mask_size
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        self.mask_size = (mask_size, mask_size) if isinstance(mask_size, int) else tuple(mask_size)
+        self.shuffle, self.seed, self.buffer = shuffle, seed, max(1, buffer)
+        self.equal, self.batch_size, self.verify = equal, batch_size, verify
+        there = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = rank if rank is not None else torch.distributed.get_rank() if there else 0
+        self.world = world if world is not None else torch.distributed.get_world_size() if there else 1
+        if not 0 <= self.rank < self.world:
+            raise AvsError(f"rank is {self.rank} of {self.world} processes; expected 0 to {self.world - 1}")
+        self.audio = None if audio is None else stack_audio(audio, self.names, frames)
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, value: int) -> None:
+        self._epoch.fill_(value)
+
+    def with_audio(self, audio: Mapping[str, Float[Tensor, "T D"]]) -> "PackedClips":
+        """This stream with these embeddings, [T, D] by clip name, in its items."""
+        self.audio = stack_audio(audio, self.names, self.frames)
+        return self
+
+    def __len__(self) -> int:
+        """Clips that this process reads in an epoch."""
+        first, last = self._share()
+        return last - first
+
+    def __iter__(self) -> Iterator[dict[str, str | Tensor]]:
+        return (item for _, item in self.numbered())
+
+    def numbered(self) -> Iterator[tuple[int, dict[str, str | Tensor]]]:
+        """Items with the number of the clip in the order of the csv, for this process and worker."""
+        return map(self._decoded, self.samples())
+
+    def samples(self) -> Iterator[dict[str, Any]]:
+        """Undecoded pictures of each clip, as `webdataset` gives them, for this process and worker."""
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        samples = self._samples(*self._part(worker, workers), _is_no_sound)
+        if self.shuffle:
+            from webdataset import shuffle
+
+            rng = random.Random(f"{self.seed} {self.epoch} {self.rank} {worker}")
+            samples = shuffle(self.buffer, initial=self.buffer, rng=rng)(samples)
+        return samples
+
+    def sounds(self) -> Iterator[tuple[str, dict[str, NamedBytes]]]:
+        """Name and sound files (``wav``, ``log_mel.safetensors``) of every clip of the split, in the order of the csv,
+        whatever the process."""
+        for sample in self._samples(0, len(self.names), _is_sound_or_json, order=False):
+            yield _values(sample)["name"], {
+                key: self._bytes(sample, key) for key in ("wav", "log_mel.safetensors") if key in sample
+            }
+
+    def _share(self) -> tuple[int, int]:
+        """Positions that this process reads, in the epoch's order of shards."""
+        clips = len(self.names)
+        if self.equal:
+            each = clips // self.world
+            return self.rank * each, (self.rank + 1) * each
+        return self.rank * clips // self.world, (self.rank + 1) * clips // self.world
+
+    def _part(self, worker: int, workers: int) -> tuple[int, int]:
+        """Positions that a worker of this process reads: whole batches, and the last one also the rest."""
+        first, last = self._share()
+        batches = (last - first) // self.batch_size
+        start, stop = (first + w * batches // workers * self.batch_size for w in (worker, worker + 1))
+        return start, last if worker == workers - 1 else stop
+
+    def _samples(
+        self, first: int, last: int, wanted: Callable[[str], bool], order: bool = True
+    ) -> Iterator[dict[str, Any]]:
+        numbers = range(len(self.shards))
+        if self.shuffle and order:
+            numbers = np.random.default_rng([self.seed, self.epoch, 2]).permutation(len(self.shards))
+        at = 0
+        for number in numbers:
+            shard = self.shards[number]
+            start, stop = max(first - at, 0), min(last - at, shard["clips"])
+            if start < stop:
+                yield from self._read(shard, start, stop, wanted)
+            at += shard["clips"]
+
+    def _read(self, shard: dict, start: int, stop: int, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
+        from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+        where, count = f"{self.source}/{shard['file']}", 0
+        try:
+            with _open(self.source, shard["file"]) as stream:
+                hashing = _Hashing(stream) if self.verify else stream
+                files = tar_file_iterator(hashing, select_files=wanted)
+                for sample in islice(group_by_keys({"__url__": where, **file} for file in files), start, stop):
+                    yield sample
+                    count += 1
+                if self.verify and hashing.rest() != shard["sha256"]:
+                    raise AvsError(f"{where}: damaged: its SHA-256 is not the one in {INDEX}; {AGAIN}")
+        except FileNotFoundError:
+            raise AvsError(f"{where}: no such shard, though {INDEX} names it; {AGAIN}") from None
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise AvsError(f"{where}: damaged, or cut off while it was read ({error}); {AGAIN}") from None
+        if count < stop - start:
+            raise AvsError(f"{where}: holds fewer clips than the {shard['clips']} that {INDEX} says; {AGAIN}")
+
+    def _bytes(self, sample: dict[str, Any], key: str) -> NamedBytes:
+        return NamedBytes(sample[key], f"{sample['__url__']}, {sample['__key__']}.{key}")
+
+    def _decoded(self, sample: dict[str, Any]) -> tuple[int, dict[str, str | Tensor]]:
+        values, number = _values(sample), int(sample["__key__"])
+        keys = {key.partition(".")[0]: key for key in sample}
+        try:
+            frames = [self._bytes(sample, keys[f"frame_{k}"]) for k in range(1, self.frames + 1)]
+            annotated = enumerate(values["annotated"][: self.frames], 1)
+            masks = [self._bytes(sample, keys[f"mask_{k}"]) if known else None for k, known in annotated]
+        except KeyError as error:
+            where = f"{sample['__url__']}: clip {values['name']!r}"
+            raise AvsError(f"{where} has no {error}, the shard is damaged; {AGAIN}") from None
+        item = read_item(values["name"], frames, masks, self.image_size, self.mask_size)
+        if self.audio is not None:
+            item["audio"] = self.audio[number]
+        return number, item
+
+
+def _values(sample: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return json.loads(sample["json"])
+    except (KeyError, ValueError):
+        # where a shard is cut off, webdataset gives the clip as far as it goes
+        where = f"{sample['__url__']}: clip {sample['__key__']}"
+        raise AvsError(f"{where} is not whole, the shard is damaged; {AGAIN}") from None
+
+
+def _is_no_sound(name: str) -> bool:
+    return not name.endswith((".wav", ".safetensors"))
+
+
+def _is_sound_or_json(name: str) -> bool:
+    return name.endswith((".wav", ".safetensors", ".json"))
+
+
+class _Hashing:
+    """A stream that hashes what is read from it."""
+
+    def __init__(self, stream: BinaryIO):
+        self.stream, self.hash = stream, hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        data = self.stream.read(size)
+        self.hash.update(data)
+        return data
+
+    def rest(self) -> str:
+        """The digest, once what is left is read as well."""
+        while self.read(2**20):
+            pass
+        return self.hash.hexdigest()
