@@ -1,7 +1,8 @@
 """Divergence between prior and posterior of the shared code c: four forms.
 
 The paper asks for the Jensen-Shannon divergence. The released estimate evaluates each density at its own sample only
-and so does not see the means; the other three do.
+and so does not see the means; the other three do. Of these the Monte-Carlo JS, bounded by log 2, has no gradient left
+once the two are far apart, as they soon are in many dimensions; geometric JS and symmetric KL keep pulling.
 """
 
 import math

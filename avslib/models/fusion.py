@@ -1,7 +1,8 @@
 """Temporal pixel-wise audio-visual interaction (TPAVI), in its exact linear-time form.
 
 Written as attention, y = (theta^T phi / N) g over the N = T*H*W positions of a clip, with theta and g from the map and
-phi from the audio, which is repeated over space. Without a softmax the N x N matrix has only T distinct columns:
+phi from the audio, which is repeated over space: the N x N matrix has only T distinct columns. Without a softmax it is
+a product, and the sum over space can be taken first:
 
     y[t, hw] = 1/N sum_t' (theta[t, hw] . phi[t']) G[t'],    G[t'] = sum_hw g[t', hw].
 
