@@ -73,7 +73,8 @@ def eval_command(
 ) -> None:
     """Score a checkpoint: J, F over the whole set, and F as published evaluations batch it."""
     from avslib.checkpoints import load_checkpoint
-    from avslib.experiment import score
+    from avslib.experiment import dataset_info, score
+    from avslib.results import published_row
 
     model = load_checkpoint(checkpoint)
     config = model.config.replace(
@@ -83,7 +84,9 @@ def eval_command(
     for name in split or ["test"]:
         for baseline, scores in score(model, config, name, progress=not quiet).items():
             (baselines.setdefault(baseline, {}) if baseline else metrics)[name] = scores.metrics
-    _print_metrics(metrics, baselines)
+    kind, _ = dataset_info(data, task)
+    paper = published_row(config, task) if kind == "avsbench" and "test" in metrics else None
+    _print_metrics(metrics, baselines, paper)
 
 
 @app.command("predict")
@@ -157,7 +160,8 @@ def demo_command(
     demo(seeds=tuple(seed or [0]), out=out, work=work, progress=not quiet, console=console)
 
 
-def _print_metrics(metrics: dict, baselines: dict) -> None:
+def _print_metrics(metrics: dict, baselines: dict, paper: dict | None = None) -> None:
+    """Scores from 0 to 1; the published row, in percent, beside ours where there is one."""
     from rich.table import Table
 
     names = list(next(iter(metrics.values())))
@@ -165,6 +169,9 @@ def _print_metrics(metrics: dict, baselines: dict) -> None:
     for label, splits in {"model": metrics, **baselines}.items():
         for split, values in splits.items():
             view.add_row(label, split, *(f"{values[n]:.3f}" for n in names))
+    if paper:
+        cells = [f"{float(paper[n]) / 100:.3f}" if n in paper else "" for n in names]
+        view.add_row(f"published ({paper['source']})", "", *cells)
     console.print(view)
 
 

@@ -38,7 +38,7 @@ from avslib.tables import FORMATS, Table
 
 __all__ = [
     "DEFINITIONS", "Row", "RunRecord", "config_hash", "environment", "fill_tables", "git_state", "load_clips",
-    "load_records", "new_record", "peak_memory", "portable", "published", "run_id", "summarise", "table",
+    "load_records", "new_record", "peak_memory", "portable", "published", "published_row", "run_id", "summarise", "table",
     "variant_hash", "write_record",
 ]  # fmt: skip
 
@@ -215,6 +215,14 @@ def _published_key(row: Row) -> tuple[str, str, str]:
     model = row.config.get("model", {})
     backbone = str(model.get("backbone", ""))
     return METHODS.get(row.method, row.method), BACKBONES.get(backbone, backbone), str(model.get("image_size", ""))
+
+
+def published_row(config: Any, task: str) -> dict[str, str] | None:
+    """ECMVAE's published figures (percent) with this configuration's backbone and size; None without any."""
+    m = config.model
+    key = ("ECMVAE", BACKBONES.get(m.backbone, m.backbone), str(m.image_size))
+    rows = [row for row in published() if (row["method"], row["backbone"], row["image_size"]) == key]
+    return {"J": rows[0][f"{task}_miou"], "F": rows[0][f"{task}_f"], "source": rows[0]["source"]} if rows else None
 
 
 def _ours(row: Row, names: Sequence[str]) -> list[str]:

@@ -8,11 +8,15 @@ import sys
 import wave
 
 import pytest
+import torch
+from avsbench_folder import write_avsbench
 from PIL import Image
+from reference import official_state
 
 from avslib import cli
 from avslib.checkpoints import save_checkpoint
 from avslib.models.ecmvae import ECMVAE
+from avslib.models.vggish import VGGish
 
 
 def avs(capfd, monkeypatch, *arguments):
@@ -120,6 +124,17 @@ def test_eval_prints_scores_of_val_and_test(mini_data, checkpoint, capfd, monkey
     code, out, _ = avs(capfd, monkeypatch, "eval", "--data", mini_data, "--task", task, "--checkpoint", checkpoint,
                        "--split", "val", "--split", "test", "-q")  # fmt: skip
     assert code == 0 and out.count("val") >= 3 and out.count("test") >= 3 and "F_legacy@4" in out
+
+
+def test_imported_weights_are_scored_beside_the_published_row(tmp_path, capfd, monkeypatch):
+    root = write_avsbench(tmp_path / "data", per_split=1)
+    torch.save(official_state("resnet"), tmp_path / "s4_resnet.pth")
+    torch.save(VGGish().state_dict(), tmp_path / "vggish.pth")
+    out = tmp_path / "weights"
+    assert avs(capfd, monkeypatch, "weights", "import", tmp_path / "s4_resnet.pth", "--out", out, "--vggish",
+               tmp_path / "vggish.pth")[0] == 0  # fmt: skip
+    code, said, _ = avs(capfd, monkeypatch, "eval", "--data", root, "--checkpoint", out, "-q")
+    assert code == 0 and "published" in said and "0.763" in said and "F_legacy@4" in said
 
 
 def test_train_writes_a_run_and_table_prints_it(mini_data, tmp_path, capfd, monkeypatch):

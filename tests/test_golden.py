@@ -7,8 +7,8 @@ import pytest
 import torch
 from reference import GOLDEN, array, fill, official_state
 
-from avslib.released import convert_official, load_official
 from avslib.losses import kl_loss, matching_loss, objective, official_js, orthogonality_loss, structure_loss
+from avslib.released import convert_official, load_official
 
 ENCODERS = ("vs", "as", "vac", "vs_y", "as_y", "vac_y")
 TERMS = {"seg_prior": "seg_prior", "seg_posterior": "seg_posterior", "match_prior": "match_prior", "total": "loss",
