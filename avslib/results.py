@@ -38,8 +38,8 @@ from avslib.tables import FORMATS, Table
 
 __all__ = [
     "DEFINITIONS", "Row", "RunRecord", "config_hash", "environment", "fill_tables", "git_state", "load_clips",
-    "load_records", "new_record", "peak_memory", "portable", "published", "published_row", "run_id", "summarise", "table",
-    "variant_hash", "write_record",
+    "load_records", "new_record", "peak_memory", "portable", "published", "published_row", "run_id", "summarise",
+    "table", "variant_hash", "write_record",
 ]  # fmt: skip
 
 SPLITS = {"mini": ("test", "test_unseen"), "avsbench": ("test",)}
