@@ -101,17 +101,33 @@ def predict_command(
         int, typer.Option(min=0, help="0: the mean code; K: K codes drawn from the prior, and maps of uncertainty.")
     ] = 0,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    fps: Annotated[str, typer.Option(help="Masks a second: 1 to the video's frame rate, or native.")] = "1",
+    size: Annotated[
+        int | None, typer.Option(help="Side that the network runs at, a multiple of 32; default: as it was trained.")
+    ] = None,
+    overlap: Annotated[
+        int, typer.Option(min=0, help="Seconds that neighbouring windows share; there, their results are averaged.")
+    ] = 0,
+    masks: Annotated[
+        Literal["png", "npz", "rle"], typer.Option(help="A picture a mask, or one file: arrays, COCO run lengths.")
+    ] = "png",
+    overlay: Annotated[Literal["mp4"], typer.Option(help="Form of the overlay.")] = "mp4",
+    no_overlay: Annotated[bool, typer.Option("--no-overlay", help="Write no overlay.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Segment a video of your own: overlay.mp4 with sound, a mask a second, predictions.json."""
+    """Segment a video of your own: overlay.mp4 with sound, masks, strip.png, and predictions.json by the second."""
     from avslib.predict import Predictor
-    from avslib.segment_video import write_prediction
+    from avslib.prediction_files import write_prediction
 
     out = out or Path("build/predict") / video.stem
     predictor = Predictor.from_checkpoint(checkpoint)
-    rows = write_prediction(predictor, video, out, audio, samples, seed, progress=not quiet)
+    rows = write_prediction(
+        predictor, video, out, audio, samples, seed, fps, size, overlap, progress=not quiet, masks=masks,
+        overlay=not no_overlay,
+    )  # fmt: skip
     seen = sum(row["area"] > 0 for row in rows)
-    console.print(f"{out}: overlay.mp4, masks and predictions.json; {len(rows)} s, a mask in {seen} of them")
+    files = "masks, strip.png and predictions.json" if no_overlay else "overlay.mp4, masks, strip.png, predictions.json"
+    console.print(f"{out}: {files}; {len(rows)} s, a mask in {seen} of them")
 
 
 @app.command("table")

@@ -11,7 +11,8 @@ from avslib.checkpoints import load_checkpoint
 from avslib.models.audio_encoders import AudioEncoder, build_audio_encoder
 from avslib.models.ecmvae import ECMVAE, ECMVAEOutput
 from avslib.models.latent import PRIOR, Noise
-from avslib.segment_video import Second, predict_video
+from avslib.segment_video import Second
+from avslib.windows import OVERLAP, predict_video
 
 __all__ = ["Predictor"]
 
@@ -111,11 +112,11 @@ class Predictor:
 
     def predict(
         self, video: str | Path, audio: str | Path | None = None, samples: int = 0, seed: int = 0,
-        progress: bool = False,
+        fps: int | str = 1, size: int | None = None, overlap: int = OVERLAP, progress: bool = False,
     ) -> Iterator[Second]:  # fmt: skip
         """Segment a video file, one result a second, in constant memory.
 
-        One frame a second is taken as AVSBench does, brought to the model's size with its aspect ratio kept, and
+        One frame a second is taken as AVSBench does, brought to the network's size with its aspect ratio kept, and
         segmented in windows of a clip's length (5 s). The last window reaches back into the one before it; a video
         shorter than a window is segmented as it is.
 
@@ -124,9 +125,19 @@ class Predictor:
             audio: a file to take the sound from, instead of the video's own sound track.
             samples: 0 for the mean code; K for the mean of K codes drawn from the prior, with maps of uncertainty.
             seed: of the samples; each window draws the same ones.
+            fps: results a second, from 1 to the file's own frame rate, or "native" for that rate. The model was trained
+                on one frame and one second of sound a step, and is never given anything else: r results a second are
+                r passes over the video, each one frame a second, shifted against each other by 1/r s, each frame
+                with the second of sound that ends with its step. It costs r times as much.
+            size: side of the square that the network runs at, in pixels, a multiple of 32; None: that of its training.
+                The latent encoders pool their maps to the grid that they were trained on.
+            overlap: seconds that neighbouring windows share, 0 to less than a window. Where they overlap, their
+                probabilities are averaged, the middle of a window weighing most. With samples, doubt between windows
+                counts as disagreement, as doubt between samples does.
             progress: show a bar with the time left.
 
         Raises:
-            AvsError: at once: no such file, no video, damaged, no sound track. While reading: the file breaks off.
+            AvsError: at once: no such file, no video, damaged, no sound track, a number out of range.
+                :class:`avslib.video.BrokenOff` where the file breaks off, after all that could be read of it.
         """
-        return predict_video(self, video, audio, samples, seed, progress)
+        return predict_video(self, video, audio, samples, seed, fps, size, overlap, progress)

@@ -1,9 +1,5 @@
-"""Masks for a whole video file: letterbox, windows of a clip's length, results by the second, overlay and files.
+"""What is shown of a segmented video: the result of a second, the letterbox that brings it back, and the overlay."""
 
-All of it is a chain of generators: memory does not grow with the length of the video.
-"""
-
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from avslib.calibration import entropy_parts
-from avslib.errors import AvsError
-from avslib.files import atomic_path
-from avslib.video import SOUND_RATES, Moment, probe, read_sound, read_video, write_video
+from avslib.video import SOUND_RATES, BrokenOff, Moment, probe, read_sound, read_video, write_video
 
-__all__ = ["Letterbox", "Second", "overlay_video", "paint", "predict_video", "write_prediction"]
+__all__ = ["Letterbox", "Second", "overlay_video", "paint"]
 
 TINT = (230, 159, 0)  # the orange that predictions have in every figure
 BORDER = (124, 116, 104)  # ImageNet's mean colour: 0 after normalisation
@@ -30,14 +23,15 @@ FASTEST = 30.0  # frames a second of an overlay
 
 @dataclass
 class Second:
-    """What the model says about one second of a video.
+    """What the model says about one second of a video, or about one step where there are several a second.
 
     Attributes:
-        index, time: which second, and where it begins.
+        index, time: which step, and where it begins, in seconds.
         image: the frame that was segmented, at the size of the video.
         probability: that a pixel sounds, [H, W]; the mean over the samples where there are any.
         uncertainty: entropy of `probability` in bits, 0 (sure) to 1 (a coin); None without samples.
         disagreement: the part of it that the samples do not agree on, in bits; None without samples.
+        length: of the step, in seconds.
     """
 
     index: int
@@ -46,6 +40,7 @@ class Second:
     probability: Float[np.ndarray, "H W"]
     uncertainty: Float[np.ndarray, "H W"] | None = None
     disagreement: Float[np.ndarray, "H W"] | None = None
+    length: float = 1.0
 
     @property
     def mask(self) -> Bool[np.ndarray, "H W"]:
@@ -54,15 +49,16 @@ class Second:
     def summary(self) -> dict[str, Any]:
         """Plain numbers for JSON.
 
-        area: share of the picture that is marked; confidence: mean probability within the mask (null when it is empty);
-        box: [left, top, right, bottom] in pixels, right and bottom exclusive (null when empty); with samples
-        uncertainty and disagreement: mean over the picture, in bits.
+        second: the one that the step lies in; time: where the step begins, in seconds; area: share of the picture that
+        is marked; confidence: mean probability within the mask (null when it is empty); box: [left, top, right, bottom]
+        in pixels, right and bottom exclusive (null when empty); with samples uncertainty and disagreement: mean over
+        the picture, in bits.
         """
         mask = self.mask
         rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
         values = {
-            "second": self.index,
-            "time": self.time,
+            "second": int(self.time + 1e-6),
+            "time": round(self.time, 4),
             "area": round(float(mask.mean()), 5),
             "confidence": round(float(self.probability[mask].mean()), 4) if mask.any() else None,
             "box": [int(x) for x in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)] if mask.any() else None,
@@ -116,66 +112,28 @@ class Letterbox:
         return cut[:, 0] if size == (height, width) else F.interpolate(cut, size, mode="bilinear")[:, 0]
 
 
-def predict_video(
-    predictor: Any, video: str | Path, audio: str | Path | None = None, samples: int = 0, seed: int = 0,
-    progress: bool = False,
-) -> Iterator[Second]:  # fmt: skip
-    """See :meth:`avslib.predict.Predictor.predict`."""
-    if samples < 0:
-        raise AvsError(f"samples is {samples}; expected 0 (the mean code) or how many codes to draw")
-    info = probe(video)
-    moments = read_video(video, audio=audio)
-    seconds = _seconds(predictor, moments, samples, seed)
-    if not progress:
-        return seconds
-    from rich.progress import track
-
-    return track(seconds, "segmenting", total=round(info.seconds) if info.seconds else None, transient=True)
-
-
-def _seconds(predictor: Any, moments: Iterator[Moment], samples: int, seed: int) -> Iterator[Second]:
-    length = predictor.model.config.data.frames
-    window: list[Moment] = []
-    fresh = 0
-    for moment in moments:
-        window = [*window, moment][-length:]
-        fresh += 1
-        if fresh == length:
-            yield from _window(predictor, window, fresh, samples, seed)
-            fresh = 0
-    if fresh:  # the last window reaches back, so that it is as long as those of training wherever the video allows
-        yield from _window(predictor, window, fresh, samples, seed)
-
-
-def _window(predictor: Any, window: list[Moment], fresh: int, samples: int, seed: int) -> Iterator[Second]:
-    """Segment a window and give its last `fresh` seconds."""
-    box = Letterbox(*window[0].image.shape[:2], predictor.image_size)
-    image = torch.stack([box.fit(moment.image) for moment in window])
-    sound = predictor.embed(torch.from_numpy(np.concatenate([moment.sound for moment in window])), len(window))
-    if samples:
-        drawn = predictor.samples(image, sound, samples, seed)
-        total, _, information = entropy_parts(drawn)
-        maps = [drawn.mean(0), total, information]
-    else:
-        maps = [predictor(image, sound)]
-    for i in range(len(window) - fresh, len(window)):
-        full = [box.back(values[i : i + 1])[0].numpy() for values in maps]
-        yield Second(window[i].index, window[i].start, window[i].image, *full)
-
-
 def paint(
     image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"], alpha: float = 0.35
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The picture with the mask tinted orange and outlined in white and black, so that it is seen on any ground."""
+    return _painted(image, mask, *_outline(mask), alpha)
+
+
+def _outline(mask: Bool[np.ndarray, "H W"]) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+    """The white line within the mask, and the black one around it."""
     from scipy.ndimage import binary_dilation, binary_erosion
 
-    thick = max(1, round(min(mask.shape) / 240))
-    cross = np.ones((3, 3), bool)
-    painted = image.astype(np.float32)
-    painted[mask] = (1 - alpha) * painted[mask] + alpha * np.array(TINT, np.float32)
-    painted[mask & ~binary_erosion(mask, cross, thick)] = 255
-    painted[~mask & binary_dilation(mask, cross, thick)] = 0
-    return painted.round().astype(np.uint8)
+    thick, cross = max(1, round(min(mask.shape) / 240)), np.ones((3, 3), bool)
+    return mask & ~binary_erosion(mask, cross, thick), ~mask & binary_dilation(mask, cross, thick)
+
+
+def _painted(
+    image: UInt8[np.ndarray, "H W 3"], mask: np.ndarray, white: np.ndarray, black: np.ndarray, alpha: float = 0.35
+) -> UInt8[np.ndarray, "H W 3"]:
+    painted = image.copy()
+    tinted = (1 - alpha) * image[mask].astype(np.float32) + alpha * np.array(TINT, np.float32)
+    painted[mask], painted[white], painted[black] = tinted.round().astype(np.uint8), 255, 0
+    return painted
 
 
 def overlay_video(
@@ -186,8 +144,9 @@ def overlay_video(
     *,
     longest: int | None = None,
     quality: int = 23,
+    partial: bool = False,
 ) -> Path:
-    """Write the video, at its own frame rate (up to 30) and with its sound, with each second's mask on its frames.
+    """Write the video, at its own frame rate (up to 30) and with its sound, with each step's mask on its frames.
 
     Args:
         seconds: of the same video, in order; may be a generator, which is drawn from as the frames need it.
@@ -195,6 +154,7 @@ def overlay_video(
         audio: another file to take the sound from.
         longest: larger videos are made smaller, so that their longer side has that many pixels.
         quality: see :func:`avslib.video.write_video`.
+        partial: True writes what there is of a video that breaks off.
 
     Raises:
         AvsError: as `read_video` and `write_video`.
@@ -207,16 +167,28 @@ def overlay_video(
     def frames() -> Iterator[np.ndarray]:
         following = iter(seconds)
         second, mask = None, np.zeros(size[::-1], bool)
-        for moment in read_video(video, fps, sound=False, phase=0.5):
-            while second is not _END and (second is None or second.index + 1 <= moment.start + 0.5 / fps):
+        lines = _outline(mask)
+        for moment in _moments(video, fps, partial):
+            middle, before = moment.start + 0.5 / fps, second
+            while second is not _END and (second is None or second.time + second.length <= middle):
                 second = next(following, _END)
-                if second is not _END:
-                    mask = _resized(second.mask, size)
-            yield paint(_resized(moment.image, size), mask)
+                mask = mask if second is _END else second.mask
+            if second is not before:
+                mask = _resized(mask, size)
+                lines = _outline(mask)
+            yield _painted(_resized(moment.image, size), mask, *lines)
 
     rate = next((r for r in SOUND_RATES if audio is None and r >= info.sound_rate), 44100)
     sound = read_sound(video if audio is None else audio, rate)
     return write_video(path, frames(), sound, fps, rate=rate, quality=quality)
+
+
+def _moments(video: str | Path, fps: float, partial: bool) -> Iterator[Moment]:
+    try:
+        yield from read_video(video, fps, sound=False, phase=0.5)
+    except BrokenOff:
+        if not partial:
+            raise
 
 
 _END: Any = object()  # after the last second: its mask stays
@@ -227,57 +199,3 @@ def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return picture
     how = Image.Resampling.NEAREST if picture.dtype == bool else Image.Resampling.BILINEAR
     return np.asarray(Image.fromarray(picture).resize(size, how))
-
-
-def write_prediction(
-    predictor: Any,
-    video: str | Path,
-    out: str | Path,
-    audio: str | Path | None = None,
-    samples: int = 0,
-    seed: int = 0,
-    progress: bool = False,
-) -> list[dict[str, Any]]:
-    """Segment a video and write ``overlay.mp4``, ``masks/0000.png`` ... (255 = sounding) and ``predictions.json``.
-
-    With samples, ``uncertainty/0000.png`` too (255 = 1 bit). Nothing is written before the video is known to be
-    readable; `predictions.json` comes last, so a folder that has it is whole.
-
-    Returns:
-        what `predictions.json` holds under ``seconds``: :meth:`Second.summary` of each.
-
-    Raises:
-        AvsError: as :meth:`avslib.predict.Predictor.predict`.
-    """
-    out, rows = Path(out), []
-    if out.exists() and not out.is_dir():
-        raise AvsError(f"{out}: is a file; name a folder for the results")
-    seconds = predict_video(predictor, video, audio, samples, seed, progress)
-    info = probe(video)
-    (out / "predictions.json").unlink(missing_ok=True)
-    for old in [*out.glob("masks/[0-9]*.png"), *out.glob("uncertainty/[0-9]*.png")]:
-        old.unlink()
-
-    def kept() -> Iterator[Second]:
-        for second in seconds:
-            _picture(out / "masks" / f"{second.index:04d}.png", second.mask * np.uint8(255))
-            if second.uncertainty is not None:
-                grey = (second.uncertainty * 255).round().astype(np.uint8)
-                _picture(out / "uncertainty" / f"{second.index:04d}.png", grey)
-            rows.append(second.summary())
-            yield second
-
-    results = kept()
-    overlay_video(video, results, out / "overlay.mp4", audio)
-    for _ in results:  # a tail that is too short for a frame of the overlay
-        pass
-    content = {"video": Path(video).name, "width": info.width, "height": info.height, "samples": samples,
-               "seed": seed, "seconds": rows}  # fmt: skip
-    with atomic_path(out / "predictions.json") as part:
-        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    return rows
-
-
-def _picture(path: Path, values: UInt8[np.ndarray, "H W"]) -> None:
-    with atomic_path(path) as part:
-        Image.fromarray(values).save(part, format="png")

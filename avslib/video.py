@@ -18,7 +18,8 @@ from avslib.audio import SAMPLE_RATE
 from avslib.errors import AvsError
 from avslib.files import atomic_path
 
-__all__ = ["PHASE", "SOUND_RATES", "Moment", "VideoInfo", "probe", "read_sound", "read_video", "write_video"]
+__all__ = ["PHASE", "SOUND_RATES", "BrokenOff", "Moment", "VideoInfo", "probe", "read_sound", "read_video",
+           "write_video"]  # fmt: skip
 
 # AVSBench cuts a second into 16 pictures and keeps the last one, index 15
 PHASE = 15 / 16
@@ -27,6 +28,19 @@ SHORTEST_TAIL = 0.1
 LARGEST_GAP = 60  # seconds of silence put in where time stamps of the sound jump; more is a damaged time stamp
 SOUND_RATES = (16000, 22050, 24000, 32000, 44100, 48000)  # that AAC and all players know, in Hz
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
+
+
+class BrokenOff(AvsError):
+    """A video ends before its header says so.
+
+    Attributes:
+        at: seconds that could be read.
+        declared: seconds that the header speaks of.
+    """
+
+    def __init__(self, message: str, at: float, declared: float):
+        super().__init__(message)
+        self.at, self.declared = at, declared
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,8 @@ def read_video(
         sound: False leaves the sound out, and then none needs to be there.
 
     Raises:
-        AvsError: as `probe`, at once; no sound track, at once; a file that breaks off, when that place is reached.
+        AvsError: as `probe`, at once; no sound track, at once; `BrokenOff`, when the place
+            is reached where a file breaks off.
     """
     if not (0 < fps <= 1000 and 0 <= phase < 1):
         raise AvsError(f"fps is {fps} and phase {phase}; expected fps above 0 and a phase from 0 to below 1")
@@ -165,9 +180,11 @@ def _pictures(path: str | Path, fps: float, phase: float, info: VideoInfo) -> It
             index += 1
         declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
         if held is None or declared > end + 1:
-            raise AvsError(
+            raise BrokenOff(
                 f"{path}: breaks off after {end:.1f} s, and its header says {declared:.1f} s; the file is damaged or "
-                "was not copied whole: get it again"
+                "was not copied whole: get it again",
+                end,
+                declared,
             )
 
 

@@ -18,7 +18,8 @@ from avslib.config import load_config
 from avslib.errors import AvsError
 from avslib.models.ecmvae import ECMVAE
 from avslib.predict import Predictor
-from avslib.segment_video import Letterbox, Second, overlay_video, write_prediction
+from avslib.prediction_files import write_prediction
+from avslib.segment_video import Letterbox, Second, overlay_video
 from avslib.video import read_video, write_video
 
 

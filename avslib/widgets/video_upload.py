@@ -2,7 +2,7 @@
 
 import base64
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,53 +10,13 @@ from typing import Any
 from avslib.errors import AvsError
 from avslib.inline import image_html
 from avslib.predict import Predictor
-from avslib.segment_video import Second, overlay_video, paint
+from avslib.segment_video import Second, overlay_video
+from avslib.strip import Spread, strip_figure
 from avslib.widgets.parts import control, ipywidgets_module
 
 __all__ = ["strip_figure", "video_html", "video_upload"]
 
 LARGEST = 200 * 10**6  # bytes; a whole upload lies in memory
-
-
-def strip_figure(seconds: Sequence[Second], columns: int = 6) -> Any:
-    """Frames of a video with the mask tinted and outlined; below them the uncertainty in bits, where there is one.
-
-    Args:
-        seconds: of :meth:`avslib.predict.Predictor.predict`; `columns` of them, evenly spread, are drawn.
-
-    Returns:
-        a matplotlib Figure; its label says in words what it shows.
-
-    Raises:
-        AvsError: no second to draw.
-    """
-    from matplotlib.figure import Figure
-
-    seconds = list(seconds)
-    if not seconds or columns < 1:
-        raise AvsError("strip_figure: there is no second to draw; give the results of predict(...)")
-    count = min(columns, len(seconds))
-    shown = [seconds[(2 * i + 1) * len(seconds) // (2 * count)] for i in range(count)]
-    rows = 1 + (shown[0].uncertainty is not None)
-    height, width = shown[0].image.shape[:2]
-    tall = 1.3 * height / width
-    figure = Figure(figsize=(1.3 * count + 0.5 * (rows - 1), rows * tall + 0.25), dpi=80, layout="constrained")
-    axes = figure.subplots(rows, count, squeeze=False)
-    for column, second in zip(axes.T, shown, strict=True):
-        for axis in column:
-            axis.set_axis_off()
-        column[0].imshow(paint(second.image, second.mask))
-        column[0].set_title(f"{second.time:.0f} s: {100 * second.mask.mean():.1f} %", fontsize=8, pad=3)
-        if second.uncertainty is not None:
-            drawn = column[1].imshow(second.uncertainty, cmap="cividis", vmin=0, vmax=1)
-    if rows == 2:
-        figure.colorbar(drawn, ax=list(axes[1]), label="uncertainty / bit", fraction=0.05, pad=0.01)
-    areas = ", ".join(f"second {s.index}: {100 * s.mask.mean():.1f} %" for s in shown)
-    figure.set_label(
-        f"{count} frames of the video with what sounds outlined; share of pixels marked: {areas}."
-        + (" Below each the uncertainty, bright where the model is unsure." if rows == 2 else "")
-    )
-    return figure
 
 
 def video_html(path: str | Path, label: str, width: int = 320) -> str:
@@ -116,15 +76,12 @@ def _segmented(predictor: Predictor, name: str, content: bytes, samples: int, lo
     with tempfile.TemporaryDirectory() as folder:
         video, overlay = Path(folder) / "upload", Path(folder) / "overlay.mp4"
         video.write_bytes(content)
-        kept: list[Second] = []
+        kept = Spread(longest=640)
 
         def counted() -> Iterator[Second]:
             for second in predictor.predict(video, samples=samples):
                 message.value = f"{escape(name)}: {second.index + 1} s done"
-                # the strip shows a few; every 2nd, 4th ... second is enough of a long video
-                kept.append(second)
-                if len(kept) > 24:
-                    del kept[1::2]
+                kept.add(second)
                 yield second
 
         try:
@@ -134,6 +91,6 @@ def _segmented(predictor: Predictor, name: str, content: bytes, samples: int, lo
                 pass
         except AvsError as error:
             raise AvsError(str(error).replace(str(video), name)) from None
-        figure = strip_figure(kept)
+        figure = strip_figure(kept.seconds)
         message.value = f"{escape(name)}: done."
         return video_html(overlay, f"{name} with what sounds outlined", longest) + image_html(figure)
