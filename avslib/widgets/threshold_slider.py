@@ -75,7 +75,7 @@ def _draw(probability: Tensor, mask: Tensor, curve: tuple[Tensor, Tensor], thres
         # the outline lies at 0.5 of what it is given
         draw_outline(one, (probability[row] >= at).float().numpy(), PREDICTION)
         one.set_title(f"frame {row}", fontsize=8)
-    right.suptitle("truth solid, mask dashed", fontsize=8)
+    right.suptitle("truth solid, prediction dashed", fontsize=8)
     right.colorbar(drawn, ax=right.axes, label="probability", shrink=0.9)
     figure.set_label(
         f"F curve over {int(counted.sum())} frames; {top}. At threshold {at:.2f}: {numbers}, "
