@@ -161,12 +161,21 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def variant_hash(config: Mapping[str, Any]) -> str:
-    """The configuration's hash without its seed and what changes no figure: equal for the seeds of one variant."""
+    """The configuration's hash without its seed and what changes no figure: equal for the seeds of one variant.
+
+    Fields that are None are left out: an option that a later version added, and that is off, makes no new variant.
+
+    >>> variant_hash({"data": {"root": "a", "skip": None}}) == variant_hash({"data": {"root": "b"}})
+    True
+    """
     kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
     for name in NOT_THE_VARIANT:
         section, field = name.split(".")
         if isinstance(kept.get(section), dict):
             kept[section].pop(field, None)
+    for key, value in kept.items():
+        if isinstance(value, dict):
+            kept[key] = {name: entry for name, entry in value.items() if entry is not None}
     return config_hash(kept)
 
 

@@ -182,3 +182,19 @@ def test_readme_prints_what_the_committed_records_say():
     root = Path(__file__).resolve().parent.parent
     records = results.load_records(root / "results/runs")
     assert records and not results.fill_tables(root / "README.md", records, check=True)
+
+
+def test_a_fresh_configuration_is_the_variant_of_the_committed_runs():
+    """A field added to the configuration later must not part new runs from the committed rows."""
+    from avslib.config import load_config
+    from avslib.course.committed import committed_runs
+    from avslib.demo import EPOCHS, START
+    from avslib.records import load_records, variant_hash
+
+    committed = [r for r in load_records(committed_runs()) if r.data == "mini" and r.config["preset"] == "demo"]
+    assert committed
+    for record in committed:
+        audio = record.method == "ecmvae"
+        own = {"data.task": record.task, "model.use_audio": audio, "train.epochs": EPOCHS[record.task]}
+        fresh = load_config("demo", own | {"train.init_from": START[audio]})
+        assert variant_hash(fresh.model_dump(mode="json")) == variant_hash(record.config)
