@@ -34,7 +34,7 @@ def build_mini_command(
 
     manifest = build_mini(out, size, seed, workers=workers, progress=not quiet)
     counts = {task: sum(splits.values()) for task, splits in manifest["counts"].items()}
-    console.print(f"{out}: {counts['s4']} S4 and {counts['ms3']} MS3 clips, size {size}, seed {seed}")
+    console.print(f"{out}: {counts['s4']} S4 and {counts['ms3']} MS3 clips, size {size}, seed {seed}", soft_wrap=True)
 
 
 @app.command("check")
@@ -133,7 +133,8 @@ def pack_command(
     index = pack(root, out, task, split, shard_mb=shard_mb, skip=skipped, masks=masks, progress=not quiet)
     for name, found in index["splits"].items():
         size = sum(shard["bytes"] for shard in found["shards"]) / 1e6
-        console.print(f"{out}: {name}: {len(found['names'])} clips in {len(found['shards'])} shards, {size:.1f} MB")
+        text = f"{out}: {name}: {len(found['names'])} clips in {len(found['shards'])} shards, {size:.1f} MB"
+        console.print(text, soft_wrap=True)
     if measure:
         from avslib.data.pack_speed import compare
 

@@ -12,7 +12,7 @@ from avslib.errors import AvsError
 app = typer.Typer(help="Run the numbered notebooks, renew their stored outputs, build the book.", no_args_is_help=True)
 console = Console()
 # a notebook runs in its own folder: what the user names is meant from where the user is
-PATHS = ("DATA_ROOT", "OUT_DIR")
+PATHS = ("DATA_ROOT", "OUT_DIR", "AUDIO_WEIGHTS", "VGGISH_WEIGHTS", "VIDEO")
 
 Chosen = Annotated[list[str] | None, typer.Argument(metavar="[NN]...", help="Numbers or names; default: all.")]
 Solutions = Annotated[bool, typer.Option("--solutions", help="The notebooks with solutions instead.")]
