@@ -339,7 +339,7 @@ def write_video(
         sound = out.add_stream("aac", rate=rate, layout="mono") if audio is not None else None
         if sound is not None:
             sound.bit_rate = 2 * rate  # clear speech and music in mono, and small files at 16 kHz
-        count, size, done = 0, None, 0
+        count, size, done, rest = 0, None, 0, np.zeros(0, np.float32)
         for image in frames:
             image = np.asarray(image)
             fits = image.ndim == 3 and image.shape[2] == 3 if size is None else image.shape == size
@@ -353,12 +353,11 @@ def write_video(
             out.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")))
             count += 1
             while sound is not None and done < round(count * rate / fps):
-                block = next(blocks, None)
+                block = rest if len(rest) else next(blocks, None)
                 if block is None:
                     break
                 # cut at the end of this frame, so that picture and sound lie side by side in the file
                 block, rest = np.split(np.asarray(block, np.float32), [max(0, round(count * rate / fps) - done)])
-                blocks = _chain(rest, blocks) if len(rest) else blocks
                 done += _encode_sound(out, sound, block, rate, done)
         if count == 0:
             raise AvsError("write_video: there is no frame to write; give at least one")
@@ -366,11 +365,6 @@ def write_video(
         if sound is not None:
             out.mux(sound.encode(None))
     return path
-
-
-def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    yield first
-    yield from rest
 
 
 def _encode_sound(out: Any, stream: Any, block: Float[np.ndarray, "S"], rate: int, position: int) -> int:

@@ -123,7 +123,8 @@ def test_command_writes_what_it_says(predictor, tmp_path, capfd, monkeypatch):
 
     checkpoint, path = save_checkpoint(tmp_path / "model", predictor.model), video(tmp_path, 6)
     out = tmp_path / "out"
-    arguments = ["predict", path, "--checkpoint", checkpoint, "--out", out, "--samples", "2", "--overlay", "mp4", "--overlap", "2", "-q"]
+    options = ["--samples", "2", "--overlap", "2", "--size", "96", "--overlay", "mp4", "-q"]
+    arguments = ["predict", path, "--checkpoint", checkpoint, "--out", out, *options]
     monkeypatch.setattr(sys, "argv", ["avs", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
         cli.main()

@@ -102,6 +102,12 @@ def test_odd_sizes_grow_to_even_ones(tmp_path):
     assert next(read_video(path, sound=False)).image.shape == (48, 64, 3)
 
 
+def test_sound_of_one_piece_goes_with_many_frames(tmp_path):
+    path = write_video(tmp_path / "many.mp4", (frames(1)[0] for _ in range(1500)), tones(50), 30)
+    sound = np.concatenate(list(read_sound(path)))
+    assert abs(len(sound) / RATE - 50) < 0.2 and pitch(sound[40 * RATE : 41 * RATE]) == 4200
+
+
 def test_file_without_sound_says_what_to_do(tmp_path):
     path = write_video(tmp_path / "mute.mp4", frames(3), None, 1)
     with pytest.raises(AvsError, match=r"no sound track.*--audio FILE"):
