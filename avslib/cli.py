@@ -101,7 +101,7 @@ def predict_command(
         int, typer.Option(min=0, help="0: the mean code; K: K codes drawn from the prior, and maps of uncertainty.")
     ] = 0,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
-    fps: Annotated[str, typer.Option(help="Masks a second: 1 to the video's frame rate, or native.")] = "1",
+    fps: Annotated[str, typer.Option(help="Masks a second: 1 to the video's own rate, or native.")] = "1",
     size: Annotated[
         int | None, typer.Option(help="Side that the network runs at, a multiple of 32; default: as it was trained.")
     ] = None,

@@ -27,6 +27,7 @@ from avslib.video import BrokenOff, Moment, VideoInfo, probe, read_video
 
 __all__ = ["OVERLAP", "predict_video", "steps_a_second"]
 
+# sharing 1, 2 or 4 s moved J on 60 s of Mini-AVS clips by +0.008, -0.003 and +0.005, at up to 5 times the cost
 OVERLAP = 0
 SIZES = (32, 2048)  # side of the network's square, in pixels
 
