@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from avslib.course import execute
+from avslib.course.book import build_book
 from avslib.course.lesson import STANDARD
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,6 +112,15 @@ def run(path: Path, out: Path, **given) -> None:
 @each
 def test_runs_by_papermill_with_metrics_in_bounds(path, tmp_path):
     run(path, tmp_path)
+
+
+@pytest.mark.notebook
+def test_the_book_holds_every_page_with_words_for_its_pictures(tmp_path):
+    build_book(tmp_path / "book")
+    for path in EVERY:
+        page = (tmp_path / "book" / f"{label(path)}.html").read_text(encoding="utf-8")
+        pictures = re.findall(r'<img[^>]*src="[^"]*_images/[^>]*>', page)
+        assert not [p for p in pictures if not re.search(r'alt="(?!_images|\.\./_images)[^"]{9,}"', p)], label(path)
 
 
 @pytest.mark.gpu

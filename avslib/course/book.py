@@ -91,10 +91,11 @@ def build_book(out: str | Path) -> Path:
 
 
 def _copy(path: Path, target: Path) -> None:
-    """The notebook with the alternative text of its pictures where MyST-NB looks for it."""
+    """The notebook with the alternative text of its pictures and its language where MyST-NB looks for them."""
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             alt = output.get("metadata", {}).get("image/png", {}).get("alt") or output.get("metadata", {}).get("alt")
