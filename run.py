@@ -252,7 +252,8 @@ def task_commands(task: str, arguments: list[str]) -> tuple[list[list[str]], Pat
     if task == "test":
         return test_commands(arguments), ROOT
     if task == "lab":
-        return [["-m", "jupyterlab", *(arguments or ["notebooks/00_start_here.ipynb"])]], ROOT
+        named = any(not argument.startswith("-") for argument in arguments)
+        return [["-m", "jupyterlab", *([] if named else ["notebooks/00_start_here.ipynb"]), *arguments]], ROOT
     if task == "book":
         return [["-m", "avslib.cli", "notebooks", "book", *arguments]], ROOT
     if task == "avs":

@@ -295,6 +295,13 @@ def test_every_part_is_run_and_the_first_failure_is_the_exit_code(run, monkeypat
     assert run.main(["test"]) == 130 and done == [[1]]
 
 
+def test_lab_opens_the_first_lesson_unless_told_what(run):
+    assert run.task_commands("lab", ["--no-browser"])[0] == [
+        ["-m", "jupyterlab", "notebooks/00_start_here.ipynb", "--no-browser"]
+    ]
+    assert run.task_commands("lab", ["notebooks"])[0] == [["-m", "jupyterlab", "notebooks"]]
+
+
 @pytest.mark.parametrize("arguments", [[], ["fly"]])
 def test_wrong_task_is_answered_with_the_right_ones(run, arguments, capsys):
     assert run.main(arguments) == 2
