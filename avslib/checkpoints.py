@@ -1,6 +1,6 @@
 """Checkpoints: a folder with safetensors weights and the resolved config."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,8 @@ from avslib.errors import AvsError
 from avslib.files import atomic_path
 from avslib.models.ecmvae import ECMVAE
 
-__all__ = ["CONFIG", "WEIGHTS", "load_checkpoint", "load_strict", "load_weights", "save_checkpoint", "shipped_names"]
+__all__ = ["CONFIG", "WEIGHTS", "listed", "load_checkpoint", "load_strict", "load_weights", "save_checkpoint",
+           "shipped_names"]  # fmt: skip
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
@@ -25,7 +26,7 @@ def load_strict(model: ECMVAE, state: Mapping[str, Tensor], source: str) -> None
     """Load a state dict whose names and shapes must be the model's, all of them.
 
     Raises:
-        AvsError: names the first that is missing, unknown or of another shape; `source` says where it comes from.
+        AvsError: names what is missing, unknown or of another shape; `source` says where it comes from.
     """
     wanted = model.state_dict()
     problems = [f"{k} is missing" for k in wanted if k not in state]
@@ -34,9 +35,18 @@ def load_strict(model: ECMVAE, state: Mapping[str, Tensor], source: str) -> None
                  for k in wanted if k in state and state[k].shape != wanted[k].shape]
     if problems:
         raise AvsError(f"{source} do not fit {model.config.model.backbone} with {model.config.model.channels} "
-                       f"channels: {problems[0]}{f' (and {len(problems) - 1} more)' if len(problems) > 1 else ''}; "
-                       "use the config that they were trained with")
+                       f"channels: {listed(problems)}; use the config that they were trained with")
     model.load_state_dict(state)
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Names for a sentence: all of them, or the first `most` and how many more there are.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b (and 1 more)'
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" (and {more} more)" if more > 0 else "")
 
 
 def save_checkpoint(folder: str | Path, model: ECMVAE, *, half: bool = False) -> Path:

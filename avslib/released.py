@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avslib.checkpoints import load_strict, save_checkpoint
+from avslib.checkpoints import listed, load_strict, save_checkpoint
 from avslib.config import load_config
 from avslib.errors import AvsError
 from avslib.models.ecmvae import ECMVAE
@@ -116,8 +116,8 @@ def convert_official(state: Mapping[str, Tensor], backbone: str = "auto") -> tup
             # 1x1x1 convolutions of the fusion are linear layers here
             converted[target] = value.flatten(1) if name.startswith("fusion_modules") and value.ndim == 5 else value
     if unknown:
-        raise AvsError(f"{len(unknown)} names in the weights are not ECMVAE's: {', '.join(unknown[:5])}"
-                       f"{', ...' if len(unknown) > 5 else ''}; give the state dict as released")
+        raise AvsError(f"{len(unknown)} names in the weights are not ECMVAE's: {listed(unknown)}; "
+                       "give the state dict as released")
     return converted, unused
 
 

@@ -126,7 +126,7 @@ def test_eval_prints_scores_of_val_and_test(mini_data, checkpoint, capfd, monkey
     assert code == 0 and out.count("val") >= 3 and out.count("test") >= 3 and "F_legacy@4" in out
 
 
-def test_imported_weights_are_scored_beside_the_published_row(tmp_path, capfd, monkeypatch):
+def test_imported_weights_are_scored_beside_the_published_row(tmp_path, mini_data, capfd, monkeypatch):
     root = write_avsbench(tmp_path / "data", per_split=1)
     torch.save(official_state("resnet"), tmp_path / "s4_resnet.pth")
     torch.save(VGGish().state_dict(), tmp_path / "vggish.pth")
@@ -135,6 +135,8 @@ def test_imported_weights_are_scored_beside_the_published_row(tmp_path, capfd, m
                tmp_path / "vggish.pth")[0] == 0  # fmt: skip
     code, said, _ = avs(capfd, monkeypatch, "eval", "--data", root, "--checkpoint", out, "-q")
     assert code == 0 and "published" in said and "0.763" in said and "F_legacy@4" in said
+    code, said, _ = avs(capfd, monkeypatch, "eval", "--data", mini_data, "--checkpoint", out, "-q")
+    assert code == 0 and "published" not in said and "all objects" in said
 
 
 def test_train_writes_a_run_and_table_prints_it(mini_data, tmp_path, capfd, monkeypatch):

@@ -1,17 +1,22 @@
-"""The first notebook in a real JupyterLab: it runs, and its sound swapper moves the mask at a key press.
+"""JupyterLab in a real browser: the first notebook's sound swapper at a key press, and a video file that is uploaded.
 
-The picture of it is left in build/browser/; results/demo/00_start_here.png is a copy.
+The pictures are left in build/browser/; results/demo/00_start_here.png is a copy of one.
 """
 
 import io
 import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 from lab_server import NO_CHROMIUM, find_chromium, lab, page_of, problems, run_all
+from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
+from avslib.course.execute import KERNEL
+from avslib.data.avsbench import AVSBench
 from avslib.inline import small_png
+from avslib.video import write_video
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "build" / "browser" / "00_start_here.png"
@@ -44,3 +49,43 @@ def test_swapping_the_sound_moves_the_mask(tmp_path):
         panel.scroll_into_view_if_needed()
         PICTURE.parent.mkdir(parents=True, exist_ok=True)
         PICTURE.write_bytes(small_png(Image.open(io.BytesIO(page.screenshot()))))
+
+
+UPLOAD = ["from avslib.predict import Predictor", "from avslib.widgets import video_upload",
+          "video_upload(Predictor.from_checkpoint('mini-s4'))"]  # fmt: skip
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(find_chromium() is None, reason=NO_CHROMIUM)
+def test_an_uploaded_video_comes_back_with_what_sounds(tmp_path, mini_data):
+    work = tmp_path / "notebooks"
+    work.mkdir()
+    nbformat.write(new_notebook(cells=[new_code_cell("\n".join(UPLOAD))], metadata={"kernelspec": dict(KERNEL)}),
+                   work / "upload.ipynb")  # fmt: skip
+    clip = AVSBench(mini_data, "s4", "test")
+    frames = clip[0]["image"].permute(0, 2, 3, 1).numpy().repeat(5, 0)
+    write_video(tmp_path / "mine.mp4", frames, clip.waveform(0).numpy(), fps=5)
+    (tmp_path / "none.mp4").write_bytes(b"no video")
+    with lab(work, tmp_path / "private") as (address, token), page_of(address) as page:
+        assert problems(run_all(page, address, token, "upload.ipynb")) == []
+        button = page.get_by_role("button", name="Segment")
+
+        def choose(name: str) -> None:
+            with page.expect_file_chooser() as chooser:
+                page.get_by_role("button", name="Choose a video").click()
+            chooser.value.set_files(tmp_path / name)
+
+        choose("none.mp4")
+        page.get_by_text("none.mp4, 0.0 MB: press Segment.").wait_for()
+        button.click()
+        page.get_by_role("alert").wait_for()
+        choose("mine.mp4")
+        page.get_by_text("mine.mp4, ").wait_for()
+        button.click()
+        page.get_by_text("mine.mp4: done.").wait_for(timeout=90_000)
+        video = page.get_by_label("mine.mp4 with what sounds outlined")
+        assert video.get_attribute("src").startswith("data:video/mp4;base64,")
+        strip = page.locator("img[src^='data:image/png']")
+        assert strip.evaluate("image => image.complete && image.naturalWidth > 300")
+        PICTURE.parent.mkdir(parents=True, exist_ok=True)
+        PICTURE.with_name("upload.png").write_bytes(small_png(Image.open(io.BytesIO(page.screenshot()))))
