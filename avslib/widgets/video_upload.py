@@ -41,7 +41,7 @@ def video_upload(predictor: Predictor, longest: int = 480) -> Any:
     widgets = ipywidgets_module()
     upload = widgets.FileUpload(accept="video/*", multiple=False, description="Choose a video",
                                 layout=widgets.Layout(width="220px"))  # fmt: skip
-    samples = control("IntSlider", "Samples of the prior (0: mean)", min=0, max=16, value=0)
+    samples = control("IntSlider", "Samples (0: mean code)", min=0, max=16, value=0)
     button = widgets.Button(description="Segment", disabled=True, button_style="primary")
     message, result = widgets.HTML("Choose a video file that has sound."), widgets.HTML()
 
