@@ -84,7 +84,10 @@ class Lesson:
     def check(self, label: str, yours: Any, true: Any, tolerance: float = 1e-6) -> None:
         """Compare what the notebook derived with what the package gives; print both where they are single numbers.
 
-        `tolerance` is absolute plus relative. Bool, str and int are compared exactly when `tolerance` is 0.
+        Args:
+            label: what is compared.
+            yours, true: numbers, bools, arrays or tensors of one shape.
+            tolerance: absolute, plus the same relative to `true`; 0 compares exactly.
 
         Raises:
             AssertionError: they differ; the message names the check and the largest difference.
