@@ -66,8 +66,16 @@ def save_checkpoint(folder: str | Path, model: ECMVAE, *, half: bool = False) ->
     return folder
 
 
-def load_weights(model: ECMVAE, source: str | Path) -> None:
-    """Load the weights of a checkpoint folder or .safetensors file into `model`."""
+def load_weights(model: ECMVAE, source: str | Path, modules: Sequence[str] | None = None) -> None:
+    """Load the weights of a checkpoint folder or .safetensors file into `model`.
+
+    Args:
+        modules: names such as ``neck``: load what belongs to a module of that name, and leave the rest as it is; the
+            file may then hold more than the model has.
+
+    Raises:
+        AvsError: no such file, weights missing or of another shape, a module that the model does not have.
+    """
     path = _weights_path(source)
     try:
         with safe_open(path, framework="pt") as f:
@@ -75,7 +83,22 @@ def load_weights(model: ECMVAE, source: str | Path) -> None:
     except SafetensorError as error:
         raise AvsError(f"checkpoint {path}: not a whole safetensors file ({error}); copy or train it again") from None
     wanted = model.state_dict()
-    load_strict(model, {k: v.to(wanted[k].dtype) if k in wanted else v for k, v in state.items()}, f"weights {path}")
+    state = {k: v.to(wanted[k].dtype) if k in wanted else v for k, v in state.items()}
+    if modules is not None:
+        parts = {k: set(k.split(".")) for k in wanted}
+        for name in modules:
+            if not any(name in part for part in parts.values()):
+                raise AvsError(f"train.init_modules: the model has no module {name!r}; it has "
+                               f"{', '.join(_module_names(model))}")
+        chosen = {k for k, part in parts.items() if part & set(modules)}
+        state = {k: v for k, v in wanted.items() if k not in chosen} | {k: state[k] for k in chosen if k in state}
+    load_strict(model, state, f"weights {path}")
+
+
+def _module_names(model: ECMVAE) -> list[str]:
+    """The parts of the network and of its branches."""
+    names = [name for name, _ in model.named_children() if name not in ("prior", "posterior")]
+    return [*names, *(name for name, _ in model.prior.named_children())]
 
 
 def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> ECMVAE:

@@ -44,6 +44,26 @@ class ModelConfig(_Section):
         "basic", description="basic: 1x1, 3x3, 3x3 convolutions; aspp: four dilated ones"
     )
     channels: int = Field(128, ge=4, multiple_of=4, description="C, channels of neck, fusion and decoder")
+    fusion: Literal["tpavi", "correlation_gate"] = Field(
+        "tpavi",
+        description="tpavi: all seconds of the clip interact; correlation_gate: each position is gated by its "
+        "correlation with the sound of its own second",
+    )
+    latent: Literal["factorised", "unfactorised", "visual", "none"] = Field(
+        "factorised",
+        description="factorised: s_v, s_a and c; unfactorised: a code a modality, fused to one; visual: a code of the "
+        "image alone; none: no codes and no posterior, a deterministic network",
+    )
+    code_fusion: Literal["linear", "product_of_experts"] = Field(
+        "linear",
+        description="how codes are fused: linear: a linear layer on the samples; product_of_experts: the product of "
+        "their Gaussians and a unit Gaussian",
+    )
+    injection: Literal["neck", "all_levels", "decoder"] = Field(
+        "neck",
+        description="where the fused codes enter: neck: the coarsest map before the fusion, as released; all_levels: "
+        "each of the four; decoder: the coarsest map after the fusion, as the paper's figure draws it",
+    )
     latent_dim: int = Field(16, ge=1, description="K, length of each latent code")
     mi_dim: int = Field(6, ge=1, description="M, length of the mutual-information heads")
     image_encoder_channels: tuple[int, int, int, int, int] = Field(
@@ -90,6 +110,14 @@ class DataConfig(_Section):
         "s4", description="s4: single source, first mask only in train; ms3: several sources"
     )
     frames: int = Field(5, ge=1, description="T, frames and seconds of a clip")
+    train_frames: int | None = Field(
+        None, ge=1, description="frames of a train clip; null: as frames. S4's train clips have a mask for one alone"
+    )
+    posterior_mask: Literal["annotated", "first_repeated"] = Field(
+        "annotated",
+        description="S4's train clips have one mask: annotated: the posterior sees that frame alone; first_repeated: "
+        "it sees all frames with that mask",
+    )
     flip_probability: float = Field(0.3, ge=0, le=1, description="probability of a horizontal flip in training")
     flip: Literal["official", "clip"] = Field(
         "official",
@@ -109,6 +137,10 @@ class DataConfig(_Section):
         None, description="folder of cached audio embeddings; default: inside the data folder's parent"
     )
 
+    def frames_of(self, split: str) -> int:
+        """T of the clips of a split."""
+        return self.train_frames or self.frames if split == "train" else self.frames
+
 
 class TrainConfig(_Section):
     """The optimisation."""
@@ -116,6 +148,9 @@ class TrainConfig(_Section):
     epochs: int = Field(15, ge=1, description="passes over the train split")
     batch_size: int = Field(4, ge=1, description="clips a step and process")
     eval_batch_size: int = Field(4, ge=1, description="clips a step when scoring")
+    eval_samples: int = Field(
+        0, ge=0, description="0: score the mean code; k: the mean probability of k codes drawn from the prior"
+    )
     optimizer: Literal["adam", "adamw"] = Field("adam", description="adam as released, or adamw")
     lr: float = Field(1e-4, gt=0, description="learning rate")
     backbone_lr_factor: float = Field(
@@ -131,6 +166,11 @@ class TrainConfig(_Section):
         None,
         description="weights to start from: a checkpoint folder or file, or the name of a "
         "shipped one (mini-s4, mini-s4-without-audio)",
+    )
+    init_modules: tuple[str, ...] | None = Field(
+        None,
+        description="take these modules alone from init_from, such as [backbone, neck, fusion, decoder]; the others "
+        "start new",
     )
     checkpoint_every: int = Field(200, ge=1, description="steps between saved run states, from which --resume goes on")
 
@@ -148,6 +188,8 @@ class Config(_Section):
     def _divisible(self) -> "Config":
         if self.model.audio_encoder == "soundnet" and self.model.audio_dim != 128:
             raise ValueError("model.audio_dim: the soundnet encoder gives 128 numbers; set it to 128")
+        if self.train.init_modules is not None and self.train.init_from is None:
+            raise ValueError("train.init_modules: says which modules of train.init_from to take; set that too")
         return self
 
     def replace(self, overrides: list[str] | dict[str, Any]) -> "Config":

@@ -1,5 +1,6 @@
 """Scoring a model on a split: J, F and F_legacy, and the J of every clip."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -71,17 +72,35 @@ def predict_batches(
     frames: int,
     batch_size: int = 4,
     workers: int = 0,
-    noise: torch.Generator | None = None,
+    samples: int = 0,
 ) -> Iterator[tuple[dict, Float[Tensor, "N 1 H W"]]]:
-    """(batch as rows, logits at the size of its masks) over a dataset, in its order; the model is put in eval mode."""
+    """(batch as rows, logits at the size of its masks) over a dataset, in its order; the model is put in eval mode.
+
+    `samples` 0: with the mean codes; k: the logits of the mean probability of k samples. A clip's samples depend on its
+    name alone.
+    """
     model.eval()
     device = next(model.parameters()).device
     for batch in eval_loader(dataset, batch_size, workers):
         rows = flatten_clips(batch, device)
-        logits = model(model.normalize(rows["image"]), rows["audio"], frames=frames, noise=noise).logits.float()
+        image = model.normalize(rows["image"])
+        noises = [_clip_noise(model, rows["name"], frames, k) for k in range(samples)] or [None]
+        features = model.backbone(image)
+        runs = [model(image, rows["audio"], frames=frames, noise=n, features=features).logits.float() for n in noises]
+        logits = runs[0] if len(runs) == 1 else torch.stack(runs).double().sigmoid().mean(0).logit().float()
         if logits.shape != rows["mask"].shape:
             logits = F.interpolate(logits, rows["mask"].shape[-2:], mode="bilinear", align_corners=False)
         yield rows, logits
+
+
+def _clip_noise(model: ECMVAE, names: list[str], frames: int, sample: int) -> dict[str, Float[Tensor, "N K"]]:
+    """Standard-normal noise of one sample of each clip."""
+    drawn = []
+    for name in names:
+        seed = int.from_bytes(hashlib.sha256(f"{sample} {name}".encode()).digest()[:7])
+        generator = torch.Generator().manual_seed(seed)
+        drawn.append(model.prior.draw(generator, frames, model.config.model.latent_dim))
+    return {name: torch.cat([d[name] for d in drawn]) for name in drawn[0]}
 
 
 def evaluate(
@@ -90,18 +109,19 @@ def evaluate(
     *,
     batch_size: int = 4,
     workers: int = 0,
+    samples: int = 0,
     progress: bool = False,
     rank: int = 0,
     world: int = 1,
 ) -> Scores:
-    """Score the prior branch with its mean codes on every clip of `dataset`.
+    """Score the prior branch on every clip of `dataset`, with its mean codes or with `samples` of them.
 
     Masks are compared at the size that `dataset` gives them. With `world` processes in a process group each scores
     every `world`-th clip, and all return the metrics of the whole set (and the J of the clips of their own share).
     """
     share = Subset(dataset, range(rank, len(dataset), world)) if world > 1 else dataset
     frames, scorer, done = dataset.frames, _Scorer(dataset.frames), 0
-    batches = predict_batches(model, share, frames=frames, batch_size=batch_size, workers=workers)
+    batches = predict_batches(model, share, frames=frames, batch_size=batch_size, workers=workers, samples=samples)
     total = -(-len(share) // batch_size)
     for rows, logits in track(batches, f"scoring {dataset.split}", total, disable=not progress, transient=True):
         clip = torch.arange(done, done + len(rows["name"])) * world + rank

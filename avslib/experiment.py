@@ -1,6 +1,7 @@
 """One run from configuration to run record: train, score the best checkpoint on val and the tests, write it down."""
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from avslib.files import sha256_file
 from avslib.models.ecmvae import ECMVAE
 from avslib.records import DatasetInfo, RunRecord, git_state, new_record, run_id, write_record
 from avslib.train import open_split, train
+from avslib.variants import method_name
 
 __all__ = ["ALL_OBJECTS", "SHUFFLED", "dataset_info", "default_out", "method_name", "run", "score"]
 
@@ -25,17 +27,15 @@ ALL_OBJECTS = "all objects in view, outlines given"
 SELECTION = "checkpoint of the epoch with the best J on val"
 
 
-def method_name(config: Config) -> str:
-    """What tables call the variant."""
-    return "ecmvae" if config.model.use_audio else "without_audio"
+def dataset_info(root: str | Path, task: str, max_clips: int | None = None) -> tuple[str, DatasetInfo]:
+    """("mini" or "avsbench", id and clips by split), from the manifest of a Mini-AVS build or the task's csv.
 
-
-def dataset_info(root: str | Path, task: str) -> tuple[str, DatasetInfo]:
-    """("mini" or "avsbench", id and clips by split), from the manifest of a Mini-AVS build or the task's csv."""
+    `max_clips`: the most of a split that are used, as ``data.max_clips`` says.
+    """
     csv_path = find_folder(root, task) / LAYOUTS[task].csv
     clips: dict[str, int] = {}
     for row in read_csv(csv_path, task):
-        clips[row["split"]] = clips.get(row["split"], 0) + 1
+        clips[row["split"]] = min(clips.get(row["split"], 0) + 1, max_clips or sys.maxsize)
     manifest = Path(root) / "manifest.json"
     if manifest.is_file():
         values = json.loads(manifest.read_text(encoding="utf-8"))
@@ -58,7 +58,9 @@ def score(
     between clips; on a Mini-AVS build, also the outlines of all objects in view. Without `baselines` the first alone.
     """
     dataset = open_split(config, split, progress=progress)
-    options = {"batch_size": config.train.eval_batch_size, "workers": config.data.workers, "progress": progress}
+    t = config.train
+    options = {"batch_size": t.eval_batch_size, "workers": config.data.workers, "samples": t.eval_samples,
+               "progress": progress}  # fmt: skip
     scores = {"": evaluate(model, dataset, **options)}
     if baselines and config.model.use_audio:
         audio = {clip.name: row for clip, row in zip(dataset.clips, dataset.audio, strict=True)}
@@ -76,8 +78,14 @@ def run(
     progress: bool = True,
     console: Console | None = None,
     notes: str = "",
+    method: str | None = None,
+    baselines: bool = True,
 ) -> RunRecord:
     """Train `config` into `out`, score the best checkpoint, and write ``run.json`` and ``clips.csv`` there.
+
+    Args:
+        method: what tables call it; by default :func:`avslib.variants.method_name`.
+        baselines: score the baselines of :func:`score` beside it on the tests.
 
     Raises:
         AvsError: see :func:`avslib.train.train`.
@@ -85,27 +93,29 @@ def run(
     start = time.perf_counter()
     # the code that trains is the one loaded now, whatever is committed meanwhile
     git = git_state()
-    data, dataset = dataset_info(_root(config), config.data.task)
+    data, dataset = dataset_info(_root(config), config.data.task, config.data.max_clips)
+    method = method_name(config) if method is None else method
     out = default_out(config) if out is None else Path(out)
     trained = train(config, out, resume=resume, progress=progress, console=console)
     model = load_checkpoint(trained.checkpoint).to(PartialState().device)
     metrics: dict[str, dict] = {}
-    baselines: dict[str, dict] = {}
+    scored: dict[str, dict] = {}
     clips = []
     for split in ["val", *test_splits(_root(config), config.data.task)]:
-        for name, scores in score(model, config, split, baselines=split != "val", progress=progress).items():
-            (baselines.setdefault(name, {}) if name else metrics)[split] = scores.metrics
+        beside = baselines and split != "val"
+        for name, scores in score(model, config, split, baselines=beside, progress=progress).items():
+            (scored.setdefault(name, {}) if name else metrics)[split] = scores.metrics
             clips += scores.rows(split, name)
     seconds = max(trained.seconds, time.perf_counter() - start)
     record = new_record(
         data=data,
         task=config.data.task,
-        method=method_name(config),
+        method=method,
         seed=config.train.seed,
         config=config.model_dump(mode="json"),
         dataset=dataset,
         metrics=metrics,
-        baselines=baselines,
+        baselines=scored,
         notes=notes,
         selection=f"{SELECTION} (epoch {trained.best_epoch + 1} of {config.train.epochs})",
         wall_seconds=round(seconds, 1),

@@ -10,7 +10,7 @@ from torch import Tensor
 from avslib.checkpoints import load_checkpoint
 from avslib.models.audio_encoders import AudioEncoder, build_audio_encoder
 from avslib.models.ecmvae import ECMVAE, ECMVAEOutput
-from avslib.models.latent import PRIOR, Noise
+from avslib.models.latent import Noise
 from avslib.segment_video import Second
 from avslib.windows import OVERLAP, predict_video
 
@@ -101,10 +101,8 @@ class Predictor:
         Raises:
             AvsError: codes of another shape.
         """
-        latents = self.run(image, audio).latents
         eps = {}
-        for name in PRIOR:
-            mu, logvar = latents[name]
+        for name, (mu, logvar) in self.run(image, audio).latents.items():
             z = codes.get(name)
             # the model takes standard-normal noise: z = mu + exp(logvar / 2) eps, solved for eps
             eps[name] = torch.zeros_like(mu) if z is None else (z.to(mu) - mu) * torch.exp(-0.5 * logvar)

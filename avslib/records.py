@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 import psutil
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from avslib.config import Config
 from avslib.errors import AvsError
 from avslib.files import atomic_path
 
@@ -163,11 +164,12 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def variant_hash(config: Mapping[str, Any]) -> str:
     """The configuration's hash without its seed and what changes no figure: equal for the seeds of one variant.
 
-    Fields that are None are left out: an option that a later version added, and that is off, makes no new variant.
+    Fields at their default are left out: an option that a later version added makes no new variant until it is used.
 
-    >>> variant_hash({"data": {"root": "a", "skip": None}}) == variant_hash({"data": {"root": "b"}})
+    >>> variant_hash({"data": {"root": "a", "skip": None, "frames": 5}}) == variant_hash({"data": {"root": "b"}})
     True
     """
+    defaults = Config().model_dump(mode="json")
     kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
     for name in NOT_THE_VARIANT:
         section, field = name.split(".")
@@ -175,7 +177,8 @@ def variant_hash(config: Mapping[str, Any]) -> str:
             kept[section].pop(field, None)
     for key, value in kept.items():
         if isinstance(value, dict):
-            kept[key] = {name: entry for name, entry in value.items() if entry is not None}
+            usual = defaults.get(key, {})
+            kept[key] = {name: entry for name, entry in value.items() if entry != usual.get(name)}
     return config_hash(kept)
 
 

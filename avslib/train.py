@@ -1,6 +1,6 @@
 """The training loop: read it top to bottom.
 
-Seed plan: the initial weights come from ``train.seed``; order and flips of an epoch from (seed, epoch, clip); the
+Seed plan: the initial weights come from ``train.seed`` (equal for variants with the same modules); order and flips of an epoch from (seed, epoch, clip); the
 latent noise of a step from (seed, step, process). Nothing depends on a generator that runs on, so a resumed run
 repeats the uninterrupted one to the bit.
 """
@@ -76,14 +76,15 @@ def train(
     main = accelerator.is_main_process
     console = console or Console(quiet=not progress or not main)
     state, saved = RunState.open(out, config, resume)
-    set_seed(t.seed)
 
     packed = config.data.packed is not None
     trainset = open_packed(config, progress=progress) if packed else open_split(config, "train", progress=progress)
     valset = open_split(config, "val", progress=progress)
+    # just before the weights are drawn: what the audio encoder draws before it is no part of the seed's meaning
+    set_seed(t.seed)
     model = ECMVAE(config)
     if t.init_from and saved is None:
-        load_weights(model, t.init_from)
+        load_weights(model, t.init_from, t.init_modules)
     optimizer = _optimizer(model, config)
     loader = (packed_loader if packed else train_loader)(trainset, config.data, t.batch_size, t.seed)
     sampler = trainset if packed else loader.sampler
@@ -145,8 +146,9 @@ def train(
 
             rank, world = accelerator.process_index, accelerator.num_processes
             val = evaluate(
-                plain, valset, batch_size=t.eval_batch_size, workers=config.data.workers, rank=rank, world=world
-            )
+                plain, valset, batch_size=t.eval_batch_size, workers=config.data.workers, samples=t.eval_samples,
+                rank=rank, world=world,
+            )  # fmt: skip
             j, f = val.metrics["J"], val.metrics["F"]
             history.add(step=state.step, epoch=epoch, val_J=j, val_F=f)
             state.seconds = time.perf_counter() - start
@@ -168,12 +170,13 @@ def open_split(config: Config, split: str, *, progress: bool = False) -> AVSBenc
         raise AvsError("data.root is not set: name the data folder by --data DIR (avs data build-mini makes one)")
     # scores are taken at the size that published ones were, whatever size the network sees
     mask_size = m.image_size if split == "train" else SCORED_SIZE
+    frames = d.frames_of(split)
     skip = read_skip_list(d.skip) if d.skip else ()
-    dataset = AVSBench(d.root, d.task, split, m.image_size, d.frames, mask_size=mask_size, skip=skip)
+    dataset = AVSBench(d.root, d.task, split, m.image_size, frames, mask_size=mask_size, skip=skip)
     if d.max_clips is not None:
         dataset = dataset.first(d.max_clips)
     if not m.use_audio:
-        return dataset.with_audio({clip.name: torch.zeros(d.frames, m.audio_dim) for clip in dataset.clips})
+        return dataset.with_audio({clip.name: torch.zeros(frames, m.audio_dim) for clip in dataset.clips})
     encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
     cache = d.cache or Path(d.root) / "audio_embeddings"
     return dataset.with_audio(embed_dataset(dataset, encoder, cache, progress=progress))
@@ -184,13 +187,14 @@ def open_packed(config: Config, *, progress: bool = False) -> PackedClips:
     d, m, t = config.data, config.model, config.train
     if d.skip or d.max_clips is not None:
         raise AvsError("data.packed holds the clips that were packed; leave out others by avs data pack --skip FILE")
+    frames = d.frames_of("train")
     clips = PackedClips(
-        d.packed, "train", m.image_size, d.frames, shuffle=True, seed=t.seed, equal=True, batch_size=t.batch_size
+        d.packed, "train", m.image_size, frames, shuffle=True, seed=t.seed, equal=True, batch_size=t.batch_size
     )
     if clips.task != d.task:
         raise AvsError(f"{d.packed}: holds {clips.task} clips, and data.task is {d.task!r}")
     if not m.use_audio:
-        return clips.with_audio(dict.fromkeys(clips.names, torch.zeros(d.frames, m.audio_dim)))
+        return clips.with_audio(dict.fromkeys(clips.names, torch.zeros(frames, m.audio_dim)))
     encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
     cache = d.cache or Path(d.root or ".") / "audio_embeddings"
     return clips.with_audio(embed_packed(clips, encoder, cache, progress=progress))

@@ -1,9 +1,12 @@
 """Variants of the model and the objective, as data: a name and what it changes in a preset.
 
-Every entry is a switch of the configuration, so that a variant can be trained by ``avs train``, by lesson 12 and from
-Python alike::
+Every entry is a switch of the configuration, so that a variant can be trained by ``avs train``, ``avs ablate``, by
+lesson 12 and from Python alike::
 
     config = load_config("mini").replace(variant("without_orthogonality"))
+
+Fields that take any value need no entry: ``model.latent_dim``, ``model.backbone``, ``train.eval_samples``, and
+``train.init_from`` (MS3 from S4 weights, or null from scratch).
 
 The names of the forms are those of ``LossConfig``; ``official`` is the released code's form. Preset ``paper`` starts
 from the official forms, preset ``mini`` from the corrected ones; a variant says the same whatever the preset.
@@ -12,21 +15,38 @@ from the official forms, preset ``mini`` from the corrected ones; a variant says
 import difflib
 from typing import Any, get_args
 
-from avslib.config import LossConfig
+from avslib.config import Config, LossConfig, load_config, preset_names
 from avslib.errors import AvsError
 
-__all__ = ["VARIANTS", "variant"]
+__all__ = ["VARIANTS", "method_name", "variant"]
 
 
 def _forms(field: str) -> tuple[str, ...]:
     return get_args(LossConfig.model_fields[field].annotation)
 
 
+# fields of ``model`` that make a network larger or start it elsewhere, but no other method
+SIZES = ("model.backbone", "model.pretrained", "model.image_size", "model.audio_encoder", "model.audio_weights",
+         "model.audio_dim", "model.channels", "model.image_encoder_channels", "model.map_encoder_channels",
+         "model.map_vector")  # fmt: skip
 RELEASED_FORMS = ("loss.structure_weighting", "loss.kl_scale", "loss.divergence_c", "loss.mi_bound", "data.flip")
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "ecmvae": {},
+    # the codes: fewer of them, fused otherwise, entering elsewhere
+    "no_factorisation": {"model.latent": "unfactorised"},
+    "poe": {"model.code_fusion": "product_of_experts"},
+    "deterministic": {"model.latent": "none"},
+    "visual_only": {"model.latent": "visual", "model.use_audio": False},
+    "injection_all_levels": {"model.injection": "all_levels"},
+    "injection_decoder": {"model.injection": "decoder"},
+    "posterior_first_mask": {"data.posterior_mask": "first_repeated"},
+    "one_sample": {"train.eval_samples": 1},
+    "ten_samples": {"train.eval_samples": 10},
+    # the network
+    "correlation_gate": {"model.fusion": "correlation_gate"},
     "without_audio": {"model.use_audio": False},
+    # the objective
     "without_orthogonality": {"loss.orthogonality": 0.0},
     "without_mi": {"loss.mi": 0.0},
     "without_both": {"loss.orthogonality": 0.0, "loss.mi": 0.0},
@@ -55,3 +75,31 @@ def variant(name: str) -> dict[str, Any]:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise AvsError(f"variant {name!r}: there is none; {hint}variants are {', '.join(VARIANTS)}")
     return dict(VARIANTS[name])
+
+
+def method_name(config: Config) -> str:
+    """What tables call a configuration: the variant that makes it of its preset, and the fields that no variant sets.
+
+    Only what defines a method counts: ``model``, ``loss``, ``data.flip``, ``data.posterior_mask`` and
+    ``train.eval_samples``, without the sizes of network and picture.
+
+    >>> method_name(load_config("mini", ["loss.mi=0"])), method_name(load_config("demo", ["model.latent_dim=4"]))
+    ('without_mi', 'ecmvae, latent_dim=4')
+    """
+    preset = load_config(config.preset if config.preset in preset_names() else "paper")
+    changed = _defining(config, preset)
+    says = {name: _defining(preset.replace(overrides), preset) for name, overrides in VARIANTS.items()}
+    fitting = [name for name, fields in says.items() if fields and fields.items() <= changed.items()]
+    # the entry that explains most; of two that say the same, the first
+    best = max(fitting, key=lambda name: len(says[name]), default="ecmvae")
+    rest = [f"{key.split('.')[1]}={value}" for key, value in changed.items() if key not in says[best]]
+    return ", ".join([best, *rest])
+
+
+def _defining(config: Config, preset: Config) -> dict[str, Any]:
+    """The fields that differ from the preset's, of those that define a method."""
+    ours, theirs = config.model_dump(mode="json"), preset.model_dump(mode="json")
+    names = [f"{section}.{field}" for section in ("model", "loss") for field in ours[section]]
+    names = [name for name in names if name not in SIZES] + ["data.flip", "data.posterior_mask", "train.eval_samples"]
+    pairs = ((name, *name.split(".")) for name in names)
+    return {name: ours[section][field] for name, section, field in pairs if ours[section][field] != theirs[section][field]}

@@ -53,13 +53,11 @@ class FlippedClips(Dataset):
 
     def coins(self, epoch: int, index: int) -> Bool[Tensor, "T"]:
         """Which frames are flipped."""
-        c = self.config
-        heads = torch.from_numpy(
-            np.random.default_rng([self.seed, epoch, 1, index]).random(c.frames) < c.flip_probability
-        )
+        c, frames = self.config, self.config.frames_of("train")
+        heads = torch.from_numpy(np.random.default_rng([self.seed, epoch, 1, index]).random(frames) < c.flip_probability)
         if c.flip == "clip":
-            return heads[:1].expand(c.frames)
-        return heads if c.task == "ms3" else heads & (torch.arange(c.frames) == 0)
+            return heads[:1].expand(frames)
+        return heads if c.task == "ms3" else heads & (torch.arange(frames) == 0)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         item = dict(self.dataset[key[1]])

@@ -35,12 +35,13 @@ def objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Conf
 
     Returns:
         ``loss`` and its parts, unweighted: seg_prior, seg_posterior, match_prior, match_posterior, kl_sv, kl_sa,
-        divergence_c, mi (the bound itself), orthogonality. Each is a scalar tensor.
+        divergence_c, mi (the bound itself), orthogonality. Each is a scalar tensor. A model with fewer codes has fewer
+        parts: no shared code, no divergence_c, mi and orthogonality; no codes, none of the posterior's.
 
     Raises:
         AvsError: the model was run without a mask, or shapes differ.
     """
-    if output.logits_posterior is None:
+    if output.logits_posterior is None and config.model.latent != "none":
         raise AvsError("objective: the output has no posterior; call the model with a mask")
     if mask.shape != output.logits.shape:
         raise AvsError(f"objective: mask has shape {tuple(mask.shape)}, expected {tuple(output.logits.shape)}, "
@@ -54,27 +55,37 @@ def _objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Con
     w, z = config.loss, output.codes
     rows = slice(None) if output.annotated is None else output.annotated.to(mask.device).nonzero().squeeze(1)
     mask = mask[rows].to(output.logits.dtype)
-    latents = {name: (mu, logvar) if name.endswith("_y") else (mu[rows], logvar[rows])
-               for name, (mu, logvar) in output.latents.items()}
-    prior_c, posterior_c = latents["vac"], latents["vac_y"]
-    eps = [draw_noise(noise, name, posterior_c[0]) for name in ("js_prior", "js_posterior")]
-    parts = {
-        "seg_prior": structure_loss(output.logits[rows], mask, w.structure_weighting),
-        "seg_posterior": structure_loss(output.logits_posterior, mask, w.structure_weighting),
-        "match_prior": matching_loss(output.logits, output.fused["prior"], output.audio["prior"]),
-        "match_posterior": matching_loss(output.logits_posterior, output.fused["posterior"], output.audio["posterior"]),
-        "kl_sv": kl_loss(latents["vs_y"], latents["vs"], w.kl_scale),
-        "kl_sa": kl_loss(latents["as_y"], latents["as"], w.kl_scale),
-        "divergence_c": shared_code_divergence(prior_c, posterior_c, w.divergence_c, *eps),
-        "mi": sum(mutual_information_bound(m.mu, m.logvar, m.target, w.mi_bound) for m in output.mi.values()),
-        "orthogonality": sum(orthogonality_loss(z[s + y], z["vac" + y]) for s in ("vs", "as") for y in ("", "_y")),
-    }
-    loss = (
-        w.seg_prior * parts["seg_prior"]
-        + w.seg_posterior * parts["seg_posterior"]
-        + w.match * (parts["match_prior"] + parts["match_posterior"])
-        + w.kl * (parts["kl_sv"] + parts["kl_sa"] + parts["divergence_c"])
-        - w.mi * parts["mi"]
-        + w.orthogonality * parts["orthogonality"]
-    )
-    return {"loss": loss, **parts}
+    parts = {"seg_prior": structure_loss(output.logits[rows], mask, w.structure_weighting)}
+    # a posterior that ran on all rows, with the first mask repeated, is compared with the truth where there is one
+    on_all = output.logits_posterior is not None and len(output.logits_posterior) != len(mask)
+    if output.logits_posterior is not None:
+        logits = output.logits_posterior[rows] if on_all else output.logits_posterior
+        parts["seg_posterior"] = structure_loss(logits, mask, w.structure_weighting)
+    parts["match_prior"] = matching_loss(output.logits, output.fused["prior"], output.audio["prior"])
+    if output.logits_posterior is not None:
+        fused, audio = output.fused["posterior"], output.audio["posterior"]
+        parts["match_posterior"] = matching_loss(output.logits_posterior, fused, audio)
+        prior = {name: (mu, logvar) if on_all else (mu[rows], logvar[rows])
+                 for name, (mu, logvar) in output.latents.items() if not name.endswith("_y")}
+        parts |= {f"kl_{code}": kl_loss(output.latents[name + "_y"], prior[name], w.kl_scale)
+                  for code, name in (("sv", "vs"), ("sa", "as")) if name in prior}
+    if config.model.latent == "factorised":
+        prior_c, posterior_c = prior["vac"], output.latents["vac_y"]
+        eps = [draw_noise(noise, name, posterior_c[0]) for name in ("js_prior", "js_posterior")]
+        parts["divergence_c"] = shared_code_divergence(prior_c, posterior_c, w.divergence_c, *eps)
+        parts["mi"] = sum(mutual_information_bound(m.mu, m.logvar, m.target, w.mi_bound) for m in output.mi.values())
+        parts["orthogonality"] = sum(
+            orthogonality_loss(z[s + y], z["vac" + y]) for s in ("vs", "as") for y in ("", "_y")
+        )
+    return {"loss": sum(_weights(config)[name] * value for name, value in parts.items()), **parts}
+
+
+def _weights(config: Config) -> dict[str, float]:
+    """The weight of each part in the loss; the bound on the mutual information is maximised."""
+    w = config.loss
+    return {
+        "seg_prior": w.seg_prior, "seg_posterior": w.seg_posterior,
+        "match_prior": w.match, "match_posterior": w.match,
+        "kl_sv": w.kl, "kl_sa": w.kl, "divergence_c": w.kl,
+        "mi": -w.mi, "orthogonality": w.orthogonality,
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Latent codes: six Gaussian encoders, reparametrised sampling, and the injection of the codes into the coarsest map.
+"""Latent codes: six Gaussian encoders, reparametrised sampling, and the injection of the codes into a map.
 
 Prior encoders see what is given at test (image, audio), posterior encoders see the mask as well. `s_v` and `s_a` are
 specific to vision and sound, `c` is shared by both.
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from avslib.errors import AvsError
 
-__all__ = ["POSTERIOR", "PRIOR", "AudioEncoder", "AudioMapEncoder", "ImageEncoder", "Injection", "Noise", "draw_noise",
-           "reparametrize"]  # fmt: skip
+__all__ = ["POSTERIOR", "PRIOR", "AudioEncoder", "AudioMapEncoder", "Gaussian", "ImageEncoder", "Injection", "Noise",
+           "draw_noise", "reparametrize"]  # fmt: skip
 
 # encoder names of the two branches, in the order s_v, s_a, c
 PRIOR = ("vs", "as", "vac")
@@ -126,14 +126,12 @@ class AudioMapEncoder(nn.Module):
 
 
 class Injection(nn.Module):
-    """Concatenates the fused codes, repeated over space, to the coarsest map; a 1x1 convolution brings it back to C."""
+    """Concatenates the fused codes, repeated over space, to a map; a 1x1 convolution brings it back to C channels."""
 
-    def __init__(self, channels: int, latent_dim: int):
+    def __init__(self, channels: int, latent_dim: int, codes: int = 2):
         super().__init__()
-        self.conv = nn.Conv2d(channels + 2 * latent_dim, channels, 1)
+        self.conv = nn.Conv2d(channels + codes * latent_dim, channels, 1)
 
-    def forward(
-        self, x: Float[Tensor, "N C h w"], sc_v: Float[Tensor, "N K"], sc_a: Float[Tensor, "N K"]
-    ) -> Float[Tensor, "N C h w"]:
-        codes = torch.cat([sc_v, sc_a], dim=1)[:, :, None, None].expand(-1, -1, *x.shape[-2:])
-        return self.conv(torch.cat([x, codes], dim=1))
+    def forward(self, x: Float[Tensor, "N C h w"], *codes: Float[Tensor, "N K"]) -> Float[Tensor, "N C h w"]:
+        z = torch.cat(codes, dim=1)[:, :, None, None].expand(-1, -1, *x.shape[-2:])
+        return self.conv(torch.cat([x, z], dim=1))

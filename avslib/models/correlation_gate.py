@@ -1,0 +1,47 @@
+"""Audio-visual correlation gate: each position is weighed by its correlation with the sound of its own second.
+
+The simple rival of TPAVI. Correlation maps of this kind localise sound sources without masks (Senocak et al.: Learning
+to Localize Sound Source in Visual Scenes, CVPR 2018).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avslib.models.fusion import l2_normalize
+
+__all__ = ["CorrelationGate"]
+
+
+class CorrelationGate(nn.Module):
+    """out = LayerNorm(v + W_o (gate v)), gate = sigmoid(s cos(theta(v), phi(a)) + b) for every position of a frame.
+
+    v and a are the normalised map and audio, as in TPAVI, so that the two can take each other's place. Seconds do not
+    interact.
+
+    Args:
+        channels: C of map and audio; theta and phi have C / 2.
+
+    Shape:
+        map [N, C, H, W] and audio [N, C] -> fused [N, C, H, W], normalised audio [N, C].
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.theta = nn.Linear(channels, channels // 2)
+        self.phi = nn.Linear(channels, channels // 2)
+        self.scale = nn.Parameter(torch.tensor(5.0))
+        self.bias = nn.Parameter(torch.tensor(0.0))
+        self.output = nn.Linear(channels, channels)
+        # it starts as the identity, as TPAVI does
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+        self.layer_norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int
+                ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C"]]:
+        v, a = l2_normalize(x.permute(0, 2, 3, 1)), l2_normalize(audio)
+        correlation = F.cosine_similarity(self.theta(v), self.phi(a)[:, None, None], dim=-1)
+        gate = torch.sigmoid(self.scale * correlation + self.bias).unsqueeze(-1)
+        return self.layer_norm(v + self.output(gate * v)).permute(0, 3, 1, 2), a
