@@ -1,8 +1,8 @@
 """The training loop: read it top to bottom.
 
-Seed plan: the initial weights come from ``train.seed`` (equal for variants with the same modules); order and flips of an epoch from (seed, epoch, clip); the
-latent noise of a step from (seed, step, process). Nothing depends on a generator that runs on, so a resumed run
-repeats the uninterrupted one to the bit.
+Seed plan: the initial weights come from ``train.seed``, and are equal for variants with the same modules; order and
+flips of an epoch from (seed, epoch, clip); the latent noise of a step from (seed, step, process). Nothing depends on a
+generator that runs on, so a resumed run repeats the uninterrupted one to the bit.
 """
 
 import math

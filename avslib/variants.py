@@ -101,5 +101,5 @@ def _defining(config: Config, preset: Config) -> dict[str, Any]:
     ours, theirs = config.model_dump(mode="json"), preset.model_dump(mode="json")
     names = [f"{section}.{field}" for section in ("model", "loss") for field in ours[section]]
     names = [name for name in names if name not in SIZES] + ["data.flip", "data.posterior_mask", "train.eval_samples"]
-    pairs = ((name, *name.split(".")) for name in names)
-    return {name: ours[section][field] for name, section, field in pairs if ours[section][field] != theirs[section][field]}
+    pairs = [(name, *name.split(".")) for name in names]
+    return {name: ours[part][field] for name, part, field in pairs if ours[part][field] != theirs[part][field]}

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import HfApi, RepoUrl
 from reference import GOLDEN
 
-from avslib.checkpoints import CONFIG, WEIGHTS, load_checkpoint, save_checkpoint
+from avslib.checkpoints import CONFIG, WEIGHTS, load_checkpoint, load_weights, save_checkpoint
 from avslib.config import load_config
 from avslib.errors import AvsError
 from avslib.models import ECMVAE
@@ -197,6 +197,32 @@ def test_weights_of_another_architecture_are_refused(model, tmp_path, change, sa
     (tmp_path / "other" / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes())
     with pytest.raises(AvsError, match=said):
         load_checkpoint(tmp_path / "other")
+
+
+def test_chosen_modules_are_taken_and_the_rest_starts_new(model, tmp_path):
+    save_checkpoint(tmp_path, model)
+    torch.manual_seed(1)
+    other = ECMVAE(model.config.replace({"model.latent": "none"}))
+    before = {k: v.clone() for k, v in other.state_dict().items()}
+    load_weights(other, tmp_path, ["neck", "fusion"])
+    mine, theirs = other.state_dict(), model.state_dict()
+    taken = {k for k in mine if k.startswith(("fusion.", "prior.neck."))}
+    assert taken and all(torch.equal(mine[k], theirs[k]) for k in taken)
+    assert all(torch.equal(mine[k], before[k]) for k in mine.keys() - taken)
+
+
+@pytest.mark.parametrize(
+    ("change", "modules", "said"),
+    [
+        ({}, ["nek"], "no module 'nek'; it has backbone.*encode_sv.*decoder"),
+        ({"model.fusion": "correlation_gate"}, ["fusion"], "fusion.0.bias is missing"),
+        ({"model.channels": 12}, ["neck"], "expected"),
+    ],
+)
+def test_modules_that_the_weights_lack_are_named(model, tmp_path, change, modules, said):
+    save_checkpoint(tmp_path, model)
+    with pytest.raises(AvsError, match=said):
+        load_weights(ECMVAE(model.config.replace(change)), tmp_path, modules)
 
 
 def test_a_checkpoint_needs_its_config(model, tmp_path):

@@ -4,9 +4,10 @@ import csv
 
 import pytest
 import torch
+from torch.utils.data import Subset
 
 from avslib.data.loading import shuffle_audio
-from avslib.evaluate import all_objects, evaluate, test_splits
+from avslib.evaluate import all_objects, evaluate, predict_batches, test_splits
 from avslib.experiment import ALL_OBJECTS, SHUFFLED, run
 from avslib.models.ecmvae import ECMVAE
 from avslib.records import load_records
@@ -35,6 +36,22 @@ def test_masks_are_compared_at_224_whatever_the_network_sees(tiny):
 def test_clip_scores_average_to_j(model, tiny):
     scores = evaluate(model, open_split(tiny, "test"))
     assert sum(scores.clips.values()) / len(scores.clips) == pytest.approx(scores.metrics["J"])
+
+
+def test_samples_depend_on_the_clip_alone_and_average_probabilities(tiny):
+    torch.manual_seed(0)
+    model = ECMVAE(tiny).eval()
+    for branch_code in (model.prior.encode_sv, model.prior.encode_c):
+        torch.nn.init.constant_(branch_code.head.logvar.bias, 4.0)
+    data = Subset(open_split(tiny, "val"), range(3))
+
+    def probabilities(samples, batch_size):
+        runs = predict_batches(model, data, frames=tiny.data.frames, batch_size=batch_size, samples=samples)
+        return torch.cat([logits.sigmoid() for _, logits in runs])
+
+    one, two, mean = probabilities(1, 3), probabilities(2, 3), probabilities(0, 3)
+    assert torch.allclose(two, probabilities(2, 1), atol=1e-6)
+    assert not torch.allclose(one, mean, atol=1e-6) and not torch.allclose(two, one, atol=1e-6)
 
 
 def test_all_objects_cover_every_sounding_one(tiny, mini_data):

@@ -154,6 +154,21 @@ def test_frozen_backbone_keeps_its_weights(tiny, tmp_path):
     assert names and all(torch.equal(before[n], after[n]) for n in names)
 
 
+def test_seed_gives_the_same_first_weights_whether_the_network_listens(tiny, tmp_path):
+    for name, audio in (("with", True), ("without", False)):
+        config = tiny.replace({"model.use_audio": audio, "train.lr": 1e-12, "train.weight_decay": 0})
+        train(config, tmp_path / name, progress=False)
+    heard, deaf = (final_weights(tmp_path / name)["prior.decoder.head_in.weight"] for name in ("with", "without"))
+    assert torch.allclose(heard, deaf, atol=1e-6)
+
+
+def test_train_clips_may_be_shorter_than_scored_ones(tiny, tmp_path):
+    config = tiny.replace({"data.train_frames": 1, "data.frames": 2})
+    assert [open_split(config, split).frames for split in ("train", "val")] == [1, 2]
+    train(config, tmp_path / "run", progress=False)
+    assert rows(tmp_path / "run")[-1]["val_J"]
+
+
 def test_order_depends_on_seed_and_epoch_alone():
     first, second = EpochSampler(20, 3), EpochSampler(20, 3)
     second.epoch = 1

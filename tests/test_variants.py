@@ -12,7 +12,8 @@ from avslib.records import variant_hash
 from avslib.variants import VARIANTS, method_name, variant
 
 SMALL = {"model.pretrained": False, "model.image_size": 64, "model.channels": 8,
-         "model.image_encoder_channels": [4] * 5, "model.map_encoder_channels": [4] * 5, "model.latent_dim": 4}  # fmt: skip
+         "model.image_encoder_channels": [4] * 5, "model.map_encoder_channels": [4] * 5,
+         "model.latent_dim": 4}  # fmt: skip
 
 
 @pytest.mark.parametrize("preset", ["mini", "paper"])
@@ -136,7 +137,9 @@ def test_product_of_experts_of_extreme_variances():
     assert (mu.item(), logvar.item()) == pytest.approx((0.0, 0.0))
 
 
-@pytest.mark.parametrize(("name", "moved"), [("ecmvae", [3]), ("injection_all_levels", [0, 1, 2, 3]), ("injection_decoder", [])])
+@pytest.mark.parametrize(
+    ("name", "moved"), [("ecmvae", [3]), ("injection_all_levels", [0, 1, 2, 3]), ("injection_decoder", [])]
+)
 def test_codes_enter_the_maps_before_the_fusion_where_the_variant_says(name, moved):
     model = small(name)[0].eval()
     image, audio, _, _ = batch()

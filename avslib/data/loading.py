@@ -54,7 +54,8 @@ class FlippedClips(Dataset):
     def coins(self, epoch: int, index: int) -> Bool[Tensor, "T"]:
         """Which frames are flipped."""
         c, frames = self.config, self.config.frames_of("train")
-        heads = torch.from_numpy(np.random.default_rng([self.seed, epoch, 1, index]).random(frames) < c.flip_probability)
+        coins = np.random.default_rng([self.seed, epoch, 1, index]).random(frames)
+        heads = torch.from_numpy(coins < c.flip_probability)
         if c.flip == "clip":
             return heads[:1].expand(frames)
         return heads if c.task == "ms3" else heads & (torch.arange(frames) == 0)
