@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from avslib import cli_data, cli_notebooks, cli_weights
+from avslib import cli_ablate, cli_data, cli_notebooks, cli_weights
 from avslib.cli_data import Quiet, Task
 from avslib.errors import AvsError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_weights.app, name="weights")
 app.add_typer(cli_notebooks.app, name="notebooks")
+app.command("ablate")(cli_ablate.ablate_command)
 console = Console()
 
 Overrides = Annotated[
