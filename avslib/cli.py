@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from avslib import cli_ablate, cli_data, cli_notebooks, cli_weights
+from avslib import cli_ablate, cli_data, cli_notebooks, cli_table, cli_weights
 from avslib.cli_data import Quiet, Task
 from avslib.errors import AvsError
 
@@ -21,6 +21,7 @@ app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_weights.app, name="weights")
 app.add_typer(cli_notebooks.app, name="notebooks")
 app.command("ablate")(cli_ablate.ablate_command)
+app.command("table")(cli_table.table_command)
 console = Console()
 
 Overrides = Annotated[
@@ -129,20 +130,6 @@ def predict_command(
     seen = sum(row["area"] > 0 for row in rows)
     files = "masks, strip.png and predictions.json" if no_overlay else "overlay.mp4, masks, strip.png, predictions.json"
     console.print(f"{out}: {files}; {len(rows)} s, a mask in {seen} of them")
-
-
-@app.command("table")
-def table_command(
-    task: Annotated[Task, typer.Option(help="s4 or ms3.")] = "s4",
-    data: Annotated[Literal["mini", "avsbench"], typer.Option(help="The two never share a table.")] = "mini",
-    runs: Annotated[Path, typer.Option(help="Folder of run records.")] = Path("results/runs"),
-    format: Annotated[Literal["rich", "md", "csv"], typer.Option(help="Where it is shown.")] = "rich",
-) -> None:
-    """Print Paper | Ours from run records; our cells stay empty until a run stands behind them."""
-    from avslib.results import load_records, table
-
-    text = table(load_records(runs) if runs.is_dir() or data == "mini" else [], task, data, format)
-    console.print(text) if format == "rich" else print(text)
 
 
 @app.command("config")

@@ -19,7 +19,7 @@ from avslib.files import atomic_path
 from avslib.results import Row
 
 __all__ = ["COLOURS", "PREDICTION", "TRUTH", "comparison_bars", "contact_sheet", "data_sheet", "draw_outline",
-           "learning_curves", "outlined_frames"]  # fmt: skip
+           "learning_curves", "outlined_frames", "save_figure"]  # fmt: skip
 
 COLOURS = {"blue": "#0072B2", "orange": "#E69F00", "sky": "#56B4E9", "purple": "#CC79A7", "vermilion": "#D55E00",
            "green": "#009E73", "yellow": "#F0E442", "black": "#000000"}  # fmt: skip
@@ -38,7 +38,7 @@ Item = tuple[str, UInt8[np.ndarray, "T H W 3"], Shaped[np.ndarray, "T H W"], Flo
 
 def contact_sheet(items: Sequence[Item], path: str | Path, *, frame_inches: float = 1.5, dpi: int = 110) -> Path:
     """Write the figure of :func:`outlined_frames`."""
-    return _save(outlined_frames(items, frame_inches=frame_inches, dpi=dpi), path, palette=True)
+    return save_figure(outlined_frames(items, frame_inches=frame_inches, dpi=dpi), path, palette=True)
 
 
 def outlined_frames(items: Sequence[Item], *, frame_inches: float = 1.5, dpi: int = 110) -> Any:
@@ -121,7 +121,7 @@ def data_sheet(root: str | Path, path: str | Path, *, skip: Collection[str] = ()
 
 def learning_curves(history: Iterable[Mapping[str, Any]] | str | Path, path: str | Path) -> Path:
     """Write the figure of :func:`curves_figure`."""
-    return _save(curves_figure(history), path)
+    return save_figure(curves_figure(history), path)
 
 
 def curves_figure(history: Iterable[Mapping[str, Any]] | str | Path, *, dpi: int = 100) -> Any:
@@ -200,11 +200,14 @@ def comparison_bars(
     axis.invert_yaxis()
     axis.grid(axis="x", alpha=0.3)
     axis.legend(fontsize=8, loc="lower right")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def _save(figure: Any, path: str | Path, palette: bool = False) -> Path:
-    """Write the figure in the format its suffix names; `palette` keeps sheets of photographs small."""
+def save_figure(figure: Any, path: str | Path, palette: bool = False, comment: str = "") -> Path:
+    """Write the figure in the format its suffix names; `palette` keeps sheets of photographs small.
+
+    `comment` goes into the text of a PNG (without `palette`). Raises AvsError for a suffix that cannot be drawn.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     path = Path(path)
@@ -221,5 +224,6 @@ def _save(figure: Any, path: str | Path, palette: bool = False) -> Path:
             picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(part, format="png", optimize=True)
         else:
             plain = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+            plain["png"] |= {"Comment": comment} if comment else {}
             figure.savefig(part, format=kind, metadata=plain.get(kind))
     return path

@@ -8,10 +8,10 @@ A number is printed only when a run.json stands behind it.
 
 import csv
 import io
-import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +34,7 @@ from avslib.records import (
     variant_hash,
     write_record,
 )  # fmt: skip
-from avslib.tables import FORMATS, Table
+from avslib.tables import FORMATS, Table, fill_marks
 
 __all__ = [
     "DEFINITIONS", "Row", "RunRecord", "config_hash", "environment", "fill_tables", "git_state", "load_clips",
@@ -114,15 +114,16 @@ def summarise(records: Iterable[RunRecord], task: str, data: str = "mini") -> li
 
 def _difference(config: dict[str, Any], rivals: Sequence[dict[str, Any]], variant: str) -> str:
     """What tells a configuration from others under the same name: up to two fields, else its hash."""
-    flat = [_flat(rival) for rival in rivals]
+    flat = [flat_config(rival) for rival in rivals]
     names = [name for name in dict.fromkeys(n for f in flat for n in f) if name not in NOT_THE_VARIANT]
     telling = [name for name in names if len({repr(f.get(name)) for f in flat}) > 1]
-    mine = _flat(config)
+    mine = flat_config(config)
     told = ", ".join(f"{name.split('.')[-1]}={mine.get(name)}" for name in telling)
     return "" if not telling else f" ({told})" if len(telling) < 3 else f" ({variant[:6]})"
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
+def flat_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A record's configuration as one mapping, ``section.field`` -> value."""
     sections = ((key, value if isinstance(value, dict) else {"": value}) for key, value in config.items())
     return {f"{key}.{name}".rstrip("."): value for key, section in sections for name, value in section.items()}
 
@@ -145,15 +146,17 @@ def _over_seeds(runs: Sequence[dict[str, dict[str, float | None]]]) -> dict[str,
 
 def table(
     records: Iterable[RunRecord], task: Literal["s4", "ms3"], data: Literal["mini", "avsbench"] = "mini",
-    fmt: Literal["md", "csv", "rich"] = "md",
+    fmt: Literal["md", "csv", "rich", "latex", "html"] = "md",
 ) -> Any:  # fmt: skip
-    """The table of one task on one data set: text for "md" and "csv", a ``rich.table.Table`` for "rich".
+    """The table of one task on one data set: text, or a ``rich.table.Table`` for "rich".
 
     mini: one row a method or baseline, J, F and F_legacy (0 to 1) on both test splits, mean ± sd over seeds.
     avsbench: the published rows (percent) with their sources beside ours, which stay empty until a record exists.
     """
     if task not in ("s4", "ms3") or data not in SPLITS or fmt not in FORMATS:
-        raise AvsError(f"table {task}, {data}, {fmt}: task is s4 or ms3, data mini or avsbench, format md, csv or rich")
+        raise AvsError(
+            f"table {task}, {data}, {fmt}: task is s4 or ms3, data mini or avsbench, format {', '.join(FORMATS)}"
+        )
     rows = summarise(records, task, data)
     return FORMATS[fmt](_mini_table(rows, task) if data == "mini" else _avsbench_table(rows, task))
 
@@ -199,7 +202,8 @@ def _avsbench_table(rows: Sequence[Row], task: str) -> Table:
     for row in ours:
         if id(row) not in used:
             _, backbone, size = _published_key(row)
-            body.append([row.label, backbone, size, "", "", "", *_ours(row, names)])
+            part = f", first {_part(row)} clips of each split" if _part(row) else ""
+            body.append([row.label + part, backbone, size, "", "", "", *_ours(row, names)])
     epochs = " -o train.epochs=30" if task == "ms3" else ""
     train = f"avs train --preset paper --data DIR --task {task}{epochs} -o model.audio_weights=VGGISH.PTH"
     notes = ["J and F in percent, as published; ours: mean ± sample sd over n seeds, split test, chosen on val."]
@@ -214,7 +218,13 @@ def _avsbench_table(rows: Sequence[Row], task: str) -> Table:
 def _published_key(row: Row) -> tuple[str, str, str]:
     model = row.config.get("model", {})
     backbone = str(model.get("backbone", ""))
-    return METHODS.get(row.method, row.method), BACKBONES.get(backbone, backbone), str(model.get("image_size", ""))
+    # a run on a part of the clips never stands beside a published figure
+    method = "" if _part(row) else METHODS.get(row.method, row.method)
+    return method, BACKBONES.get(backbone, backbone), str(model.get("image_size", ""))
+
+
+def _part(row: Row) -> int | None:
+    return row.config.get("data", {}).get("max_clips")
 
 
 def published_row(config: Any, task: str) -> dict[str, str] | None:
@@ -232,15 +242,14 @@ def _ours(row: Row, names: Sequence[str]) -> list[str]:
 def fill_tables(path: str | Path, records: Sequence[RunRecord], check: bool = False) -> bool:
     """Write the tables between ``<!-- table:mini-s4 -->`` and ``<!-- /table:mini-s4 -->`` marks of a Markdown file.
 
-    Returns whether the file was stale; with `check` it is left as it is. Raises AvsError for a mark without its end.
+    Marks of other tables (:mod:`avslib.generated`) are left alone. Returns whether the file was stale; with `check` it
+    is left as it is. Raises AvsError for a mark without its end.
     """
     path = Path(path)
     text = path.read_text(encoding="utf-8")
-    pattern = re.compile(r"(<!-- table:(mini|avsbench)-(s4|ms3) -->\n).*?(<!-- /table:\2-\3 -->)", re.DOTALL)
-    if len(pattern.findall(text)) != text.count("<!-- table:"):
-        raise AvsError(f"{path}: each mark <!-- table:mini-s4 --> needs its <!-- /table:mini-s4 --> below it")
-    new = pattern.sub(lambda m: m[1] + table(records, m[3], m[2]) + m[4], text)
+    tables = {f"{data}-{task}": partial(table, records, task, data) for data in SPLITS for task in ("s4", "ms3")}
+    new = fill_marks(text, tables, str(path))
     if new != text and not check:
         with atomic_path(path) as part:
-            part.write_text(new, encoding="utf-8")
+            part.write_text(new, encoding="utf-8", newline="\n")
     return new != text

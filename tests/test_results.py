@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,15 @@ def test_paper_table_has_the_published_figures_and_leaves_ours_empty(tmp_path):
     assert rows["ecmvae (backbone=swin)", "swin"]["Paper J"] == ""
 
 
+def test_a_try_on_some_clips_does_not_stand_beside_a_published_figure(tmp_path):
+    run = record(task="ms3", data="avsbench")
+    config = run.config | {"data": run.config["data"] | {"max_clips": 40}}
+    run = run.model_copy(update={"config": config, "config_hash": results.config_hash(config)})
+    rows = {(r["Method"], r["Backbone"]): r for r in cells(saved(tmp_path, run), "ms3", "avsbench")}
+    assert rows["ECMVAE (2023)", "ResNet-50"]["Ours J"] == ""
+    assert rows["ecmvae, first 40 clips of each split", "ResNet-50"]["Ours J"] == "50.00"
+
+
 def test_number_without_a_file_is_not_printed():
     with pytest.raises(AvsError, match="in no file"):
         results.table([record()], "s4")
@@ -148,8 +159,53 @@ def test_every_format_prints_on_a_narrow_terminal(tmp_path, data):
     assert ("0.500" in shown and "\n ecmvae [1]" in shown) if data == "mini" else "ECMVAE (2023) [" in shown
     lines = [line for line in results.table(records, "s4", data, "md").splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
-    with pytest.raises(AvsError, match="format md, csv or rich"):
-        results.table(records, "s4", data, "html")
+    with pytest.raises(AvsError, match="format md, csv, rich, latex, html"):
+        results.table(records, "s4", data, "docx")
+
+
+class Cells(HTMLParser):
+    """Rows of an HTML table's cells, and the tags around them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.open, self.tags = [], [], set()
+        self.feed(text)
+        self.close()
+        assert not self.open, "every tag is closed"
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "br":
+            return
+        self.open.append(tag)
+        self.tags |= {tag, *(f"{name}={value}" for name, value in attrs if name == "scope")}
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("th", "td"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if {"th", "td"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+@pytest.mark.parametrize("data", ["mini", "avsbench"])
+def test_latex_and_html_hold_the_cells_of_the_csv(tmp_path, data):
+    records = saved(tmp_path, record(data=data, method="a_b & <c> 5%"), record(1, data=data, method="a_b & <c> 5%"))
+    header, *body = csv.reader(io.StringIO(results.table(records, "s4", data, "csv")))
+    found = Cells(results.table(records, "s4", data, "html"))
+    assert found.rows[: len(body) + 1] == [header, *body]
+    assert {"caption", "thead", "tbody", "scope=col", "scope=row"} <= found.tags
+    text = results.table(records, "s4", data, "latex")
+    assert re.findall(r"^ *\\(\w+rule)$", text, re.MULTILINE) == ["toprule", "midrule", "bottomrule"]
+    lines = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == 1 + len(body)
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(header) - 1}
+    assert text.count("{") == text.count("}") and text.count(r"\begin{") == text.count(r"\end{") == 2
+    assert r"a\_b \& \textless{}c\textgreater{} 5\%" in text and "±" not in text
+    assert not re.search(r"(?<!\\)[_#^~]|[^ -~\n]", text), "no bare special character and nothing but ASCII"
 
 
 def test_marked_tables_are_filled_and_staleness_is_seen(tmp_path):
