@@ -27,6 +27,8 @@ Event = tuple[Job | None, dict[str, Any] | BaseException | None]
 GB = 10**9
 # seconds without any worker before a sweep gives up; a queue (slurm) may take any time
 PATIENCE = 60.0
+# seconds that a scheduler has to answer
+CONNECT = 20.0
 MARKER = ".sweep"
 INSTALL = 'install it by `python -m pip install "avslib[sweep]"`'
 
@@ -114,7 +116,7 @@ def _client(executor: str, grid: Grid, jobs: int, processes: int | None, console
         if executor.startswith("dask://"):
             address = "tcp://" + executor.removeprefix("dask://")
             try:
-                client = stack.enter_context(Client(address, timeout=20))
+                client = stack.enter_context(Client(address, timeout=CONNECT))
                 client.wait_for_workers(1, timeout=PATIENCE)
             except TimeoutError:
                 raise AvsError(f"{executor}: the scheduler has no workers; start some by `dask worker {address} "
@@ -130,6 +132,10 @@ def _client(executor: str, grid: Grid, jobs: int, processes: int | None, console
             # a worker that paused or spilled would wait for ever; too large a one is stopped instead
             "distributed.worker.memory.target": False, "distributed.worker.memory.spill": False,
             "distributed.worker.memory.pause": False,
+            # Dask has malloc give back every free page, which makes a training step half as long again
+            "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": grid.threads},
+            # samples the stack a hundred times a second; torch's is deep
+            "distributed.worker.profile.enabled": False,
         }))  # fmt: skip
         cluster = stack.enter_context((_slurm if executor == "slurm" else _local)(grid, jobs, processes))
         client = stack.enter_context(Client(cluster))
