@@ -118,6 +118,12 @@ def test_latent_explorer(dataset, predictor, capsys):
     assert same(w, widgets.latent_figure(predictor, dataset, 1, shifts))
 
 
+def test_a_model_without_the_three_codes_is_named(dataset, predictor):
+    other = Predictor(ECMVAE(predictor.model.config.replace({"model.latent": "none"})))
+    with pytest.raises(AvsError, match="model.latent=none: open a factorised one"):
+        widgets.code_axes(other, dataset)
+
+
 def test_principal_axes_are_those_of_the_cloud():
     generator = torch.Generator().manual_seed(0)
     codes = torch.randn(4000, 3, generator=generator) * torch.tensor([0.1, 3.0, 1.0]) + 5

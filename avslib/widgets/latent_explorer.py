@@ -80,8 +80,13 @@ def code_axes(predictor: Predictor, dataset: AVSBench, n: int = 2) -> dict[str, 
     """Principal axes of the prior's mean codes over all frames of `dataset`: ``vs`` (s_v), ``as`` (s_a), ``vac`` (c).
 
     Only the latent encoders run, which takes a few seconds for a hundred clips.
+
+    Raises:
+        AvsError: clips without sound embeddings, a model without these three codes.
     """
     _require_sound(dataset)
+    if (latent := predictor.model.config.model.latent) != "factorised":
+        raise AvsError(f"the explorer moves s_v, s_a and c; this model has model.latent={latent}: open a factorised one")
     model, means = predictor.model, {name: [] for name in PRIOR}
     for index in range(len(dataset)):
         item = dataset[index]
