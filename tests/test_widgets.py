@@ -120,7 +120,7 @@ def test_latent_explorer(dataset, predictor, capsys):
 
 def test_a_model_without_the_three_codes_is_named(dataset, predictor):
     other = Predictor(ECMVAE(predictor.model.config.replace({"model.latent": "none"})))
-    with pytest.raises(AvsError, match="model.latent=none: open a factorised one"):
+    with pytest.raises(AvsError, match=r"has model\.latent=none: open a factorised one"):
         widgets.code_axes(other, dataset)
 
 

@@ -86,7 +86,7 @@ def code_axes(predictor: Predictor, dataset: AVSBench, n: int = 2) -> dict[str, 
     """
     _require_sound(dataset)
     if (latent := predictor.model.config.model.latent) != "factorised":
-        raise AvsError(f"the explorer moves s_v, s_a and c; this model has model.latent={latent}: open a factorised one")
+        raise AvsError(f"codes s_v, s_a and c are moved; this model has model.latent={latent}: open a factorised one")
     model, means = predictor.model, {name: [] for name in PRIOR}
     for index in range(len(dataset)):
         item = dataset[index]
