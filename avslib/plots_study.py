@@ -44,7 +44,8 @@ def differences_figure(found: Mapping[str, Sequence[Comparison]], *, title: str 
         colour, shift = COLOURS[colour], 0.32 * (i - (len(made) - 1) / 2)
         for c in rows:
             place = labels.index(c.row.label) + shift
-            axis.plot([c.difference.low, c.difference.high], [place] * 2, color=colour, linewidth=2, zorder=2)
+            ends = [c.difference.low, c.difference.high]
+            axis.plot(ends, [place] * 2, color=colour, linestyle="-", linewidth=2, zorder=2)
             axis.plot(c.difference.estimate, place, marker, color=colour, markersize=7, zorder=4,
                       markerfacecolor=colour if c.difference.excludes_zero else "white")  # fmt: skip
             if len(c.by_seed) > 1:

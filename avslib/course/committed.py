@@ -5,7 +5,7 @@ from pathlib import Path
 from avslib.course.lesson import base_folder
 from avslib.errors import AvsError
 
-__all__ = ["committed_results", "committed_runs"]
+__all__ = ["committed_results", "committed_runs", "committed_study"]
 
 
 def committed_results(*parts: str) -> Path:
@@ -24,5 +24,10 @@ def committed_results(*parts: str) -> Path:
 
 
 def committed_runs() -> Path:
-    """The folder with the run records of the committed study."""
+    """The folder with the run records of the demo: the full model, and without sound."""
     return committed_results("runs")
+
+
+def committed_study() -> Path:
+    """The folder with the run records of the committed ablation study (``configs/ablate-mini.yaml``)."""
+    return committed_results("ablation", "runs")
