@@ -25,18 +25,14 @@ def ablate_command(
         Path | None, typer.Option(help="Records and tables; default: build/ablate/<grid name>[-fast].")
     ] = None,
     work: Annotated[Path | None, typer.Option(help="Checkpoints and states; default: work/ in --out.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder in AVSBench layout in place of the grid's data.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder in AVSBench layout in place of the grid's data.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a grid of trainings: finished ones are skipped, interrupted ones go on, failed ones do not stop the rest."""
     from avslib.sweep.engine import run_grid
 
     try:
-        result = run_grid(
-            grid, out, work, data, seeds, fast, executor, processes, console=console, progress=not quiet
-        )
+        result = run_grid(grid, out, work, data, seeds, fast, executor, processes, console=console, progress=not quiet)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     raise typer.Exit(1 if result.failed else 0)

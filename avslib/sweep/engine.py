@@ -80,8 +80,10 @@ def run_grid(
     todo = jobs(grid, seeds, fast, root)
     out = Path(out or Path("build/ablate") / f"{grid.name}{'-fast' if fast else ''}").expanduser().resolve()
     work = Path(work).expanduser().resolve() if work else out / "work"
+    # bars of their own would go to rich's global console, which in a notebook is a widget
+    bars = progress and console.is_terminal
     if data is None and isinstance(grid.data, MiniData):
-        build_mini(root, grid.data.mini, seed=grid.data.seed, progress=progress)
+        build_mini(root, grid.data.mini, seed=grid.data.seed, progress=bars)
     datasets = {task: dataset_info(root, task)[1].id for task in grid.tasks}
 
     before = finished_runs(out / "runs")
@@ -96,7 +98,7 @@ def run_grid(
     console.print(_headline(grid, todo, left), highlight=False)
     failed: dict[str, str] = {}
     if left:
-        _prepare(left, progress)
+        _prepare(left, bars)
         call = partial(
             run_job, out=out, work=work, threads=grid.threads, notebook=grid.notebook, fast=fast,
             baselines=grid.baselines, command=_command(),

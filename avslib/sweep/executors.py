@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ Event = tuple[Job | None, dict[str, Any] | BaseException | None]
 
 GB = 10**9
 # seconds without any worker before a sweep gives up; a queue (slurm) may take any time
-PATIENCE = 60.0
+PATIENCE = 120.0
 # seconds that a scheduler has to answer
 CONNECT = 20.0
 MARKER = ".sweep"
@@ -85,10 +86,9 @@ def execute(
             yield job, None
             yield job, call(job)
         return
-    with _client(executor, grid, len(todo), processes, console) as (client, patience):
+    with _client(executor, grid, len(todo), processes, console) as (client, replace):
         _see_the_same(client, root, work)
-        started(len(client.nthreads()))
-        yield from _run(client, todo, call, patience, executor)
+        yield from _run(client, todo, call, executor, replace, started)
 
 
 def process_count(threads: int, memory_gb: float, jobs: int) -> int:
@@ -107,7 +107,7 @@ def _free_memory() -> int:
 
 @contextmanager
 def _client(executor: str, grid: Grid, jobs: int, processes: int | None, console: Console) -> Iterator[tuple]:
-    """A Dask client with its workers, and the seconds that one may wait for workers."""
+    """A Dask client with its workers, and what starts lost ones again where nothing else does (slurm), else None."""
     import dask
     from distributed import Client
 
@@ -124,7 +124,7 @@ def _client(executor: str, grid: Grid, jobs: int, processes: int | None, console
             except OSError as error:
                 raise AvsError(f"{executor}: no scheduler answers there ({error.__class__.__name__}); start one by "
                                "`dask scheduler`") from None  # fmt: skip
-            yield client, PATIENCE
+            yield client, None
             return
         stack.enter_context(dask.config.set({
             # a run goes on from its saved state, so that a second try is worth it, and a third is not
@@ -137,16 +137,30 @@ def _client(executor: str, grid: Grid, jobs: int, processes: int | None, console
             # samples the stack a hundred times a second; torch's is deep
             "distributed.worker.profile.enabled": False,
         }))  # fmt: skip
-        cluster = stack.enter_context((_slurm if executor == "slurm" else _local)(grid, jobs, processes))
+        cluster = stack.enter_context(_closing((_slurm if executor == "slurm" else _local)(grid, jobs, processes)))
         client = stack.enter_context(Client(cluster))
-        if executor == "local":
-            client.register_plugin(_ignore_interrupt(), name="ignore-interrupt")
-        if executor == "slurm":
-            console.print(f"slurm: waiting for the first of {len(cluster.worker_spec)} jobs to start")
-            client.wait_for_workers(1)
         if importlib.util.find_spec("bokeh") and cluster.dashboard_link:
             console.print(f"Dask dashboard: {cluster.dashboard_link}", soft_wrap=True)
-        yield client, PATIENCE if executor == "local" else float("inf")
+        if executor == "local":
+            client.register_plugin(_ignore_interrupt(), name="ignore-interrupt")
+            yield client, None
+            return
+        submit = partial(_submit, cluster, processes or jobs)
+        submit()
+        console.print(f"slurm: {processes or jobs} jobs are queued; waiting for the first one to start")
+        client.wait_for_workers(1)
+        yield client, submit
+
+
+@contextmanager
+def _closing(cluster: Any) -> Iterator[Any]:
+    try:
+        yield cluster
+    finally:
+        try:
+            cluster.close()
+        except AssertionError:  # Dask expects that every job had begun; one that sbatch refused had not
+            cluster.shutdown_on_close = False
 
 
 def _local(grid: Grid, jobs: int, processes: int | None) -> Any:
@@ -170,15 +184,28 @@ def _local(grid: Grid, jobs: int, processes: int | None) -> Any:
 
 
 def _slurm(grid: Grid, jobs: int, processes: int | None) -> Any:
+    before = signal.getsignal(signal.SIGINT)
     from dask_jobqueue import SLURMCluster
 
+    # its import makes Ctrl-C a silent exit of the whole process
+    signal.signal(signal.SIGINT, before)
     options = {"cores": grid.threads, "processes": 1, "memory": f"{grid.memory_gb}GB"} | grid.slurm
     try:
-        cluster = SLURMCluster(**options)
+        return SLURMCluster(**options)
     except (TypeError, ValueError) as error:
         raise AvsError(f"grid {grid.name}, slurm: {error}; see dask_jobqueue.SLURMCluster for the options") from None
-    cluster.scale(n=processes or jobs)
-    return cluster
+
+
+def _submit(cluster: Any, number: int) -> None:
+    """Have so many jobs in the queue; those that died or ran out of time are submitted again."""
+    # as cluster.scale(number), which keeps what sbatch says to itself
+    while len(cluster.worker_spec) < number:
+        cluster.worker_spec.update(cluster.new_worker_spec())
+    try:
+        cluster.sync(cluster._correct_state)
+    except RuntimeError as error:
+        told = " ".join(str(error).partition("stderr:")[2].split()) or str(error)
+        raise AvsError(f"executor slurm: sbatch refuses the job ({told}); correct slurm: in the grid") from None
 
 
 @contextmanager
@@ -230,7 +257,9 @@ def _see_the_same(client: Any, root: Path, work: Path) -> None:
                            "results under the same paths")  # fmt: skip
 
 
-def _run(client: Any, todo: Sequence[Job], call: Callable, patience: float, executor: str) -> Iterator[Event]:
+def _run(
+    client: Any, todo: Sequence[Job], call: Callable, executor: str, replace: Callable | None, started: Callable
+) -> Iterator[Event]:
     from distributed import wait
 
     waiting, running, seen = deque(todo), {}, time.monotonic()
@@ -240,9 +269,12 @@ def _run(client: Any, todo: Sequence[Job], call: Callable, patience: float, exec
         except Exception as error:  # Dask raises its own, OSError, TimeoutError, ...
             raise AvsError(f"{executor}: the scheduler is gone ({type(error).__name__}); start it and give the same "
                            "command again: finished runs are kept") from None  # fmt: skip
+        started(workers)
         seen = time.monotonic() if workers else seen
-        if time.monotonic() - seen > patience:
-            raise AvsError(f"{executor}: no worker for {patience:.0f} s; start workers and give the same command "
+        if replace is not None:
+            replace()
+        elif time.monotonic() - seen > PATIENCE:
+            raise AvsError(f"{executor}: no worker for {PATIENCE:.0f} s; start workers and give the same command "
                            "again: finished runs are kept")  # fmt: skip
         # no more than can run: a worker that dies takes no waiting job with it, and the order is kept
         while waiting and len(running) < workers:

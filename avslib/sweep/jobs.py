@@ -118,8 +118,11 @@ def _in_notebook(job: Job, number: int, work: Path, fast: bool) -> RunRecord:
     from avslib.course.execute import find, run_notebook
 
     folder, path = work / job.id, find([str(number)])[0]
-    # a lesson makes itself small with FAST: then every field is given, so that the job's own sizes stand
-    changed = job.changes(None if fast else load_config(job.preset).replace(variant(job.variant)))
+    own = variant(job.variant)
+    # a lesson makes itself small with FAST: then every field is given, so that the job's own sizes stand; but for those
+    # of the variant, since the lesson trains the full model under the same overrides
+    changed = job.changes(None if fast else load_config(job.preset).replace(own))
+    changed = {name: value for name, value in changed.items() if name not in own or own[name] != value}
     run_notebook(path, folder, {
         "VARIANT": job.variant, "SEED": job.seed, "TASK": job.task, "PRESET": job.preset, "FAST": fast,
         "OVERRIDES": [f"{name}={json.dumps(value)}" for name, value in changed.items()],
