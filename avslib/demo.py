@@ -11,7 +11,7 @@ from avslib.checkpoints import SHIPPED, load_checkpoint
 from avslib.config import Config, load_config
 from avslib.data.mini.build import build_mini
 from avslib.evaluate import predict_batches
-from avslib.experiment import method_name, run
+from avslib.experiment import method_name, publish, run
 from avslib.files import atomic_path
 from avslib.plots import comparison_bars, contact_sheet, learning_curves
 from avslib.records import RunRecord, load_records
@@ -75,7 +75,7 @@ def demo(
                     console=console,
                     notes=f"fine-tuned from the shipped checkpoint {START[audio]}",
                 )
-                _publish(folder, out / "runs" / record.id)
+                publish(folder, out / "runs" / record.id)
                 records.append(record)
                 if audio and seed == seeds[0]:
                     draw_clips(folder / BEST, config, out / f"contact_sheet_{task}.png")
@@ -124,10 +124,3 @@ def _fresh(folder: Path) -> Path:
     if (folder / "run.json").is_file():
         shutil.rmtree(folder)
     return folder
-
-
-def _publish(folder: Path, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    for name in ("run.json", "clips.csv", HISTORY):
-        with atomic_path(target / name) as path:
-            shutil.copyfile(folder / name, path)

@@ -1,8 +1,10 @@
 """One run from configuration to run record: train, score the best checkpoint on val and the tests, write it down."""
 
 import json
+import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import PartialState
@@ -14,14 +16,16 @@ from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.data.loading import shuffle_audio
 from avslib.errors import AvsError
 from avslib.evaluate import Scores, all_objects, evaluate, test_splits
-from avslib.files import sha256_file
+from avslib.files import atomic_path, sha256_file
 from avslib.models.ecmvae import ECMVAE
 from avslib.records import DatasetInfo, RunRecord, git_state, new_record, run_id, write_record
+from avslib.runstate import HISTORY
 from avslib.train import open_split, train
 from avslib.variants import method_name
 
-__all__ = ["ALL_OBJECTS", "SHUFFLED", "dataset_info", "default_out", "method_name", "run", "score"]
+__all__ = ["ALL_OBJECTS", "SHUFFLED", "dataset_info", "default_out", "method_name", "publish", "run", "score"]
 
+PUBLISHED = ("clips.csv", HISTORY, "run.json")
 SHUFFLED = "audio shuffled between clips"
 ALL_OBJECTS = "all objects in view, outlines given"
 SELECTION = "checkpoint of the epoch with the best J on val"
@@ -123,6 +127,15 @@ def run(
     )
     write_record(out, record, clips)
     return record
+
+
+def publish(source: str | Path, target: str | Path, names: Sequence[str] = PUBLISHED) -> None:
+    """Copy what a run is kept for from its work folder, each file beside and renamed; the record last, as it alone says
+    that a run is finished."""
+    Path(target).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        with atomic_path(Path(target) / name) as path:
+            shutil.copyfile(Path(source) / name, path)
 
 
 def _root(config: Config) -> str:

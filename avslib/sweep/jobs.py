@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import json
 import os
-import shutil
 import threading
 import time
 import traceback
@@ -21,7 +20,7 @@ from avslib.errors import AvsError
 from avslib.experiment import dataset_info, run
 from avslib.files import atomic_path
 from avslib.records import RunRecord, load_records, variant_hash, write_record
-from avslib.runstate import HISTORY, STATE
+from avslib.runstate import STATE
 from avslib.sweep.grid import Job
 from avslib.variants import variant
 
@@ -138,11 +137,9 @@ def _in_notebook(job: Job, number: int, work: Path, fast: bool) -> RunRecord:
 
 def _publish(record: RunRecord, target: Path, job: Job, command: str | None) -> None:
     """Copy what a run leaves; the record last, since it is what marks a run as finished."""
-    source = record.path.parent
-    target.mkdir(parents=True, exist_ok=True)
-    for name in ("clips.csv", HISTORY):
-        with atomic_path(target / name) as path:
-            shutil.copyfile(source / name, path)
+    from avslib.experiment import PUBLISHED, publish
+
+    publish(record.path.parent, target, [name for name in PUBLISHED if name != "run.json"])
     # a worker's own command line says nothing; a lesson knows neither the axes nor a name of one's own
     names = {"id": job.id, "method": job.method} | ({"command": command} if command else {})
     write_record(target, record.model_copy(update=names))
