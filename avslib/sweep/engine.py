@@ -12,12 +12,13 @@ from typing import Any
 
 from rich.console import Console
 
+from avslib.ablation import ablation_table
 from avslib.data.mini.build import build_mini
 from avslib.errors import AvsError
 from avslib.evaluate import test_splits
 from avslib.experiment import dataset_info
 from avslib.files import atomic_path
-from avslib.records import RunRecord, portable
+from avslib.records import RunRecord, load_records, portable
 from avslib.results import table
 from avslib.runstate import STATE
 from avslib.sweep.executors import check_executor, execute
@@ -192,11 +193,18 @@ def _prepare(left: Sequence[Job], progress: bool) -> None:
 
 
 def _tables(records: list[RunRecord], out: Path, console: Console) -> None:
+    """The ablation table of each task, of all records in `out`: other grids may have been run into it, too."""
     for task in dict.fromkeys(record.task for record in records):
-        chosen = [record for record in records if record.task == task]
-        console.print(table(chosen, task, chosen[0].data, "rich"))
+        chosen = [record for record in load_records(out / "runs") if record.task == task]
+        data = chosen[0].data
+        try:
+            made = {fmt: ablation_table(chosen, task, fmt, data=data) for fmt in ("rich", "md")}
+        except AvsError as error:
+            console.print(f"without intervals: {error}", markup=False, highlight=False, soft_wrap=True)
+            made = {fmt: table(chosen, task, data, fmt) for fmt in ("rich", "md")}
+        console.print(made["rich"])
         with atomic_path(out / f"table_{task}.md") as part:
-            part.write_text(table(chosen, task, chosen[0].data, "md"), encoding="utf-8")
+            part.write_text(made["md"], encoding="utf-8")
     if records:
         console.print(f"records and tables: {out}", highlight=False, soft_wrap=True)
 
