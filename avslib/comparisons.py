@@ -35,6 +35,9 @@ class Comparison:
         """What may be said of it beside the full model."""
         if self.difference is None:
             return ""
+        if len(self.row.seeds) < 2:
+            # its interval says nothing of seeds, over which a claim must hold as well
+            return "one seed: none"
         if not self.difference.excludes_zero:
             return "not told apart"
         return "better" if self.difference.low > 0 else "worse"

@@ -69,13 +69,20 @@ def test_notes_say_data_size_start_intervals_and_chance(study):
     assert "12 run records in results/ablation/runs, code of commit 01234567;" in text
 
 
+def test_one_seed_makes_no_claim(tmp_path):
+    for method, j in (("ecmvae", 0.5), ("without_mi", 0.3)):
+        write_record(tmp_path / method, *study_record(method, 0, {f"c{i}": j for i in range(9)}))
+    assert "[-0.200, -0.200] | one seed: none |" in ablation_table(load_records(tmp_path), "s4")
+
+
 def test_a_zero_that_was_rounded_keeps_its_sign(tmp_path):
     values = {f"c{i}": 0.5 for i in range(9)}
     for method, j in (("ecmvae", 0.5), ("without_mi", 0.4998), ("without_both", 0.5)):
-        write_record(tmp_path / method, *study_record(method, 0, values | dict.fromkeys(values, j)))
+        for seed in (0, 1):
+            write_record(tmp_path / f"{method}{seed}", *study_record(method, seed, dict.fromkeys(values, j)))
     text = ablation_table(load_records(tmp_path), "s4")
-    assert "| without_mi | 0.500 | [0.500, 0.500] | -0.000 | [-0.000, -0.000] | worse |" in text
-    assert "| without_both | 0.500 | [0.500, 0.500] | 0.000 | [0.000, 0.000] | not told apart |" in text
+    assert "| without_mi | 0.500 ± 0.000 | [0.500, 0.500] | -0.000 | [-0.000, -0.000] | worse |" in text
+    assert "| without_both | 0.500 ± 0.000 | [0.500, 0.500] | 0.000 | [0.000, 0.000] | not told apart |" in text
 
 
 def test_seeds_that_only_one_of_two_methods_has_are_not_paired(tmp_path):
