@@ -12,6 +12,7 @@ from avslib.errors import AvsError
 from avslib.losses import objective
 from avslib.models import ECMVAE
 from avslib.models.backbones import PACKAGED, STRIDES, Backbone, _packaged_state_dict
+from avslib.models.decoder import upsample_conv
 from avslib.models.latent import POSTERIOR, PRIOR
 
 SMALL = {"model.backbone": "resnet18", "model.pretrained": False, "model.image_size": 64, "model.channels": 8,
@@ -171,6 +172,23 @@ def test_normalize_brings_bytes_to_the_statistics_of_the_weights(small):
     grey = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
     expected = (128 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(small.normalize(grey)[0, :, 0, 0], expected)
+
+
+# ---- decoder
+
+
+@pytest.mark.parametrize("h, w", [(1, 1), (4, 5)])
+def test_doubling_and_convolution_in_one_step_equals_two(h, w):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3, 2, 3, padding=1).double()
+    x = torch.randn(2, 3, h, w, dtype=torch.double, requires_grad=True)
+    two_steps = conv(torch.nn.functional.interpolate(x, scale_factor=2, mode="nearest"))
+    weight = torch.randn_like(two_steps)
+    results = []
+    for y in (two_steps, upsample_conv(x, conv)):
+        results.append([y, *torch.autograd.grad((y * weight).sum(), [x, conv.weight, conv.bias])])
+    for expected, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
 # ---- noise
