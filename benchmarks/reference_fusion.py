@@ -3,6 +3,7 @@
 y = (theta^T phi / N) g over the N = T*H*W positions of a clip; out = LayerNorm(BatchNorm3d(W_z y) + map).
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -31,8 +32,11 @@ class QuadraticTPAVI(nn.Module):
         reference.load_state_dict({name: value.view(shapes[name]) for name, value in fusion.state_dict().items()})
         return reference
 
-    def forward(self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int
+    def forward(self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int, groups: int = 1
                 ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C"]]:
+        if groups > 1:  # one part after the other, each with batch statistics of its own
+            parts = zip(x.chunk(groups), audio.chunk(groups), strict=True)
+            return tuple(torch.cat(part) for part in zip(*(self(*p, frames) for p in parts), strict=True))
         n, c, h, w = x.shape
         clips = n // frames
         v = x.view(clips, frames, c, h, w).transpose(1, 2)

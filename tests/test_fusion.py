@@ -49,6 +49,24 @@ def test_equals_the_quadratic_form(training, frames, h, w):
         torch.testing.assert_close(ours_buffer, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_groups_in_one_pass_equal_one_pass_each(training):
+    together, apart = build(training), build(training)
+    x, audio = inputs(3, 2, 4, clips=4)
+    weight = torch.randn(x.shape, dtype=x.dtype)
+    out, a = together(x, audio, 3, groups=2)
+    parts = [apart(xs, audios, 3) for xs, audios in zip(x.chunk(2), audio.chunk(2), strict=True)]
+    expected = torch.cat([out for out, _ in parts])
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(a, torch.cat([a for _, a in parts]), rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad((y * weight).sum(), [x, audio, *m.parameters()])
+                 for y, m in ((out, together), (expected, apart))]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    for ours, theirs in zip(together.buffers(), apart.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
 def test_running_statistics_over_several_steps():
     ours = build(training=True)
     reference = QuadraticTPAVI.like(ours)

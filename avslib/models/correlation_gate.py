@@ -39,7 +39,7 @@ class CorrelationGate(nn.Module):
         nn.init.zeros_(self.output.bias)
         self.layer_norm = nn.LayerNorm(channels)
 
-    def forward(self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int
+    def forward(self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int, groups: int = 1
                 ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C"]]:
         v, a = l2_normalize(x.permute(0, 2, 3, 1)), l2_normalize(audio)
         correlation = F.cosine_similarity(self.theta(v), self.phi(a)[:, None, None], dim=-1)

@@ -112,8 +112,8 @@ class ECMVAE(nn.Module, Pretrained):
         features = self.backbone(image) if features is None else features
         projected = self.audio_projection(audio)
         output = ECMVAEOutput(logits=image.new_empty(0), annotated=annotated)
-        inputs = features, projected, self.prior.encode(image, audio, None)
-        output.logits = self._run("prior", *inputs, frames, noise, output)
+        latents = self.prior.encode(image, audio, None)
+        runs = [self._encoded("prior", features, projected, latents, frames, noise, output)]
         if mask is not None and self.posterior is not None:
             if annotated is not None:
                 rows, masks, frames = _posterior_rows(annotated, frames, self.config.data.posterior_mask)
@@ -121,11 +121,16 @@ class ECMVAE(nn.Module, Pretrained):
                 if rows is not None:
                     features = [f.index_select(0, rows) for f in features]
                     image, audio, projected = (x.index_select(0, rows) for x in (image, audio, projected))
-            inputs = features, projected, self.posterior.encode(image, audio, mask.to(image.dtype))
-            output.logits_posterior = self._run("posterior", *inputs, frames, noise, output)
+            latents = self.posterior.encode(image, audio, mask.to(image.dtype))
+            runs.append(self._encoded("posterior", features, projected, latents, frames, noise, output))
+        logits = {}
+        for run, (fused, normalised) in zip(runs, self._fuse(runs), strict=True):
+            output.fused[run.name], output.audio[run.name] = fused, normalised
+            logits[run.name] = run.branch.decoder(run.branch.inject_codes(fused, run.codes, fused=True))
+        output.logits, output.logits_posterior = logits["prior"], logits.get("posterior")
         return output
 
-    def _run(
+    def _encoded(
         self,
         name: str,
         features: list[Tensor],
@@ -134,19 +139,39 @@ class ECMVAE(nn.Module, Pretrained):
         frames: int,
         noise: Noise,
         output: ECMVAEOutput,
-    ) -> Float[Tensor, "N 1 H W"]:
-        """Sample, inject, fuse and decode one branch; intermediate results go into `output`."""
+    ) -> "_Run":
+        """Sample the codes of one branch and inject them into its neck's maps; `output` gets the codes."""
         branch: Branch = getattr(self, name)
         codes = branch.sample(latents, noise)
         fused_codes = branch.fuse_codes(latents, codes, noise)
-        maps = branch.inject_codes(branch.neck(features), fused_codes, fused=False)
-        fused, audios = zip(*(f(x, audio, frames) for f, x in zip(self.fusion, maps, strict=True)), strict=True)
         output.latents |= latents
         output.codes |= codes | fused_codes
-        output.fused[name], output.audio[name] = list(fused), audios[0]
         if self.config.model.latent == "factorised":
             output.mi[name] = branch.mutual_information(*fused_codes.values())
-        return branch.decoder(branch.inject_codes(list(fused), fused_codes, fused=True))
+        maps = branch.inject_codes(branch.neck(features), fused_codes, fused=False)
+        return _Run(name, branch, maps, audio, fused_codes, frames)
+
+    def _fuse(self, runs: list["_Run"]) -> list[tuple[list[Float[Tensor, "_ C _ _"]], Float[Tensor, "_ C"]]]:
+        """Fused maps and normalised audio of each branch. They share the fusion's weights, so that one pass does for
+        both where their clips are alike."""
+        if len({(run.frames, len(run.audio)) for run in runs}) > 1:
+            return [pair for run in runs for pair in self._fuse([run])]
+        audio, count, levels = torch.cat([run.audio for run in runs]), len(runs), [run.maps for run in runs]
+        pairs = [f(torch.cat(x), audio, runs[0].frames, count) for f, *x in zip(self.fusion, *levels, strict=True)]
+        parts, audios = [fused.chunk(count) for fused, _ in pairs], pairs[0][1].chunk(count)
+        return [([part[i] for part in parts], audios[i]) for i in range(count)]
+
+
+@dataclass
+class _Run:
+    """One branch between its encoders and its decoder: maps and audio to be fused, `frames` rows a clip."""
+
+    name: str
+    branch: Branch
+    maps: list[Float[Tensor, "_ C _ _"]]
+    audio: Float[Tensor, "_ C"]
+    codes: dict[str, Float[Tensor, "_ K"]]
+    frames: int
 
 
 def _posterior_rows(annotated: Bool[Tensor, "N"], frames: int, masks: str) -> tuple[Tensor | None, Tensor, int]:

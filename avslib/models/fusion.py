@@ -32,6 +32,8 @@ class TPAVI(nn.Module):
 
     Shape:
         map [N, C, H, W] and audio [N, C] with N = B * frames rows -> fused [N, C, H, W], normalised audio [N, C].
+        `groups` equal parts of the clips (prior and posterior, one after the other) have batch statistics of their own,
+        and update the running ones in turn, as that many calls would.
     """
 
     def __init__(self, channels: int):
@@ -46,7 +48,7 @@ class TPAVI(nn.Module):
         nn.init.zeros_(self.batch_norm.weight)
         self.layer_norm = nn.LayerNorm(channels)
 
-    def forward(self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int
+    def forward(self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int, groups: int = 1
                 ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C"]]:
         n, c, h, w = x.shape
         # skinny products of length T gain nothing from low precision, and the batch statistics need float32
@@ -55,7 +57,7 @@ class TPAVI(nn.Module):
             v = l2_normalize(x.to(wide).permute(0, 2, 3, 1).reshape(n // frames, frames * h * w, c))
             a = l2_normalize(audio.to(wide))
             u, m = self._interaction(v, a.view(-1, frames, c), h * w)
-            y = self._batch_norm(u, m)
+            y = self._batch_norm(u, m, groups)
             out = self.layer_norm(y + v)
         return out.view(n, h, w, c).permute(0, 3, 1, 2), a
 
@@ -69,23 +71,33 @@ class TPAVI(nn.Module):
         g_sum = torch.addmm(positions * self.g.bias, v_sum, self.g.weight.t())
         return u, (g_sum @ self.output.weight.t() / thw).view(b, -1, c)
 
-    def _batch_norm(self, u: Float[Tensor, "B THW T"], m: Float[Tensor, "B T C"]) -> Float[Tensor, "B THW C"]:
+    def _batch_norm(self, u: Float[Tensor, "B THW T"], m: Float[Tensor, "B T C"], groups: int
+                    ) -> Float[Tensor, "B THW C"]:
         """BatchNorm(u M + b_o), with scale and shift folded into M."""
         bn, bias = self.batch_norm, self.output.bias
         if bn.training:
             u_mean = u.mean(1, keepdim=True)
-            clip_mean = (u_mean @ m).squeeze(1)
+            clip_mean = (u_mean @ m).view(groups, -1, m.shape[2])
             centred = u - u_mean
             covariance = centred.transpose(1, 2) @ centred / u.shape[1]
-            var = ((covariance @ m) * m).sum(1).mean(0) + (clip_mean - clip_mean.mean(0)).square().mean(0)
+            within = ((covariance @ m) * m).sum(1).view_as(clip_mean)
+            group_mean = clip_mean.mean(1, keepdim=True)
+            var = within.mean(1, keepdim=True) + (clip_mean - group_mean).square().mean(1, keepdim=True)
             # the bias cancels below, but stays in the graph: processes that train together expect a gradient of each
-            mean = clip_mean.mean(0) + bias
-            with torch.no_grad():
-                count = u.shape[0] * u.shape[1]
-                bn.num_batches_tracked.add_(1)
-                bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), bn.momentum)
-                bn.running_var.lerp_((var * count / max(count - 1, 1)).to(bn.running_var.dtype), bn.momentum)
+            mean = group_mean + bias
+            self._update_running_statistics(mean.detach(), var.detach(), u.shape[0] * u.shape[1] // groups)
         else:
             mean, var = bn.running_mean, bn.running_var
         scale = bn.weight * torch.rsqrt(var + bn.eps)
-        return torch.baddbmm((bn.bias + (bias - mean) * scale).expand(u.shape[0], 1, -1), u, m * scale)
+        shift = bn.bias + (bias - mean) * scale
+        if bn.training:
+            scale, shift = (x.expand(groups, len(u) // groups, -1).reshape(len(u), 1, -1) for x in (scale, shift))
+        return torch.baddbmm(shift.expand(len(u), 1, -1), u, m * scale)
+
+    @torch.no_grad()
+    def _update_running_statistics(self, mean: Float[Tensor, "G 1 C"], var: Float[Tensor, "G 1 C"], count: int) -> None:
+        bn = self.batch_norm
+        bn.num_batches_tracked.add_(len(mean))
+        for one, other in zip(mean.flatten(1), var.flatten(1) * count / max(count - 1, 1), strict=True):
+            bn.running_mean.lerp_(one.to(bn.running_mean.dtype), bn.momentum)
+            bn.running_var.lerp_(other.to(bn.running_var.dtype), bn.momentum)
