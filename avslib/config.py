@@ -172,6 +172,11 @@ class TrainConfig(_Section):
         description="take these modules alone from init_from, such as [backbone, neck, fusion, decoder]; the others "
         "start new",
     )
+    sync_batch: bool = Field(
+        False,
+        description="true: several processes take statistics and losses over the batches of all, as one process with "
+        "the whole batch would; false: each over its own clips, which is faster",
+    )
     checkpoint_every: int = Field(200, ge=1, description="steps between saved run states, from which --resume goes on")
 
 
