@@ -1,0 +1,89 @@
+"""Options that trade time, memory and digits; none of them changes a weight's name or shape.
+
+channels-last and checkpointing give the same figures up to the order of sums; compiled code may fuse operations, and so
+round differently. Low precision is no option of the model but of the caller: ``torch.autocast``, ``train.precision``.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from avslib.errors import AvsError
+from avslib.models.ecmvae import ECMVAE
+
+__all__ = ["apply_speed_options", "checkpointed_blocks"]
+
+
+def apply_speed_options(
+    model: ECMVAE, *, channels_last: bool = True, checkpointing: bool = False, compile: bool = False
+) -> ECMVAE:
+    """Set the options on `model`, in place.
+
+    Args:
+        channels_last: memory layout of the convolutions' weights, which their maps then follow.
+        checkpointing: blocks of backbone, fusion and decoder keep their input alone, and are run again in the backward
+            pass: a third more time, a half or less of the activations' memory. Running statistics are updated once.
+        compile: backbone, necks and decoders by ``torch.compile``, at their first call.
+
+    Raises:
+        AvsError: compile without a C++ compiler, on a CPU.
+    """
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    if checkpointing:
+        for block in checkpointed_blocks(model):
+            again = partial(checkpoint, block.forward, use_reentrant=False, context_fn=partial(_contexts, block))
+            block.forward = partial(_checkpoint_in_training, block, block.forward, again)
+    if compile:
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        if on_cpu and not any(shutil.which(name) for name in ("g++", "clang++", "cl")):
+            raise AvsError("train.compile: torch.compile needs a C++ compiler on a CPU (g++, clang++ or cl); "
+                           "install one, or leave the option out")
+        for branch in (model.prior, model.posterior):
+            if branch is not None:
+                branch.neck.compile()
+                branch.decoder.compile()
+        model.backbone.net.compile()
+    return model
+
+
+def checkpointed_blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The repeated blocks of a network: composed members of sequences and lists, the outermost ones."""
+    for child in module.children():
+        if isinstance(module, nn.Sequential | nn.ModuleList) and _is_block(child):
+            yield child
+        else:
+            yield from checkpointed_blocks(child)
+
+
+def _is_block(module: nn.Module) -> bool:
+    composed = next(module.children(), None) is not None
+    return composed and not isinstance(module, nn.Sequential | nn.ModuleList)
+
+
+def _checkpoint_in_training(block, forward, again, *inputs, **options):
+    return (again if block.training and torch.is_grad_enabled() else forward)(*inputs, **options)
+
+
+def _contexts(block: nn.Module):
+    return nullcontext(), _frozen_statistics(block)
+
+
+@contextmanager
+def _frozen_statistics(block: nn.Module):
+    """The second pass sees the batch that the first one counted already."""
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
