@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from avslib import cli_ablate, cli_data, cli_notebooks, cli_robustness, cli_table, cli_weights
+from avslib import cli_ablate, cli_bench, cli_data, cli_notebooks, cli_robustness, cli_table, cli_weights
 from avslib.cli_data import Quiet, Task
 from avslib.errors import AvsError
 
@@ -21,6 +21,7 @@ app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_weights.app, name="weights")
 app.add_typer(cli_notebooks.app, name="notebooks")
 app.command("ablate")(cli_ablate.ablate_command)
+app.command("bench")(cli_bench.bench_command)
 app.command("robustness")(cli_robustness.robustness_command)
 app.command("table")(cli_table.table_command)
 console = Console()

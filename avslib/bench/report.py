@@ -1,0 +1,116 @@
+"""Tables of bench records, for the terminal and as a page; made from the records alone."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from rich.table import Table
+
+from avslib.bench.record import BenchRecord, Row
+from avslib.bench.targets import Verdict, verdicts
+from avslib.bench.timing import Spread
+
+__all__ = ["columns", "markdown_page", "section_table", "target_table", "verdict_cells"]
+
+# heading -> what a row has there; columns that no row of a section fills are left out
+_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "case": lambda r: r.case,
+    "candidate": lambda r: r.name,
+    "time": lambda r: _with_spread(r.seconds, _seconds) if r.seconds else "",
+    "clips/s": lambda r: f"{r.clips_per_second:.3g}" if r.clips_per_second else "",
+    "reference / it": lambda r: _with_spread(r.ratio, lambda x: f"{x:.3g}") if r.ratio else "",
+    "peak memory": lambda r: _bytes(r.peak_bytes) if r.peak_bytes is not None else "",
+    "reference / it, memory": lambda r: f"{r.peak_ratio:.3g}" if r.peak_ratio else "",
+    "of matmul ceiling": lambda r: f"{r.matmul_share:.0%}" if r.matmul_share else "",
+    "of memory ceiling": lambda r: f"{r.memory_share:.0%}" if r.memory_share else "",
+    "relative error": lambda r: ", ".join(f"{name} {x:.1e}" for name, x in r.errors.items()),
+    "more": lambda r: "; ".join(_notes(r)),
+}
+
+
+def columns(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of a section."""
+    cells = {name: [make(row) for row in rows] for name, make in _COLUMNS.items()}
+    kept = [name for name, column in cells.items() if any(column)]
+    return kept, [list(line) for line in zip(*(cells[name] for name in kept), strict=True)]
+
+
+def section_table(name: str, rows: list[Row]) -> Table:
+    """A section for the terminal."""
+    headings, cells = columns(rows)
+    table = Table(title=name, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for line in cells:
+        table.add_row(*line)
+    return table
+
+
+def target_table(found: list[Verdict]) -> Table:
+    """Targets and whether they are met, for the terminal."""
+    table = Table("target", "measured", "row", "", title="targets", title_justify="left")
+    for verdict in found:
+        table.add_row(*verdict_cells(verdict))
+    return table
+
+
+def verdict_cells(verdict: Verdict) -> list[str]:
+    row = f"{verdict.row.name}, {verdict.row.case}"
+    return [verdict.target.text, f"{verdict.value:.3g}", row, "met" if verdict.met else "not met"]
+
+
+def markdown_page(records: Iterable[BenchRecord]) -> str:
+    """One page of all records: machine, tables, targets."""
+    return "\n".join(line for record in records for line in _markdown(record)) + "\n"
+
+
+def _markdown(record: BenchRecord) -> Iterator[str]:
+    s, e = record.settings, record.environment
+    machine = ", ".join(e["gpus"]) if s.device == "cuda" and e["gpus"] else e["cpu"]
+    yield f"## {s.device}, {s.backbone}, batch {s.batch}\n"
+    changed = " with changes" if record.git.dirty else ""
+    yield (
+        f"{machine}, {e['cores']} cores, {e['threads']} threads; torch {e['packages'].get('torch')}; "
+        f"{record.created[:10]}, commit {(record.git.commit or 'none')[:10]}{changed}; `{record.command}`\n"
+    )
+    for name, rows in record.sections.items():
+        headings, cells = columns(rows)
+        yield f"### {name}\n"
+        yield from _markdown_table(headings, cells)
+    if found := verdicts(s, record.sections):
+        yield "### targets\n"
+        yield from _markdown_table(["target", "measured", "row", ""], [verdict_cells(v) for v in found])
+
+
+def _markdown_table(headings: list[str], cells: list[list[str]]) -> Iterator[str]:
+    for line in (headings, ["---"] * len(headings), *cells):
+        yield "| " + " | ".join(line) + " |"
+    yield ""
+
+
+def _notes(row: Row) -> Iterator[str]:
+    if row.extrapolated_from:
+        yield f"extrapolated from batches {', '.join(map(str, row.extrapolated_from))}"
+    for name, value in row.values.items():
+        yield f"{name} {value if isinstance(value, str) else format(value, '.4g')}"
+    if row.notes:
+        yield row.notes
+
+
+def _with_spread(s: Spread, text: Callable[[float], str]) -> str:
+    """Median, and smallest to largest."""
+    return text(s.median) if s.count == 1 else f"{text(s.median)} ({text(s.smallest)} to {text(s.largest)})"
+
+
+def _seconds(x: float) -> str:
+    """
+    >>> _seconds(0.0123), _seconds(12.3), _seconds(2e-5)
+    ('12.3 ms', '12.3 s', '0.02 ms')
+    """
+    return f"{x:.3g} s" if x >= 1 else f"{x * 1000:.3g} ms"
+
+
+def _bytes(x: int) -> str:
+    """
+    >>> _bytes(1_500_000_000), _bytes(2_000_000)
+    ('1.50 GB', '2 MB')
+    """
+    return f"{x / 1e9:.2f} GB" if x >= 1e9 else f"{x / 1e6:.0f} MB"

@@ -1,0 +1,64 @@
+"""The sections of a bench, by name, and one run of several of them."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from avslib.bench.candidates import require_compiler
+from avslib.bench.ceilings import section_ceilings
+from avslib.bench.record import BenchRecord, BenchSettings, Row, new_bench_record
+from avslib.bench.references import load_reference
+from avslib.bench.small import section_fusion, section_metrics
+from avslib.bench.steps import section_inference, section_train
+from avslib.errors import AvsError
+
+__all__ = ["SECTIONS", "bench", "record_path"]
+
+Section = Callable[[BenchSettings], list[Row]]
+# name -> what measures it, in the order in which they run and are shown
+SECTIONS: dict[str, Section] = {
+    "ceilings": section_ceilings,
+    "fusion": section_fusion,
+    "metrics": section_metrics,
+    "inference": section_inference,
+    "train": section_train,
+}
+
+
+def bench(
+    settings: BenchSettings, parts: Sequence[str] = (), on_section: Callable[[str, list[Row]], None] | None = None
+) -> BenchRecord:
+    """Measure the sections named by `parts` (none: all), and make the record.
+
+    Args:
+        on_section: told each section's rows as soon as they are there.
+
+    Raises:
+        AvsError: an unknown part, no such device, no checkout, no compiler, a batch that does not fit.
+    """
+    if unknown := [part for part in parts if part not in SECTIONS]:
+        raise AvsError(f"avs bench --part {unknown[0]}: no such part; choose of {', '.join(SECTIONS)}")
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise AvsError("avs bench --device cuda: this machine has no CUDA device; use --device cpu")
+    require_compiler(settings)
+    load_reference("reference_model")
+    start, sections = time.perf_counter(), {}
+    for name, section in SECTIONS.items():
+        if not parts or name in parts:
+            sections[name] = section(settings)
+            if on_section:
+                on_section(name, sections[name])
+    return new_bench_record(settings, sections, time.perf_counter() - start)
+
+
+def record_path(folder: Path, settings: BenchSettings, parts: Sequence[str] = ()) -> Path:
+    """File of a run; a run of some parts, or a quick one, never replaces a whole one.
+
+    >>> record_path(Path("out"), BenchSettings(), ["train"]).as_posix()
+    'out/cpu-resnet50-b4-train.json'
+    """
+    chosen = [name for name in SECTIONS if name in parts]
+    words = [settings.device, settings.backbone, f"b{settings.batch}"] + ["quick"] * settings.quick
+    return folder / ("-".join(words + (chosen if len(chosen) < len(SECTIONS) else [])) + ".json")
