@@ -12,14 +12,15 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
-from timm.layers import convert_sync_batchnorm
-from timm.layers.norm_act import SyncBatchNormAct
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from avslib.errors import AvsError
 
-__all__ = ["gather_objects", "gather_processes", "global_moments", "mean_over_processes", "rank", "share_buffers",
-           "start_processes", "synchronize_batch_norm", "together", "world_size"]  # fmt: skip
+__all__ = ["HostSyncBatchNorm", "gather_objects", "gather_processes", "global_moments", "is_synchronized",
+           "mean_over_processes", "rank", "share_buffers", "start_processes", "synchronize_batch_norm", "together",
+           "world_size"]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -92,8 +93,8 @@ def global_moments(mean: Float[Tensor, "*S"], var: Float[Tensor, "*S"]
     return overall, (variances + (means - overall).square()).mean(0)
 
 
-class _HostSyncBatchNorm(nn.SyncBatchNorm):
-    """nn.SyncBatchNorm for tensors on the CPU, which it refuses."""
+class HostSyncBatchNorm(_BatchNorm):
+    """BatchNorm over the batches of all processes where nn.SyncBatchNorm refuses to work, which is off the GPU."""
 
     def forward(self, x: Float[Tensor, "N C *S"]) -> Float[Tensor, "N C *S"]:
         if not self.training or world_size() == 1:
@@ -111,26 +112,36 @@ class _HostSyncBatchNorm(nn.SyncBatchNorm):
         mean, scale, shift = (v.view(-1, *[1] * (x.ndim - 2)) for v in (mean, scale, self.bias))
         return ((wide - mean) * scale + shift).to(x.dtype)
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        """1d and 2d alike."""
 
-class _HostSyncBatchNormAct(SyncBatchNormAct, _HostSyncBatchNorm):
-    """The same with the activation that timm's BatchNorm brings along."""
+
+class _HostSyncBatchNormAct(HostSyncBatchNorm):
+    """The same with the dropout and activation that timm's BatchNorm brings along."""
+
+    def forward(self, x: Float[Tensor, "N C *S"]) -> Float[Tensor, "N C *S"]:
+        return self.act(self.drop(super().forward(x)))
 
 
 def synchronize_batch_norm(model: nn.Module, device: str | torch.device = "cpu") -> nn.Module:
     """Let every BatchNorm of `model` take its statistics over the batches of all processes, in place.
 
-    Names and values of the state dict stay. On CUDA these are torch's own kernels; elsewhere their plain form. In one
+    Names and values of the state dict stay. On CUDA these are torch's own kernels, elsewhere their plain form. In one
     process nothing changes.
     """
     if world_size() == 1:
         return model
-    model = convert_sync_batchnorm(model)
-    if torch.device(device).type != "cuda":
-        for module in model.modules():
-            if isinstance(module, nn.SyncBatchNorm):
-                act = isinstance(module, SyncBatchNormAct)
-                module.__class__ = _HostSyncBatchNormAct if act else _HostSyncBatchNorm
+    if torch.device(device).type == "cuda":
+        return convert_sync_batchnorm(model)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.__class__ = _HostSyncBatchNormAct if isinstance(module, BatchNormAct2d) else HostSyncBatchNorm
     return model
+
+
+def is_synchronized(module: nn.Module) -> bool:
+    """Whether a BatchNorm sees the batches of all processes."""
+    return isinstance(module, nn.SyncBatchNorm | HostSyncBatchNorm)
 
 
 def share_buffers(model: nn.Module) -> None:

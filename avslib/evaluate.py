@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, Subset
 from avslib.data.avsbench import AVSBench
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.data.loading import eval_loader
+from avslib.distributed import gather_objects
 from avslib.errors import AvsError
 from avslib.metrics import FScore, LegacyFScore, MeanIoU, iou_per_frame
 from avslib.models.ecmvae import ECMVAE
@@ -40,11 +41,13 @@ class Scores:
 
 
 class _Scorer:
-    """Three metrics and the clips' J, updated together."""
+    """Three metrics and the clips' J, updated together; `sync`: with shares of all processes."""
 
-    def __init__(self, frames: int):
+    def __init__(self, frames: int, sync: bool = False):
         self.frames = frames
-        self.metrics = {"J": MeanIoU(), "F": FScore(), f"F_legacy@{LEGACY_BATCH}": LegacyFScore(LEGACY_BATCH, frames)}
+        options = {"sync_on_compute": sync}
+        legacy = LegacyFScore(LEGACY_BATCH, frames, **options)
+        self.metrics = {"J": MeanIoU(**options), "F": FScore(**options), f"F_legacy@{LEGACY_BATCH}": legacy}
         self.clips: dict[str, float] = {}
 
     def update(
@@ -117,10 +120,10 @@ def evaluate(
     """Score the prior branch on every clip of `dataset`, with its mean codes or with `samples` of them.
 
     Masks are compared at the size that `dataset` gives them. With `world` processes in a process group each scores
-    every `world`-th clip, and all return the metrics of the whole set (and the J of the clips of their own share).
+    every `world`-th clip, and all return the scores of the whole set.
     """
     share = Subset(dataset, range(rank, len(dataset), world)) if world > 1 else dataset
-    frames, scorer, done = dataset.frames, _Scorer(dataset.frames), 0
+    frames, scorer, done = dataset.frames, _Scorer(dataset.frames, sync=world > 1), 0
     batches = predict_batches(model, share, frames=frames, batch_size=batch_size, workers=workers, samples=samples)
     total = -(-len(share) // batch_size)
     for rows, logits in track(batches, f"scoring {dataset.split}", total, disable=not progress, transient=True):
@@ -128,7 +131,14 @@ def evaluate(
         index = (clip[:, None] * frames + torch.arange(frames)).flatten()
         scorer.update(rows["name"], logits, rows["mask"], index)
         done += len(rows["name"])
-    return scorer.compute()
+    if world == 1:
+        return scorer.compute()
+    if not len(share):  # the sums need a part of each process, in the shape of the others'
+        none = torch.zeros(0, 1, 1, 1, device=next(model.parameters()).device)
+        scorer.update([], none, none, torch.zeros(0, dtype=torch.long))
+    scores = scorer.compute()
+    turns = zip_longest(*gather_objects(list(scores.clips.items())))
+    return Scores(scores.metrics, dict(clip for turn in turns for clip in turn if clip is not None))
 
 
 def all_objects(dataset: AVSBench, root: str | Path) -> Scores:

@@ -14,6 +14,7 @@ from avslib.checkpoints import load_checkpoint
 from avslib.config import Config
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.data.loading import shuffle_audio
+from avslib.distributed import rank, together, world_size
 from avslib.errors import AvsError
 from avslib.evaluate import Scores, all_objects, evaluate, test_splits
 from avslib.files import atomic_path, sha256_file
@@ -60,11 +61,13 @@ def score(
 ) -> dict[str, Scores]:
     """Scores of a split by baseline name: "" the model itself; with sound, also the model with sounds exchanged
     between clips; on a Mini-AVS build, also the outlines of all objects in view. Without `baselines` the first alone.
+    Processes of one group share the clips out.
     """
-    dataset = open_split(config, split, progress=progress)
+    progress = progress and rank() == 0
+    dataset = together(lambda: open_split(config, split, progress=progress))
     t = config.train
     options = {"batch_size": t.eval_batch_size, "workers": config.data.workers, "samples": t.eval_samples,
-               "progress": progress}  # fmt: skip
+               "progress": progress, "rank": rank(), "world": world_size()}  # fmt: skip
     scores = {"": evaluate(model, dataset, **options)}
     if baselines and config.model.use_audio:
         audio = {clip.name: row for clip, row in zip(dataset.clips, dataset.audio, strict=True)}
@@ -86,6 +89,9 @@ def run(
     baselines: bool = True,
 ) -> RunRecord:
     """Train `config` into `out`, score the best checkpoint, and write ``run.json`` and ``clips.csv`` there.
+
+    Started in several processes, all of them do it together and return the record; the first one alone writes, and
+    prints.
 
     Args:
         method: what tables call it; by default :func:`avslib.variants.method_name`.
@@ -111,6 +117,8 @@ def run(
             (scored.setdefault(name, {}) if name else metrics)[split] = scores.metrics
             clips += scores.rows(split, name)
     seconds = max(trained.seconds, time.perf_counter() - start)
+    if rank() and console:
+        console.quiet = True
     record = new_record(
         data=data,
         task=config.data.task,
@@ -125,7 +133,8 @@ def run(
         wall_seconds=round(seconds, 1),
         git=git,
     )
-    write_record(out, record, clips)
+    if rank() == 0:
+        write_record(out, record, clips)
     return record
 
 

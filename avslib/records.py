@@ -105,6 +105,8 @@ def environment() -> dict[str, Any]:
     """Versions and hardware: what a figure or a duration may depend on. Neither host nor user name."""
     import torch
 
+    from avslib.distributed import world_size
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
@@ -112,6 +114,7 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": world_size(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": gpus,
         "cuda": torch.version.cuda if gpus else None,

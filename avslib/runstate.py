@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from avslib.config import Config
+from avslib.distributed import world_size
 from avslib.errors import AvsError
 from avslib.files import atomic_path
 
@@ -26,6 +27,7 @@ class RunState:
         best_epoch, best_j: the epoch (from 0) with the best J on val, and that J.
         seconds: time spent in earlier processes of the same run.
         sums: loss parts summed since the last row of the history.
+        processes: how many train together.
     """
 
     step: int = 0
@@ -33,6 +35,7 @@ class RunState:
     best_j: float = -1.0
     seconds: float = 0.0
     sums: dict[str, Tensor | float] = field(default_factory=dict)
+    processes: int = field(default_factory=world_size)
 
     def save(self, out: Path, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Write ``state.pt``: this, the configuration, weights and optimiser."""
@@ -46,7 +49,8 @@ class RunState:
         """A fresh state, or the one in `out` with the weights and optimiser to load.
 
         Raises:
-            AvsError: `out` holds a run and `resume` is off, holds other files, a damaged state, or another config.
+            AvsError: `out` holds a run and `resume` is off, holds other files, a damaged state, another config, or a
+                run of another number of processes.
         """
         if not (out / STATE).is_file():
             if out.exists() and any(out.iterdir()) and not resume:
@@ -64,7 +68,13 @@ class RunState:
                 f"{out}: was trained with another config ({differing} differs); resume with the same one, "
                 "or choose a new folder with --out"
             )
-        return cls(**state["run"]), state
+        run = cls(**{"processes": 1} | state["run"])
+        if run.processes != world_size():
+            raise AvsError(
+                f"{out}: was trained by {run.processes} process(es), and now there are {world_size()}; a step would "
+                "be another batch: resume with as many"
+            )
+        return run, state
 
 
 def _first_difference(saved: dict, wanted: dict, prefix: str = "") -> str | None:

@@ -1,8 +1,12 @@
 """The training loop: read it top to bottom.
 
 Seed plan: the initial weights come from ``train.seed``, and are equal for variants with the same modules; order and
-flips of an epoch from (seed, epoch, clip); the latent noise of a step from (seed, step, process). Nothing depends on a
-generator that runs on, so a resumed run repeats the uninterrupted one to the bit.
+flips of an epoch from (seed, epoch, clip); the latent noise of a step from (seed, step). Nothing depends on a generator
+that runs on, so a resumed run repeats the uninterrupted one to the bit.
+
+Several processes (``accelerate launch``) share each step's batch out: process r of P reads the r-th part of what one
+process with P times the batch size would read, and gets the same noise for it. With ``train.sync_batch`` they do what
+that process would do; without, batch statistics and the orthogonality loss are each process's own.
 """
 
 import math
@@ -13,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator, skip_first_batches
+from accelerate import skip_first_batches
 from accelerate.utils import set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,6 +29,15 @@ from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.embeddings import embed_dataset, embed_packed
 from avslib.data.loading import packed_loader, train_loader
 from avslib.data.packed import PackedClips
+from avslib.distributed import (
+    gather_objects,
+    mean_over_processes,
+    share_buffers,
+    start_processes,
+    synchronize_batch_norm,
+    together,
+    world_size,
+)
 from avslib.errors import AvsError
 from avslib.evaluate import evaluate, flatten_clips
 from avslib.losses import objective
@@ -60,6 +73,9 @@ def train(
 ) -> Trained:
     """Train a model and keep the checkpoint with the best J on val.
 
+    Started in several processes, all of them call it alike; the first one alone writes, all raise together, and `out`
+    must be on a disk that they share.
+
     Args:
         config: ``data.root`` and ``data.task`` say on what.
         out: new folder; gets ``best/`` (weights and config), ``history.csv`` (losses and val scores) and, while the
@@ -72,19 +88,21 @@ def train(
         AvsError: no data, `out` holds another run, a loss that is not finite.
     """
     out, t = Path(out), config.train
-    accelerator = Accelerator(mixed_precision=t.precision)
+    accelerator = start_processes(t.precision)
     main = accelerator.is_main_process
-    console = console or Console(quiet=not progress or not main)
-    state, saved = RunState.open(out, config, resume)
+    progress = progress and main
+    console = console if console and main else Console(quiet=not progress)
+    state, saved = together(lambda: RunState.open(out, config, resume))
+    if len(set(gather_objects(state.step))) > 1:
+        raise AvsError(f"{out}: the processes find different states there; choose a folder on a disk that all share")
 
     packed = config.data.packed is not None
-    trainset = open_packed(config, progress=progress) if packed else open_split(config, "train", progress=progress)
-    valset = open_split(config, "val", progress=progress)
+    trainset, valset = together(lambda: _open(config, progress))
     # just before the weights are drawn: what the audio encoder draws before it is no part of the seed's meaning
     set_seed(t.seed)
-    model = ECMVAE(config)
-    if t.init_from and saved is None:
-        load_weights(model, t.init_from, t.init_modules)
+    model = together(lambda: _first_model(config, fresh=saved is None))
+    if t.sync_batch:
+        synchronize_batch_norm(model, accelerator.device)
     optimizer = _optimizer(model, config)
     loader = (packed_loader if packed else train_loader)(trainset, config.data, t.batch_size, t.seed)
     sampler = trainset if packed else loader.sampler
@@ -102,7 +120,7 @@ def train(
     first, start = state.step, time.perf_counter() - state.seconds
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=console, transient=True, disable=not progress or not main) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not progress) as bar:
         task, began = bar.add_task("training", total=total, completed=state.step), time.perf_counter()
         while state.step < total:
             epoch, done = divmod(state.step, steps_per_epoch)
@@ -110,7 +128,7 @@ def train(
             model.train()
             for batch in skip_first_batches(loader, done) if done else loader:
                 rows = flatten_clips(batch, accelerator.device)
-                noise.manual_seed(_step_seed(t.seed, state.step, accelerator.process_index))
+                noise.manual_seed(_step_seed(t.seed, state.step))
                 rate = _learning_rate(state.step, total, config)
                 for group, base in zip(optimizer.param_groups, base_lrs, strict=False):
                     group["lr"] = base * rate
@@ -131,7 +149,8 @@ def train(
                 done += 1
                 state.sums = {name: state.sums.get(name, 0) + value.detach() for name, value in losses.items()}
                 if done % LOG_EVERY == 0 or done == steps_per_epoch:
-                    means = {name: float(value) / (done % LOG_EVERY or LOG_EVERY) for name, value in state.sums.items()}
+                    sums = _over_processes(state.sums)
+                    means = {name: float(value) / (done % LOG_EVERY or LOG_EVERY) for name, value in sums.items()}
                     _require_finite(means, state.step, out)
                     state.sums = {}
                     history.add(step=state.step, epoch=epoch, lr=rate * t.lr, **means)
@@ -139,11 +158,14 @@ def train(
                         (state.step - first) / (time.perf_counter() - began) * t.batch_size * accelerator.num_processes
                     )
                     bar.update(task, completed=state.step, description=f"loss {means['loss']:.3f}, {pace:.1f} clips/s")
-                if main and state.step % t.checkpoint_every == 0 and done < steps_per_epoch:
+                if state.step % t.checkpoint_every == 0 and done < steps_per_epoch:
+                    state.sums = _over_processes(state.sums)
                     _require_finite(state.sums, state.step, out)
                     state.seconds = time.perf_counter() - start
-                    state.save(out, config, plain, optimizer)
+                    if main:
+                        state.save(out, config, plain, optimizer)
 
+            share_buffers(plain)
             rank, world = accelerator.process_index, accelerator.num_processes
             val = evaluate(
                 plain, valset, batch_size=t.eval_batch_size, workers=config.data.workers, samples=t.eval_samples,
@@ -200,6 +222,21 @@ def open_packed(config: Config, *, progress: bool = False) -> PackedClips:
     return clips.with_audio(embed_packed(clips, encoder, cache, progress=progress))
 
 
+def _open(config: Config, progress: bool) -> tuple[AVSBench | PackedClips, AVSBench]:
+    """What is trained on, and val."""
+    packed = config.data.packed is not None
+    trainset = open_packed(config, progress=progress) if packed else open_split(config, "train", progress=progress)
+    return trainset, open_split(config, "val", progress=progress)
+
+
+def _first_model(config: Config, fresh: bool) -> ECMVAE:
+    """The model with the weights that a fresh run starts from."""
+    model = ECMVAE(config)
+    if config.train.init_from and fresh:
+        load_weights(model, config.train.init_from, config.train.init_modules)
+    return model
+
+
 def _optimizer(model: ECMVAE, config: Config) -> torch.optim.Optimizer:
     t = config.train
     backbone = {id(p) for p in model.backbone.parameters()}
@@ -220,8 +257,17 @@ def _learning_rate(step: int, total: int, config: Config) -> float:
     return rise if t.schedule == "constant" else rise * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
-def _step_seed(seed: int, step: int, process: int) -> int:
-    return int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0] >> 1)
+def _step_seed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, step, 0]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _over_processes(parts: dict[str, Tensor | float]) -> dict[str, Tensor | float]:
+    """The mean of the loss parts over the processes: those of the whole batch."""
+    if world_size() == 1 or not parts:
+        return parts
+    device = next(value.device for value in parts.values() if isinstance(value, Tensor))
+    mean = mean_over_processes(torch.stack([torch.as_tensor(value, device=device) for value in parts.values()]))
+    return dict(zip(parts, mean.unbind(), strict=True))
 
 
 def _require_finite(parts: dict[str, Tensor | float], step: int, out: Path) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avslib.config import Config
+from avslib.distributed import world_size
 from avslib.errors import AvsError
 from avslib.losses.kl import kl_loss
 from avslib.losses.matching import matching_loss
@@ -25,6 +26,11 @@ __all__ = ["objective"]
 def objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise = None
               ) -> dict[str, Tensor]:
     """All loss terms of one pass.
+
+    With several processes the objective is the mean of what they get. The matching loss, a sum over the rows of the
+    batch, is therefore multiplied by their number: the mean is then the sum over the rows of all, and the term weighs
+    as much as in one process with the whole batch. The other terms are means over rows, but for the orthogonality: it
+    sees the batches of all processes if ``train.sync_batch`` is set, else each process's own.
 
     Args:
         output: what the model gave for this mask.
@@ -61,10 +67,10 @@ def _objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Con
     if output.logits_posterior is not None:
         logits = output.logits_posterior[rows] if on_all else output.logits_posterior
         parts["seg_posterior"] = structure_loss(logits, mask, w.structure_weighting)
-    parts["match_prior"] = matching_loss(output.logits, output.fused["prior"], output.audio["prior"])
+    parts["match_prior"] = world_size() * matching_loss(output.logits, output.fused["prior"], output.audio["prior"])
     if output.logits_posterior is not None:
         fused, audio = output.fused["posterior"], output.audio["posterior"]
-        parts["match_posterior"] = matching_loss(output.logits_posterior, fused, audio)
+        parts["match_posterior"] = world_size() * matching_loss(output.logits_posterior, fused, audio)
         prior = {name: (mu, logvar) if on_all else (mu[rows], logvar[rows])
                  for name, (mu, logvar) in output.latents.items() if not name.endswith("_y")}
         parts |= {f"kl_{code}": kl_loss(output.latents[name + "_y"], prior[name], w.kl_scale)
@@ -75,7 +81,9 @@ def _objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Con
         parts["divergence_c"] = shared_code_divergence(prior_c, posterior_c, w.divergence_c, *eps)
         parts["mi"] = sum(mutual_information_bound(m.mu, m.logvar, m.target, w.mi_bound) for m in output.mi.values())
         parts["orthogonality"] = sum(
-            orthogonality_loss(z[s + y], z["vac" + y]) for s in ("vs", "as") for y in ("", "_y")
+            orthogonality_loss(z[s + y], z["vac" + y], config.train.sync_batch)
+            for s in ("vs", "as")
+            for y in ("", "_y")
         )
     return {"loss": sum(_weights(config)[name] * value for name, value in parts.items()), **parts}
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avslib.distributed import global_moments, world_size
+from avslib.distributed import global_moments, is_synchronized, world_size
 
 __all__ = ["TPAVI", "l2_normalize"]
 
@@ -75,7 +75,7 @@ class TPAVI(nn.Module):
 
     def _batch_norm(self, u: Float[Tensor, "B THW T"], m: Float[Tensor, "B T C"], groups: int
                     ) -> Float[Tensor, "B THW C"]:
-        """BatchNorm(u M + b_o), with scale and shift folded into M; an nn.SyncBatchNorm sees all processes' clips."""
+        """BatchNorm(u M + b_o), with scale and shift folded into M; a synchronised one sees all processes' clips."""
         bn, bias = self.batch_norm, self.output.bias
         if bn.training:
             u_mean = u.mean(1, keepdim=True)
@@ -87,7 +87,7 @@ class TPAVI(nn.Module):
             var = within.mean(1, keepdim=True) + (clip_mean - group_mean).square().mean(1, keepdim=True)
             # the bias cancels below, but stays in the graph: processes that train together expect a gradient of each
             mean, count = group_mean + bias, u.shape[0] * u.shape[1] // groups
-            if isinstance(bn, nn.SyncBatchNorm):
+            if is_synchronized(bn):
                 (mean, var), count = global_moments(mean, var), world_size() * count
             self._update_running_statistics(mean.detach(), var.detach(), count)
         else:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avslib.distributed import rank, world_size
 from avslib.errors import AvsError
 
 __all__ = ["POSTERIOR", "PRIOR", "AudioEncoder", "AudioMapEncoder", "Gaussian", "ImageEncoder", "Injection", "Noise",
@@ -28,12 +29,17 @@ Gaussian = tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]
 def draw_noise(noise: Noise, name: str, like: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
     """Standard-normal noise in the shape of `like`: the mapping's entry `name`, or drawn (None: torch's own generator).
 
+    Processes that train together hold generators in one state: each draws the noise of all rows and takes its own, so
+    that the noise of a batch does not depend on how many processes share it.
+
     Raises:
         AvsError: the mapping lacks `name`, or its entry has another shape.
     """
     if noise is None or isinstance(noise, torch.Generator):
         device = like.device if noise is None else noise.device
-        return torch.randn(like.shape, generator=noise, device=device, dtype=like.dtype).to(like.device)
+        parts = 1 if noise is None else world_size()
+        eps = torch.randn(parts * len(like), *like.shape[1:], generator=noise, device=device, dtype=like.dtype)
+        return (eps.chunk(parts)[rank()] if parts > 1 else eps).to(like.device)
     if name not in noise:
         raise AvsError(f"noise lacks {name!r}; it has {', '.join(sorted(noise))}; add eps of shape {tuple(like.shape)}")
     eps = torch.as_tensor(noise[name], dtype=like.dtype, device=like.device)
