@@ -5,35 +5,66 @@ Sums are kept in float64 and reduced by addition, so `MeanIoU` and `FScore` do n
 of the rows or the number of processes. (On a device without float64 leave the metric on the CPU: rows are moved.)
 """
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torchmetrics import Metric
 
 from avslib.errors import AvsError
 
-__all__ = ["BETA_SQUARED", "THRESHOLDS", "FScore", "LegacyFScore", "MeanIoU", "f_curves", "iou_per_frame"]
+__all__ = [
+    "BETA_SQUARED", "THRESHOLDS", "FScore", "FrameScores", "LegacyFScore", "MeanIoU", "f_curves", "frame_scores",
+    "iou_per_frame",
+]  # fmt: skip
 
 BETA_SQUARED = 0.3
 # The last one is exactly 1 in float32; the figures of the release are made with it.
 THRESHOLDS: Float[Tensor, "255"] = torch.linspace(0, 1 - 1e-10, 255)
+_ABOVE_HALF = 128
+_BINS = len(THRESHOLDS) + 1
+_FRAMES_IN_CACHE = 16
 
 
-def _flatten(
-    logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]
-) -> tuple[Float[Tensor, "N P"], Bool[Tensor, "N P"]]:
-    """Sigmoids and boolean masks as rows of P pixels, after checking them."""
-    if logits.shape != target.shape or logits.ndim not in (3, 4) or (logits.ndim == 4 and logits.shape[1] != 1):
-        raise AvsError(
-            f"metrics expect logits and masks of one shape, [N, 1, H, W] or [N, H, W]; "
-            f"got {list(logits.shape)} and {list(target.shape)}"
-        )
-    if not ((target == 0) | (target == 1)).all():
-        raise AvsError("metrics expect masks of 0 and 1; divide masks of 0 and 255 by 255")
-    probability = logits.detach().float().sigmoid().flatten(1)
-    if probability.isnan().any():
-        raise AvsError("the logits hold NaN; the model that made them has diverged")
-    return probability, target.bool().flatten(1)
+@dataclass(frozen=True)
+class FrameScores:
+    """What J and F sum up, of N frames: see `iou_per_frame` and `f_curves`.
+
+    Attributes:
+        iou: [N], float64.
+        curve: F at every threshold, [N, 255], float64.
+        counted: frames whose mask is not empty, [N].
+    """
+
+    iou: Float[Tensor, "N"]
+    curve: Float[Tensor, "N 255"]
+    counted: Bool[Tensor, "N"]
+
+
+def frame_scores(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> FrameScores:
+    """IoU and F curve of every frame from one pass over its pixels.
+
+    Equal to one comparison of all pixels a threshold, but counted once: a histogram of the sigmoids between the
+    thresholds, of the pixels inside and outside of the mask, summed from the top.
+
+    Shape: logits, target [N, 1, H, W] or [N, H, W]. Raises AvsError on other shapes, on masks that are not 0/1 and on
+    NaN.
+    """
+    counts = _histograms(logits, target).to(_float64_device(logits))
+    pixels = target.shape[1:].numel()
+    background, hits = counts.flip(-1).cumsum(-1).flip(-1).double()
+    true = hits[:, 0]
+    empty = true == 0
+    intersection, wrong = hits[:, _ABOVE_HALF], background[:, _ABOVE_HALF]
+    iou = torch.where(empty, pixels - wrong, intersection) / (torch.where(empty, pixels, true + wrong) + 1e-7)
+    met = torch.arange(len(THRESHOLDS), device=counts.device)
+    met += met >= _ABOVE_HALF
+    background, hits = background[:, met], hits[:, met]
+    precision = hits / (hits + background + 1e-20)
+    recall = hits / (true[:, None] + 1e-20)
+    curve = (1 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall)
+    return FrameScores(iou, curve.nan_to_num(0.0), ~empty)
 
 
 def iou_per_frame(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> Float[Tensor, "N"]:
@@ -42,25 +73,14 @@ def iou_per_frame(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *
     IoU = I / (U + 1e-7); a frame whose mask is empty scores the share of its pixels rightly left out.
     Source: AVSBench (Zhou et al., ECCV 2022), mIoU before the mean over frames.
 
-    Shape: logits, target [N, 1, H, W] or [N, H, W] -> [N]. Raises AvsError on other shapes, on masks that are not 0/1
-    and on NaN.
+    Shape: logits, target [N, 1, H, W] or [N, H, W] -> [N]. Raises AvsError as `frame_scores`.
 
     >>> mask = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 0]]])
     >>> logits = torch.tensor([[[9.0, -9.0], [-9.0, -9.0]], [[9.0, -9.0], [-9.0, -9.0]]])
     >>> [round(x, 6) for x in iou_per_frame(logits, mask).tolist()]
     [0.5, 0.75]
     """
-    probability, truth = _flatten(logits, target)
-    # Thresholding the logit at 0 differs: in float32 the sigmoid exceeds 0.5 only from a logit of 9e-8 on.
-    predicted = probability > 0.5
-    empty = ~truth.any(dim=1)
-    intersection = (predicted & truth).sum(dim=1)
-    union = (predicted | truth).sum(dim=1)
-    rightly_left_out = (~predicted & ~truth).sum(dim=1)
-    hits = torch.where(empty, rightly_left_out, intersection)
-    area = union.masked_fill(empty, truth.shape[1])
-    device = _float64_device(logits)
-    return hits.to(device).double() / (area.to(device).double() + 1e-7)
+    return frame_scores(logits, target).iou
 
 
 def f_curves(
@@ -69,30 +89,49 @@ def f_curves(
     """F of every frame at every threshold (float64), and which frames have a mask that is not empty.
 
     F = (1 + b) P R / (b P + R) with b = beta^2 = 0.3, P = tp / (predicted + 1e-20), R = tp / (true + 1e-20),
-    prediction = sigmoid >= threshold, NaN -> 0. Equal to the 255 comparisons, but counted in one pass: a histogram of
-    the sigmoids between thresholds, summed from the top. Source: AVSBench (Zhou et al., ECCV 2022).
+    prediction = sigmoid >= threshold, NaN -> 0. Source: AVSBench (Zhou et al., ECCV 2022).
 
-    Shape: logits, target [N, 1, H, W] or [N, H, W] -> [N, 255], [N]. Raises AvsError as `iou_per_frame`.
+    Shape: logits, target [N, 1, H, W] or [N, H, W] -> [N, 255], [N]. Raises AvsError as `frame_scores`.
 
     >>> mask = torch.tensor([[[1, 1], [0, 0]]])
     >>> curve, counted = f_curves(torch.tensor([[[0.0, 0.0], [0.0, -9.0]]]), mask)
     >>> round(curve[0, 127].item(), 6), counted.tolist()  # at threshold 0.5: P = 2/3, R = 1
     (0.722222, [True])
     """
-    probability, truth = _flatten(logits, target)
-    rows, bins = probability.shape[0], len(THRESHOLDS)
-    thresholds = THRESHOLDS.to(probability.device)
-    # The nearest threshold is met or just missed: exact, and far quicker than a search.
-    index = (probability * (bins - 1)).round_().to(torch.int32)
-    index -= (thresholds.index_select(0, index.flatten()).view_as(index) > probability).int()
-    index += torch.arange(rows, device=index.device, dtype=torch.int32)[:, None] * bins
-    index += truth * (rows * bins)
-    counts = torch.bincount(index.flatten(), minlength=2 * rows * bins).view(2, rows, bins).to(_float64_device(logits))
-    background, true_positive = counts.flip(-1).cumsum(-1).flip(-1).double()
-    precision = true_positive / (true_positive + background + 1e-20)
-    recall = true_positive / (counts[1].sum(-1, keepdim=True).double() + 1e-20)
-    curve = (1 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall)
-    return curve.nan_to_num(0.0), truth.any(dim=1).to(counts.device)
+    scores = frame_scores(logits, target)
+    return scores.curve, scores.counted
+
+
+def _histograms(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> Int[Tensor, "2 N 256"]:
+    """Pixels outside and inside the mask in each bin; bin k ends where the next threshold begins.
+
+    The bin of threshold 0.5 holds that value alone, and `_ABOVE_HALF` begins right above it: J asks for sigmoid > 0.5,
+    F for sigmoid >= threshold. (Thresholding the logit at 0 differs: in float32 the sigmoid exceeds 0.5 only from a
+    logit of 9e-8 on.)
+    """
+    if logits.shape != target.shape or logits.ndim not in (3, 4) or (logits.ndim == 4 and logits.shape[1] != 1):
+        raise AvsError(
+            f"metrics expect logits and masks of one shape, [N, 1, H, W] or [N, H, W]; "
+            f"got {list(logits.shape)} and {list(target.shape)}"
+        )
+    thresholds, found = THRESHOLDS.to(logits.device), []
+    # a few frames at a time stay in a CPU's cache
+    size = _FRAMES_IN_CACHE if logits.device.type == "cpu" else max(len(logits), 1)
+    for x, y in zip(logits.detach().split(size), target.split(size), strict=True):
+        inside = y.flatten(1).bool()
+        if not torch.equal(inside.to(y.dtype), y.flatten(1)):
+            raise AvsError("metrics expect masks of 0 and 1; divide masks of 0 and 255 by 255")
+        probability = x.float().sigmoid().flatten(1)
+        if probability.sum().isnan():
+            raise AvsError("the logits hold NaN; the model that made them has diverged")
+        # the nearest threshold is met or just missed: exact, and far quicker than a search
+        index = (probability * (len(thresholds) - 1)).round_().to(torch.int32)
+        index -= (thresholds.index_select(0, index.flatten()).view_as(index) > probability).int()
+        index += (probability > 0.5).int()
+        index += inside.int() * (len(x) * _BINS)
+        index += torch.arange(len(x), device=index.device, dtype=torch.int32)[:, None] * _BINS
+        found.append(torch.bincount(index.flatten(), minlength=2 * len(x) * _BINS).view(2, len(x), _BINS))
+    return torch.cat(found, dim=1)
 
 
 def _float64_device(tensor: Tensor) -> torch.device:
@@ -118,9 +157,15 @@ class MeanIoU(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("frames", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> None:
-        """Add N frames; shapes and errors as `iou_per_frame`."""
-        self.total += iou_per_frame(logits, target).sum().to(self.total.device)
+    def update(
+        self,
+        logits: Float[Tensor, "N *frame"],
+        target: Shaped[Tensor, "N *frame"],
+        scores: FrameScores | None = None,
+    ) -> None:
+        """Add N frames; shapes and errors as `frame_scores`, whose result may be given where it is known."""
+        scores = frame_scores(logits, target) if scores is None else scores
+        self.total += scores.iou.sum().to(self.total.device)
         self.frames += len(logits)
 
     def compute(self) -> Float[Tensor, ""]:
@@ -149,11 +194,16 @@ class FScore(Metric):
         self.add_state("curve", torch.zeros(len(THRESHOLDS), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("counted", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> None:
-        """Add N frames; shapes and errors as `f_curves`."""
-        curve, counted = f_curves(logits, target)
-        self.curve += curve[counted].sum(0).to(self.curve.device)
-        self.counted += counted.sum().to(self.counted.device)
+    def update(
+        self,
+        logits: Float[Tensor, "N *frame"],
+        target: Shaped[Tensor, "N *frame"],
+        scores: FrameScores | None = None,
+    ) -> None:
+        """Add N frames; shapes and errors as `frame_scores`, whose result may be given where it is known."""
+        scores = frame_scores(logits, target) if scores is None else scores
+        self.curve += scores.curve[scores.counted].sum(0).to(self.curve.device)
+        self.counted += scores.counted.sum().to(self.counted.device)
 
     def compute(self) -> Float[Tensor, ""]:
         """The best mean F so far."""
@@ -198,20 +248,21 @@ class LegacyFScore(Metric):
         logits: Float[Tensor, "N *frame"],
         target: Shaped[Tensor, "N *frame"],
         index: Shaped[Tensor, "N"] | None = None,
+        scores: FrameScores | None = None,
     ) -> None:
         """Add N frames; `index` = their places in the set (clip number * frames + frame), by default the next N.
 
         A place that comes twice counts once (samplers pad the last batch of a process with repeated clips).
         """
-        curve, counted = f_curves(logits, target)
+        scores = frame_scores(logits, target) if scores is None else scores
         if index is None:
             start = sum(len(part) for part in self.index)
             index = torch.arange(start, start + len(logits))
             self.unplaced += len(logits)
         elif len(index) != len(logits):
             raise AvsError(f"LegacyFScore got {len(index)} places for {len(logits)} rows; give one a row")
-        self.curves.append(curve.to(self.device))
-        self.counted.append(counted.to(self.device))
+        self.curves.append(scores.curve.to(self.device))
+        self.counted.append(scores.counted.to(self.device))
         self.index.append(index.to(self.device))
 
     def compute(self) -> Float[Tensor, ""]:

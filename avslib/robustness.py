@@ -26,7 +26,7 @@ from avslib.data.loading import eval_loader
 from avslib.errors import AvsError
 from avslib.evaluate import Scores, flatten_clips
 from avslib.experiment import dataset_info, method_name
-from avslib.metrics import FScore, MeanIoU, iou_per_frame
+from avslib.metrics import FScore, MeanIoU, frame_scores
 from avslib.models.audio_encoders import build_audio_encoder
 from avslib.models.ecmvae import ECMVAE
 from avslib.records import DEFINITIONS as SCORES
@@ -74,9 +74,10 @@ class _Tally:
         self.clips: dict[str, float] = {}
 
     def update(self, names: list[str], logits: Tensor, mask: Tensor, sounding: Tensor | None) -> None:
+        scores = frame_scores(logits, mask)
         for metric in (self.iou, self.f):
-            metric.to(logits.device).update(logits, mask)
-        per_clip = iou_per_frame(logits, mask).view(len(names), -1).mean(1).tolist()
+            metric.to(logits.device).update(logits, mask, scores=scores)
+        per_clip = scores.iou.view(len(names), -1).mean(1).tolist()
         self.clips |= dict(zip(names, per_clip, strict=True))
         unknown = torch.full((len(logits),), torch.nan)
         self.lit.append(unknown if sounding is None else falsely_lit_per_frame(logits, sounding))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avslib.errors import AvsError
-from avslib.metrics import FScore, LegacyFScore, MeanIoU, f_curves, iou_per_frame
+from avslib.metrics import FScore, LegacyFScore, MeanIoU, f_curves, frame_scores, iou_per_frame
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -71,6 +71,15 @@ def plain_curve(logits, mask):
         below = 0.3 * precision + recall
         curve.append(1.3 * precision * recall / below if below else 0.0)
     return curve
+
+
+@pytest.mark.parametrize("metric", [MeanIoU, FScore, lambda: LegacyFScore(1, 4)], ids=["J", "F", "F_legacy"])
+def test_known_scores_of_the_frames_are_not_computed_again(metric):
+    logits, mask = small()
+    given = metric()
+    # logits that would score otherwise, so that only the given scores can lead to the same figure
+    given.update(torch.zeros_like(logits), mask, scores=frame_scores(logits, mask))
+    assert given.compute() == scored(metric(), logits, mask, batch=12)
 
 
 def test_golden_whole_set(golden_input, golden):
