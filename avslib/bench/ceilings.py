@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from avslib.bench.record import BenchSettings, Row
 from avslib.bench.timing import spread, timer
@@ -92,8 +92,30 @@ class Demand(TorchDispatchMode):
         return out
 
 
+def _convolution_backward(
+    grad_shape,
+    x_shape,
+    w_shape,
+    _bias,
+    _stride,
+    _padding,
+    _dilation,
+    transposed,
+    _output_padding,
+    _groups,
+    wanted,
+    out_shape=None,
+    **_,
+) -> int:
+    """Either gradient costs what the forward pass does; PyTorch's own count takes a grouped one for a dense one."""
+    return conv_flop_count(x_shape, w_shape, grad_shape, transposed=transposed) * (wanted[0] + wanted[1])
+
+
 def demand(run: Callable[[], object]) -> tuple[float, float]:
     """FLOPs of the products in `run`, and its traffic in bytes."""
-    with FlopCounterMode(display=False) as flops, Demand() as traffic:
+    counter = FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
+    )
+    with counter as flops, Demand() as traffic:
         run()
     return float(flops.get_total_flops()), float(traffic.bytes)

@@ -8,6 +8,7 @@ import torch
 
 from avslib.bench.candidates import require_compiler
 from avslib.bench.ceilings import section_ceilings
+from avslib.bench.parts import section_parts
 from avslib.bench.record import BenchRecord, BenchSettings, Row, new_bench_record
 from avslib.bench.references import load_reference
 from avslib.bench.small import section_fusion, section_metrics
@@ -24,6 +25,7 @@ SECTIONS: dict[str, Section] = {
     "metrics": section_metrics,
     "inference": section_inference,
     "train": section_train,
+    "parts": section_parts,
 }
 
 
