@@ -161,6 +161,17 @@ class TrainConfig(_Section):
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from 0")
     clip_grad: float | None = Field(None, gt=0, description="largest gradient norm; larger ones are scaled down")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision of accelerate; no: float32")
+    channels_last: bool = Field(
+        True, description="memory layout of the convolutions; true is the faster one, with the same figures"
+    )
+    checkpointing: bool = Field(
+        False,
+        description="blocks keep their input alone and run again in the backward pass: a third more time, far less "
+        "memory, the same figures",
+    )
+    compile: bool = Field(
+        False, description="backbone, necks and decoders by torch.compile, which takes minutes at the first step"
+    )
     seed: int = Field(1234, ge=0, description="seeds initialisation, loader order, flips and the latent noise")
     init_from: str | None = Field(
         None,

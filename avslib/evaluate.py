@@ -20,7 +20,7 @@ from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.data.loading import eval_loader
 from avslib.distributed import gather_objects
 from avslib.errors import AvsError
-from avslib.metrics import FScore, LegacyFScore, MeanIoU, iou_per_frame
+from avslib.metrics import FScore, LegacyFScore, MeanIoU, frame_scores
 from avslib.models.ecmvae import ECMVAE
 
 __all__ = ["Scores", "all_objects", "evaluate", "flatten_clips", "predict_batches", "test_splits"]
@@ -53,9 +53,11 @@ class _Scorer:
     def update(
         self, names: list[str], logits: Float[Tensor, "N 1 H W"], mask: Tensor, index: Tensor | None = None
     ) -> None:
+        scores = frame_scores(logits, mask)
         for name, metric in self.metrics.items():
-            metric.to(logits.device).update(logits, mask, **({"index": index} if name.startswith("F_legacy") else {}))
-        per_clip = iou_per_frame(logits, mask).view(-1, self.frames).mean(1).tolist()
+            place = {"index": index} if name.startswith("F_legacy") else {}
+            metric.to(logits.device).update(logits, mask, scores=scores, **place)
+        per_clip = scores.iou.view(-1, self.frames).mean(1).tolist()
         self.clips |= dict(zip(names, per_clip, strict=True))
 
     def compute(self) -> Scores:
@@ -63,8 +65,14 @@ class _Scorer:
 
 
 def flatten_clips(batch: dict, device: torch.device) -> dict:
-    """[B, T, ...] tensors of a batch as N = B * T rows on `device`."""
-    return {k: v.to(device, non_blocking=True).flatten(0, 1) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    """[B, T, ...] tensors of a batch as N = B * T rows on `device`.
+
+    ``annotated`` stays on the host, which reads it: fetched from a GPU it would make the host wait at every step.
+    """
+    rows = {k: v.flatten(0, 1) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    return {
+        k: v.to(device, non_blocking=True) if isinstance(v, Tensor) and k != "annotated" else v for k, v in rows.items()
+    }
 
 
 @torch.no_grad()

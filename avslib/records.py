@@ -37,7 +37,10 @@ DEFINITIONS = {
     "F_legacy@N": "the same maximum per batch of N test clips, averaged over the batches (as released evaluations do)",
 }
 # What may differ between two runs of one variant: it changes no figure, or it is the seed itself.
-NOT_THE_VARIANT = ("train.seed", "train.checkpoint_every", "data.root", "data.workers", "data.cache")
+NOT_THE_VARIANT = (
+    "train.seed", "train.checkpoint_every", "train.channels_last", "train.checkpointing", "train.compile", "data.root",
+    "data.workers", "data.cache",
+)  # fmt: skip
 PACKAGES = ("accelerate", "numpy", "pillow", "safetensors", "scipy", "soundfile", "timm", "torch", "torchaudio",
             "torchmetrics", "torchvision")  # fmt: skip
 

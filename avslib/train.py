@@ -43,6 +43,7 @@ from avslib.evaluate import evaluate, flatten_clips
 from avslib.losses import objective
 from avslib.models.audio_encoders import build_audio_encoder
 from avslib.models.ecmvae import ECMVAE
+from avslib.models.speed_options import apply_speed_options
 from avslib.runstate import HISTORY, History, RunState
 
 __all__ = ["BEST", "Trained", "open_packed", "open_split", "train"]
@@ -106,9 +107,11 @@ def train(
     optimizer = _optimizer(model, config)
     loader = (packed_loader if packed else train_loader)(trainset, config.data, t.batch_size, t.seed)
     sampler = trainset if packed else loader.sampler
-    model, optimizer = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
+    apply_speed_options(model, channels_last=t.channels_last, checkpointing=t.checkpointing, compile=t.compile)
+    model, optimizer = accelerator.prepare(model, optimizer)
     if not packed:  # packed clips are shared out between the processes already
-        loader = accelerator.prepare(loader)
+        # batches stay in pinned memory: flatten_clips sends them on without waiting
+        loader = accelerator.prepare_data_loader(loader, device_placement=False)
     plain: ECMVAE = accelerator.unwrap_model(model)
     if saved is not None:
         plain.load_state_dict(saved["model"])

@@ -59,7 +59,9 @@ def objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Conf
 
 def _objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise) -> dict[str, Tensor]:
     w, z = config.loss, output.codes
-    rows = slice(None) if output.annotated is None else output.annotated.to(mask.device).nonzero().squeeze(1)
+    rows = slice(None)
+    if output.annotated is not None:  # found on the host, which would otherwise wait for the device
+        rows = output.annotated.cpu().nonzero().squeeze(1).to(mask.device, non_blocking=True)
     mask = mask[rows].to(output.logits.dtype)
     parts = {"seg_prior": structure_loss(output.logits[rows], mask, w.structure_weighting)}
     # a posterior that ran on all rows, with the first mask repeated, is compared with the truth where there is one

@@ -98,9 +98,9 @@ class ECMVAE(nn.Module, Pretrained):
             mask: 1 where a sounding object is; needed for training only.
             frames: T, rows a clip.
             noise: None for the mean codes, a generator for one sample, or eps by encoder name.
-            annotated: rows whose mask is known (S4: the first of each clip); None when all are. The posterior runs on
-                these alone, or on all with the clip's first mask (``data.posterior_mask``); each clip must have
-                equally many.
+            annotated: rows whose mask is known (S4: the first of each clip), best on the host, which reads them; None
+                when all are. The posterior runs on these alone, or on all with the clip's first mask
+                (``data.posterior_mask``); each clip must have equally many.
             features: what the backbone gives for `image`, where it is known already (several samples of one clip).
 
         Raises:
@@ -116,7 +116,9 @@ class ECMVAE(nn.Module, Pretrained):
         runs = [self._encoded("prior", features, projected, latents, frames, noise, output)]
         if mask is not None and self.posterior is not None:
             if annotated is not None:
-                rows, masks, frames = _posterior_rows(annotated, frames, self.config.data.posterior_mask)
+                rows, masks, frames = _posterior_rows(
+                    annotated, frames, self.config.data.posterior_mask, image.device
+                )
                 mask = mask.index_select(0, masks)
                 if rows is not None:
                     features = [f.index_select(0, rows) for f in features]
@@ -174,11 +176,14 @@ class _Run:
     frames: int
 
 
-def _posterior_rows(annotated: Bool[Tensor, "N"], frames: int, masks: str) -> tuple[Tensor | None, Tensor, int]:
+def _posterior_rows(
+    annotated: Bool[Tensor, "N"], frames: int, masks: str, device: torch.device
+) -> tuple[Tensor | None, Tensor, int]:
     """Rows that the posterior runs on (None: all), the row whose mask each of them sees, and how many a clip has.
 
     annotated: the annotated rows with their own masks; first_repeated: all rows with their clip's first mask.
     """
+    annotated = annotated.cpu()
     counts = annotated.view(-1, frames).sum(1)
     if counts.min() != counts.max() or counts[0] == 0:
         raise AvsError(
@@ -186,7 +191,8 @@ def _posterior_rows(annotated: Bool[Tensor, "N"], frames: int, masks: str) -> tu
         )
     rows, per_clip = annotated.nonzero().squeeze(1), int(counts[0])
     if masks == "first_repeated":
-        return None, rows[::per_clip].repeat_interleave(frames), frames
+        return None, rows[::per_clip].repeat_interleave(frames).to(device, non_blocking=True), frames
+    rows = rows.to(device, non_blocking=True)
     return rows, rows, per_clip
 
 

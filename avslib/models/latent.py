@@ -39,7 +39,7 @@ def draw_noise(noise: Noise, name: str, like: Float[Tensor, "N K"]) -> Float[Ten
         device = like.device if noise is None else noise.device
         parts = 1 if noise is None else world_size()
         eps = torch.randn(parts * len(like), *like.shape[1:], generator=noise, device=device, dtype=like.dtype)
-        return (eps.chunk(parts)[rank()] if parts > 1 else eps).to(like.device)
+        return (eps.chunk(parts)[rank()] if parts > 1 else eps).to(like.device, non_blocking=True)
     if name not in noise:
         raise AvsError(f"noise lacks {name!r}; it has {', '.join(sorted(noise))}; add eps of shape {tuple(like.shape)}")
     eps = torch.as_tensor(noise[name], dtype=like.dtype, device=like.device)
