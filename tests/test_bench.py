@@ -8,9 +8,10 @@ import torch
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from avslib.bench import memory, steps
 from avslib.bench.candidates import OURS, QUICK, REFERENCE, Candidate, build_model, candidates, share_parameters
 from avslib.bench.ceilings import demand
-from avslib.bench.memory import batches_for_line, measure
+from avslib.bench.memory import Measured, batches_for_line, measure
 from avslib.bench.record import BenchRecord, BenchSettings, Row, new_bench_record, read_bench_record, write_bench_record
 from avslib.bench.references import load_reference
 from avslib.bench.report import columns, markdown_page
@@ -146,6 +147,27 @@ def test_a_depthwise_convolution_costs_three_times_its_forward_pass():
     flops, traffic = demand(lambda: conv(x).sum().backward())
     assert flops == 3 * 2 * 2 * 8 * 4 * 4 * 9
     assert traffic >= 4 * 3 * (x.numel() + conv.weight.numel() + 2 * 8 * 16)
+
+
+def test_what_does_not_fit_is_extrapolated(monkeypatch):
+    ran = []
+
+    def fake(kind, candidate, settings, clips, runs=1):
+        assert clips <= 3 or candidate.form == "ours"
+        ran.append((candidate.name, clips, runs))
+        return Measured(clips * 10**12 if candidate.form == "reference" else clips * 10**9, [10.0 * clips] * (runs - 1))
+
+    monkeypatch.setattr(memory, "measure", fake)
+    monkeypatch.setattr(steps, "measure", fake)
+    monkeypatch.setattr(steps, "available_memory", lambda device: 4 * 10**12)
+    rows = {row.name: row for row in steps.section_train(SETTINGS.model_copy(update={"batch": 4}))}
+    reference, ours = rows[REFERENCE], rows[OURS]
+    assert (REFERENCE, 3, 2) in ran and reference.extrapolated_from == [1, 2, 3] and not ours.extrapolated_from
+    assert reference.seconds.median == pytest.approx(40) and reference.peak_bytes == pytest.approx(4 * 10**12)
+    assert ours.ratio.median == pytest.approx(40 / ours.seconds.median) and ours.errors["loss"] < 1e-5
+    monkeypatch.setattr(steps, "available_memory", lambda device: 2 * 10**9)
+    with pytest.raises(AvsError, match=r"does not fit.*smaller --batch, such as 1"):
+        steps.section_train(SETTINGS.model_copy(update={"batch": 4}))
 
 
 # ---- records and reports

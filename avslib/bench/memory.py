@@ -38,7 +38,11 @@ class Measured:
 
 def available_memory(device: str) -> int:
     """Bytes that a candidate can have without pushing others out."""
-    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+    if device == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available
 
 
 def measure(kind: str, candidate: Candidate, settings: BenchSettings, clips: int, runs: int = 1) -> Measured:
@@ -54,10 +58,10 @@ def measure(kind: str, candidate: Candidate, settings: BenchSettings, clips: int
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(_child, kind, candidate, settings, clips, runs, torch.get_num_threads()).result()
-        except BrokenProcessPool:
+        except (BrokenProcessPool, torch.OutOfMemoryError):
             raise AvsError(
-                f"avs bench: {candidate.name} ({kind}, batch {clips}) was killed, most likely for want of "
-                "memory; choose a smaller --batch"
+                f"avs bench: {candidate.name} ({kind}, batch {clips}) ran out of "
+                "memory, or was killed for it; choose a smaller --batch"
             ) from None
 
 

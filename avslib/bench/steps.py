@@ -53,33 +53,30 @@ class _Known:
 def _section(kind: str, case: str, clips: int, settings: BenchSettings) -> list[Row]:
     found = candidates(settings, training=kind == "train")
     known = {c.name: _Known() for c in found}
-    fits = [c for c in found if c.form == "ours"]
-    for candidate in (c for c in found if c.form == "reference"):
-        if points := _too_large(kind, candidate, clips, settings):
+    ours = next(c for c in found if c.name == OURS)
+    references = [c for c in found if c.form == "reference"]
+    large = {c.name: points for c in references if (points := _too_large(kind, c, clips, settings))}
+    if len(large) == len(references) and (points := _too_large(kind, ours, clips, settings)):
+        raise AvsError(
+            f"avs bench: {case} of {settings.backbone} does not fit into {SHARE:.0%} of the available memory; "
+            f"choose a smaller --batch, such as {points[-1]}"
+        )
+    for candidate in references:
+        if points := large.get(candidate.name):
             known[candidate.name] = _extrapolate(kind, candidate, clips, points, settings)
-        else:
-            fits.append(candidate)
-    fits = [c for c in found if c in fits]
-    if not any(c.form == "reference" for c in fits):
-        ours = next(c for c in fits if c.name == OURS)
-        if points := _too_large(kind, ours, clips, settings):
-            raise AvsError(
-                f"avs bench: {case} of {settings.backbone} does not fit into {SHARE:.0%} of the available "
-                f"memory; about {points[-1]} clips do, so choose a smaller --batch"
-            )
+    fits = [c for c in found if c.name not in large]
     for candidate in fits:
         known[candidate.name].peak = measure(kind, candidate, settings, clips).peak
     _demand(kind, found, known, clips, settings)
-    if not any(c.form == "reference" for c in fits):  # one clip fits
-        strict = next(c for c in found if c.name == OURS).against
-        _compare(_work(kind, [c for c in found if c.name in (strict, OURS)], 1, settings), known)
+    if ours.against in large:  # one clip fits
+        _compare(_work(kind, [c for c in found if c.name in (ours.against, OURS)], 1, settings), known)
     _time(kind, fits, known, clips, settings)
     return [_row(case, c, known, clips, settings) for c in found]
 
 
 def _too_large(kind: str, candidate: Candidate, clips: int, settings: BenchSettings) -> list[int]:
     """Batches to extrapolate from where `clips` will not fit beside the other candidates' weights; else nothing."""
-    if clips <= 2 or settings.quick:
+    if clips <= 2:  # from which the line is made
         return []
     weights = sum(p.numel() for p in build_model(settings).parameters()) * 4
     # in the rounds two layouts of the weights and three optimisers' moments stay in memory, and gradients to compare

@@ -123,7 +123,7 @@ class FusionStep:
         out, _ = self.module(self.x, self.audio, self.frames)
         for leaf in self.inputs:
             leaf.grad = None
-        (out * self.weight).sum().backward()
+        out.backward(self.weight)
         return out.detach(), *(leaf.grad.flatten() for leaf in self.inputs)
 
 
