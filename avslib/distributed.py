@@ -3,6 +3,11 @@
 Training averages the gradients of the processes, so it minimises the mean of their losses. A statistic over the batches
 of all processes enters every one of these losses; :func:`gather_processes` therefore sums the gradients that it gets
 from all of them. Processes are taken to have equally many rows, as the training loaders give them.
+
+    accelerate launch --multi_gpu --num_processes 8 -m avslib.cli train --data DIR -o train.sync_batch=true
+
+starts a process for each GPU or, where there is none, so many on the CPU (``--cpu`` in place of ``--multi_gpu`` would
+start one alone). The batch of a step is ``train.batch_size`` times their number.
 """
 
 import os
