@@ -35,6 +35,9 @@ Overrides = Annotated[
         help="Set a field of the configuration; may be given several times. `avs config` lists the fields.",
     ),
 ]
+BFloat16 = Annotated[
+    bool, typer.Option("--bf16", help="Compute in bfloat16: faster on hardware that has it, about 3 digits a product.")
+]
 
 
 @app.command("train")
@@ -73,14 +76,16 @@ def eval_command(
         list[str] | None, typer.Option(help="val, test or test_unseen; may be given several times.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips a step; changes no figure.")] = 4,
+    bf16: BFloat16 = False,
     quiet: Quiet = False,
 ) -> None:
     """Score a checkpoint: J, F over the whole set, and F as published evaluations batch it."""
     from avslib.checkpoints import load_checkpoint
     from avslib.experiment import dataset_info, score
+    from avslib.models.speed_options import apply_speed_options
     from avslib.results import published_row
 
-    model = load_checkpoint(checkpoint)
+    model = apply_speed_options(load_checkpoint(checkpoint), bf16=bf16)
     config = model.config.replace(
         {"data.root": str(data), "data.task": task, "train.eval_batch_size": batch, "data.max_clips": None}
     )
@@ -117,6 +122,7 @@ def predict_command(
     ] = "png",
     overlay: Annotated[Literal["mp4"], typer.Option(help="Form of the overlay.")] = "mp4",
     no_overlay: Annotated[bool, typer.Option("--no-overlay", help="Write no overlay.")] = False,
+    bf16: BFloat16 = False,
     quiet: Quiet = False,
 ) -> None:
     """Segment a video of your own: overlay.mp4 with sound, masks, strip.png, and predictions.json by the second."""
@@ -124,7 +130,7 @@ def predict_command(
     from avslib.prediction_files import write_prediction
 
     out = out or Path("build/predict") / video.stem
-    predictor = Predictor.from_checkpoint(checkpoint)
+    predictor = Predictor.from_checkpoint(checkpoint, bf16=bf16)
     rows = write_prediction(
         predictor, video, out, audio, samples, seed, fps, size, overlap, progress=not quiet, masks=masks,
         overlay=not no_overlay,

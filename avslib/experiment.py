@@ -19,6 +19,7 @@ from avslib.errors import AvsError
 from avslib.evaluate import Scores, all_objects, evaluate, test_splits
 from avslib.files import atomic_path, sha256_file
 from avslib.models.ecmvae import ECMVAE
+from avslib.models.speed_options import apply_speed_options
 from avslib.records import DatasetInfo, RunRecord, git_state, new_record, run_id, write_record
 from avslib.runstate import HISTORY
 from avslib.train import open_split, train
@@ -107,7 +108,7 @@ def run(
     method = method_name(config) if method is None else method
     out = default_out(config) if out is None else Path(out)
     trained = train(config, out, resume=resume, progress=progress, console=console)
-    model = load_checkpoint(trained.checkpoint).to(PartialState().device)
+    model = apply_speed_options(load_checkpoint(trained.checkpoint, PartialState().device))
     metrics: dict[str, dict] = {}
     scored: dict[str, dict] = {}
     clips = []

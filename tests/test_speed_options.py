@@ -11,6 +11,7 @@ from avslib.errors import AvsError
 from avslib.losses import objective
 from avslib.models import ECMVAE
 from avslib.models.speed_options import apply_speed_options, checkpointed_blocks
+from avslib.predict import Predictor
 
 
 def step(backbone="resnet18", **options):
@@ -69,3 +70,12 @@ def test_compile_without_a_compiler_is_told(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(AvsError, match=r"train\.compile.*compiler"):
         apply_speed_options(ECMVAE(load_config("mini", SMALL)), compile=True)
+
+
+def test_bf16_inference_is_close_and_reaches_the_backbone_alone():
+    exact, model = (Predictor.from_checkpoint("mini-s4", bf16=bf16).model for bf16 in (False, True))
+    image, audio = torch.rand(5, 3, 64, 64), torch.rand(5, 128)
+    with torch.inference_mode():
+        assert model.backbone(image)[0].dtype == torch.bfloat16
+        found, expected = (m(image, audio).logits.float().sigmoid() for m in (model, exact))
+    assert (found - expected).abs().mean() < 0.01 and not torch.equal(found, expected)
