@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from avslib.cli_data import Task
+
 console = Console()
 
 
@@ -16,7 +18,10 @@ def bench_command(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of whole steps; small parts take 3 times as many.")] = 3,
     part: Annotated[
         list[str] | None,
-        typer.Option(help="ceilings, fusion, metrics, inference, train or parts; several times for several."),
+        typer.Option(
+            help="ceilings, fusion, metrics, inference, train, parts (the default is all of these), growth, feeding, "
+            "scaling; several times for several."
+        ),
     ] = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="torch.compile among the options: takes minutes, and a C++ compiler.")
@@ -25,6 +30,8 @@ def bench_command(
         bool, typer.Option("--quick", help="A tiny network: tries the command in seconds, measures nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record, and no table.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Folder in AVSBench layout, which part feeding reads.")] = None,
+    task: Annotated[Task, typer.Option(help="Of that folder: s4 or ms3.")] = "s4",
     out: Annotated[
         Path | None, typer.Option(help="Folder of the record; default: results/bench, or build/bench with --quick.")
     ] = None,
@@ -36,7 +43,8 @@ def bench_command(
     from avslib.bench.targets import verdicts
 
     settings = BenchSettings(
-        device=device, backbone=backbone, batch=batch, rounds=rounds, quick=quick, compile=compile
+        device=device, backbone=backbone, batch=batch, rounds=rounds, quick=quick, compile=compile,
+        data=None if data is None else str(data), task=task,
     )  # fmt: skip
     show = None if as_json else lambda name, rows: console.print(section_table(name, rows))
     record = bench(settings, part or (), show)

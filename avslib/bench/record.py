@@ -33,11 +33,16 @@ class BenchSettings(_Part):
     )
     compile: Annotated[bool, Field(description="torch.compile among the options")] = False
     frames: Annotated[int, Field(ge=1, description="T, frames a clip")] = 5
+    size: Annotated[
+        int | None, Field(ge=32, multiple_of=32, description="side of the images in pixels; none: 224, or 64 if quick")
+    ] = None
+    data: Annotated[str | None, Field(description="folder in AVSBench layout that part feeding reads")] = None
+    task: Annotated[Literal["s4", "ms3"], Field(description="of that folder")] = "s4"
     seed: int = 0
 
     @property
     def image_size(self) -> int:
-        return 64 if self.quick else 224
+        return self.size or (64 if self.quick else 224)
 
 
 class Row(_Part):

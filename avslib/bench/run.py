@@ -8,14 +8,17 @@ import torch
 
 from avslib.bench.candidates import require_compiler
 from avslib.bench.ceilings import section_ceilings
+from avslib.bench.feeding import section_feeding
+from avslib.bench.growth import section_growth
 from avslib.bench.parts import section_parts
+from avslib.bench.projection import section_scaling
 from avslib.bench.record import BenchRecord, BenchSettings, Row, new_bench_record
 from avslib.bench.references import load_reference
 from avslib.bench.small import section_fusion, section_metrics
 from avslib.bench.steps import section_inference, section_train
 from avslib.errors import AvsError
 
-__all__ = ["SECTIONS", "bench", "record_path"]
+__all__ = ["MORE", "SECTIONS", "bench", "record_path"]
 
 Section = Callable[[BenchSettings], list[Row]]
 # name -> what measures it, in the order in which they run and are shown
@@ -27,12 +30,14 @@ SECTIONS: dict[str, Section] = {
     "train": section_train,
     "parts": section_parts,
 }
+# measured only when asked for: they take long, or need data
+MORE: dict[str, Section] = {"growth": section_growth, "feeding": section_feeding, "scaling": section_scaling}
 
 
 def bench(
     settings: BenchSettings, parts: Sequence[str] = (), on_section: Callable[[str, list[Row]], None] | None = None
 ) -> BenchRecord:
-    """Measure the sections named by `parts` (none: all), and make the record.
+    """Measure the sections named by `parts` (none: all of `SECTIONS`), and make the record.
 
     Args:
         on_section: told each section's rows as soon as they are there.
@@ -40,15 +45,15 @@ def bench(
     Raises:
         AvsError: an unknown part, no such device, no checkout, no compiler, a batch that does not fit.
     """
-    if unknown := [part for part in parts if part not in SECTIONS]:
-        raise AvsError(f"avs bench --part {unknown[0]}: no such part; choose of {', '.join(SECTIONS)}")
+    if unknown := [part for part in parts if part not in SECTIONS | MORE]:
+        raise AvsError(f"avs bench --part {unknown[0]}: no such part; choose of {', '.join(SECTIONS | MORE)}")
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise AvsError("avs bench --device cuda: this machine has no CUDA device; use --device cpu")
     require_compiler(settings)
     load_reference("reference_model")
     start, sections = time.perf_counter(), {}
-    for name, section in SECTIONS.items():
-        if not parts or name in parts:
+    for name, section in (SECTIONS | MORE).items():
+        if name in (parts or SECTIONS):
             sections[name] = section(settings)
             if on_section:
                 on_section(name, sections[name])
@@ -61,6 +66,6 @@ def record_path(folder: Path, settings: BenchSettings, parts: Sequence[str] = ()
     >>> record_path(Path("out"), BenchSettings(), ["train"]).as_posix()
     'out/cpu-resnet50-b4-train.json'
     """
-    chosen = [name for name in SECTIONS if name in parts]
+    chosen = [name for name in SECTIONS | MORE if name in parts]
     words = [settings.device, settings.backbone, f"b{settings.batch}"] + ["quick"] * settings.quick
-    return folder / ("-".join(words + (chosen if len(chosen) < len(SECTIONS) else [])) + ".json")
+    return folder / ("-".join(words + (chosen if chosen != list(SECTIONS) else [])) + ".json")
