@@ -5,6 +5,7 @@ A page holds a table between marks, ``<!-- table:ablation-s4 -->`` and ``<!-- /t
     results/runs           mini-s4, mini-ms3, avsbench-s4, avsbench-ms3
     results/ablation/runs  ablation-s4, ablation-ms3; table_TASK.{md,csv,tex,html} and differences_TASK.png beside them
     results/robustness     robustness; table.{md,csv,tex,html} and robustness_TASK.png there
+    results/bench          bench-targets, bench; growth_DEVICE_BACKBONE.png there
 
 Nothing here is typed by hand; `stale` says what no longer follows from the records.
 """
@@ -16,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from avslib.ablation import render
+from avslib.bench.record import BenchRecord, read_bench_record
+from avslib.bench.report import markdown_page, targets_markdown
 from avslib.comparisons import Comparison, compare
 from avslib.errors import AvsError
 from avslib.files import atomic_path
 from avslib.plots import save_figure
+from avslib.plots_bench import growth_figure
 from avslib.plots_robustness import robustness_figure
 from avslib.plots_study import differences_figure
 from avslib.records import RunRecord, load_records
@@ -29,7 +33,8 @@ from avslib.tables import SUFFIXES, fill_marks, mark_names
 
 __all__ = ["PAGES", "stale", "write"]
 
-PAGES = ("README.md", "results/ablation/README.md", "results/robustness/README.md")
+PAGES = ("README.md", "results/ablation/README.md", "results/robustness/README.md", "results/bench/README.md")
+BENCH_TABLES = {"bench-targets": targets_markdown, "bench": markdown_page}
 TASKS = ("s4", "ms3")
 
 
@@ -42,6 +47,7 @@ class _Study:
             raise AvsError(f"{self.root.resolve()}: no README.md and results/ here; run it in the folder of a checkout")
         self.records = cache(self._records)
         self.comparisons = cache(self._comparisons)
+        self.benches = cache(self._benches)
 
     def _records(self, folder: str) -> list[RunRecord]:
         path = self.root / "results" / folder
@@ -49,6 +55,12 @@ class _Study:
 
     def _comparisons(self, task: str) -> dict[str, list[Comparison]]:
         return compare(self.records("ablation/runs"), task)
+
+    def bench(self, make: Callable[[list[BenchRecord]], str]) -> str:
+        return make(self.benches())
+
+    def _benches(self) -> list[BenchRecord]:
+        return [read_bench_record(path) for path in sorted((self.root / "results/bench").glob("*.json"))]
 
     def ablation(self, task: str, fmt: str) -> str:
         return render(self.comparisons(task), self.records("ablation/runs"), task, fmt)
@@ -62,6 +74,7 @@ class _Study:
     def marks(self) -> dict[str, Callable[[], str]]:
         made = {f"{data}-{task}": partial(self.results, task, data) for data in SPLITS for task in TASKS}
         made |= {f"ablation-{task}": partial(self.ablation, task, "md") for task in TASKS}
+        made |= {name: partial(self.bench, make) for name, make in BENCH_TABLES.items()}
         return made | {"robustness": self.robustness}
 
     def texts(self) -> dict[Path, str]:
@@ -98,6 +111,10 @@ class _Study:
             if any(record.task == task for record in robust):
                 draw = partial(robustness_figure, robust, task)
                 found[self.root / f"results/robustness/robustness_{task}.png"] = (_hash(self.robustness("csv")), draw)
+        for record in self.benches():
+            if "growth" in record.sections:
+                path = self.root / f"results/bench/growth_{record.settings.device}_{record.settings.backbone}.png"
+                found[path] = (record.content_hash, partial(growth_figure, record))
         return found
 
     def _studied(self) -> list[str]:

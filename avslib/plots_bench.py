@@ -35,7 +35,7 @@ def growth_figure(record: BenchRecord) -> Any:
     figure = Figure(figsize=(11, 6.5), dpi=100, layout="constrained")
     axes = figure.subplots(2, len(AXES), sharex="col")
     for column, axis in enumerate(AXES):
-        rows = [row for row in record.sections["growth"] if row.values["axis"] == axis]
+        rows = [row for row in record.sections["growth"] if row.values["axis"] == axis and "x" in row.values]
         for case, name in dict.fromkeys((row.case, row.name) for row in rows):
             curve = [row for row in rows if (row.case, row.name) == (case, name)]
             label = f"{case.split(' against')[0]}, {name}"

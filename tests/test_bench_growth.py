@@ -6,11 +6,12 @@ import pytest
 
 from avslib.bench import growth
 from avslib.bench.feeding import section_feeding, wait_share
-from avslib.bench.growth import AXES, line_values, section_growth
+from avslib.bench.growth import AXES, section_growth
 from avslib.bench.memory import Measured
 from avslib.bench.projection import section_scaling
 from avslib.bench.record import BenchSettings, new_bench_record
 from avslib.bench.run import bench
+from avslib.bench.targets import verdicts
 from avslib.errors import AvsError
 from avslib.plots_bench import growth_figure
 
@@ -29,16 +30,19 @@ def rows(monkeypatch):
 
 
 def test_every_point_of_every_axis_is_measured(rows):
-    found = [(row.values["axis"], row.values["x"]) for row in rows]
+    found = [(row.values["axis"], row.values["x"]) for row in rows if "x" in row.values]
     assert found == [(axis, x) for axis, kinds in AXES.items() for points in kinds.values() for x in points]
 
 
 def test_lines_have_the_slopes_of_the_machine(rows):
-    last = [row for row in rows if row.values["axis"] == "T" and row.name == "ours"][-1].values
-    assert last["seconds a unit"] == pytest.approx(1) and last["seconds at 0"] == pytest.approx(3)
-    assert last["GB a unit"] == pytest.approx(2) and last["R2 of seconds"] == pytest.approx(1)
-    size = [row for row in rows if row.values["axis"] == "size" and row.name == "ours"]
-    assert line_values("size", size)["seconds a unit"] == pytest.approx(5 / 224**2)
+    lines = {(row.case, row.name): row.values for row in rows if "x" not in row.values}
+    line = lines["inference against T: straight line", "ours"]
+    assert line["seconds a second"] == pytest.approx(1) and line["seconds at 0"] == pytest.approx(3)
+    assert line["GB a second"] == pytest.approx(2) and line["R2 of seconds"] == pytest.approx(1)
+    size = lines["training step against size: straight line", "ours, checkpointing"]
+    assert size["seconds a megapixel"] == pytest.approx(5 / 224**2 * 1e6)
+    (verdict,) = verdicts(BenchSettings(), {"growth": rows})
+    assert verdict.met and verdict.value == pytest.approx(1)
 
 
 def test_figure_has_a_panel_for_each_axis_and_measure(rows):

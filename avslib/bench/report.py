@@ -8,7 +8,8 @@ from avslib.bench.record import BenchRecord, Row
 from avslib.bench.targets import Verdict, verdicts
 from avslib.bench.timing import Spread
 
-__all__ = ["columns", "markdown_page", "section_table", "target_table", "verdict_cells"]
+__all__ = ["columns", "markdown_page", "section_table", "target_table", "targets_markdown",
+           "verdict_cells"]  # fmt: skip
 
 # heading -> what a row has there; columns that no row of a section fills are left out
 _COLUMNS: dict[str, Callable[[Row], str]] = {
@@ -27,8 +28,14 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def columns(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of a section."""
-    cells = {name: [make(row) for row in rows] for name, make in _COLUMNS.items()}
+    """Headings and cells of a section; values that half of its rows or more have get columns of their own."""
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    own = [name for name in names if 2 * sum(name in row.values for row in rows) >= len(rows)]
+    rest = [row.model_copy(update={"values": {k: v for k, v in row.values.items() if k not in own}}) for row in rows]
+    cells = {name: [make(row) for row in rest] for name, make in _COLUMNS.items()}
+    more = cells.pop("more")
+    cells |= {name: [_value(row.values[name]) if name in row.values else "" for row in rows] for name in own}
+    cells["more"] = more
     kept = [name for name, column in cells.items() if any(column)]
     return kept, [list(line) for line in zip(*(cells[name] for name in kept), strict=True)]
 
@@ -55,6 +62,14 @@ def target_table(found: list[Verdict]) -> Table:
 def verdict_cells(verdict: Verdict) -> list[str]:
     row = f"{verdict.row.name}, {verdict.row.case}"
     return [verdict.target.text, f"{verdict.value:.3g}", row, "met" if verdict.met else "not met"]
+
+
+def targets_markdown(records: Iterable[BenchRecord]) -> str:
+    """The targets of all records in one table."""
+    cells = [[r.settings.device, r.settings.backbone, *verdict_cells(v)]
+             for r in records for v in verdicts(r.settings, r.sections)]  # fmt: skip
+    headings = ["device", "backbone", "target", "measured", "row", ""]
+    return "\n".join(_markdown_table(headings, cells)) + "\n"
 
 
 def markdown_page(records: Iterable[BenchRecord]) -> str:
@@ -90,9 +105,13 @@ def _notes(row: Row) -> Iterator[str]:
     if row.extrapolated_from:
         yield f"extrapolated from batches {', '.join(map(str, row.extrapolated_from))}"
     for name, value in row.values.items():
-        yield f"{name} {value if isinstance(value, str) else format(value, '.4g')}"
+        yield f"{name} {_value(value)}"
     if row.notes:
         yield row.notes
+
+
+def _value(value: float | str) -> str:
+    return value if isinstance(value, str) else format(value, ".4g")
 
 
 def _with_spread(s: Spread, text: Callable[[float], str]) -> str:

@@ -32,7 +32,8 @@ class Target:
         return f"{self.section}: {_LABELS[self.figure]} {bound} ({self.rows})"
 
 
-_LABELS = {"ratio": "times as fast", "peak_ratio": "times less peak memory", "error": "relative error"}
+_LABELS = {"ratio": "times as fast", "peak_ratio": "times less peak memory", "error": "relative error",
+           "line": "R^2 of time against T"}  # fmt: skip
 
 TARGETS = (
     Target("fusion", "ratio", 60),
@@ -47,6 +48,7 @@ TARGETS = (
     Target("inference", "ratio", 2.2, backbone="pvt_v2_b5", batch=1),
     Target("metrics", "ratio", 15),
     Target("metrics", "error", at_most=1e-12, device=None),
+    Target("growth", "line", 0.98, device=None),
     Target("train", "ratio", 1.6, device="cuda", backbone="pvt_v2_b5"),
     Target("train", "ratio", 6, rows=OPTIONS, device="cuda", backbone="pvt_v2_b5"),
     Target("train", "peak_ratio", 6, rows=OPTIONS, device="cuda", backbone="pvt_v2_b5"),
@@ -88,4 +90,6 @@ def _value(target: Target, row: Row) -> float | None:
         return row.ratio.median if row.ratio else None
     if target.figure == "peak_ratio":
         return row.peak_ratio
+    if target.figure == "line":
+        return row.values.get("R2 of seconds") if row.values.get("axis") == "T" else None
     return max(row.errors.values()) if row.errors else None

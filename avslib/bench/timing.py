@@ -82,13 +82,13 @@ class Line(BaseModel):
 
     intercept: float
     slope: float
-    points: list[int]
+    points: list[float]
 
     def at(self, x: float) -> float:
         return self.intercept + self.slope * x
 
 
-def fit_line(x: Sequence[int], y: Sequence[float]) -> Line:
+def fit_line(x: Sequence[float], y: Sequence[float]) -> Line:
     """Least squares; through the origin where there is one point only.
 
     >>> fit_line([1, 2, 3], [3.0, 5.0, 7.0]).at(10)
