@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from avslib import cli_ablate, cli_bench, cli_data, cli_notebooks, cli_robustness, cli_table, cli_weights
+from avslib import (
+    cli_ablate,
+    cli_bench,
+    cli_data,
+    cli_doctor,
+    cli_notebooks,
+    cli_robustness,
+    cli_table,
+    cli_weights,
+)
 from avslib.cli_data import Quiet, Task
 from avslib.errors import AvsError
 
@@ -22,6 +31,7 @@ app.add_typer(cli_weights.app, name="weights")
 app.add_typer(cli_notebooks.app, name="notebooks")
 app.command("ablate")(cli_ablate.ablate_command)
 app.command("bench")(cli_bench.bench_command)
+app.command("doctor")(cli_doctor.doctor_command)
 app.command("robustness")(cli_robustness.robustness_command)
 app.command("table")(cli_table.table_command)
 console = Console()
@@ -188,7 +198,7 @@ def _print_metrics(metrics: dict, baselines: dict, paper: dict | None = None) ->
 
 
 def main() -> None:
-    """Entry point: an `AvsError` becomes one sentence on stderr and exit code 2."""
+    """Entry point: an `AvsError` becomes one sentence on stderr and its exit code, which is 2 for bad input."""
     arguments = sys.argv[1:]
     if arguments[:2] == ["notebooks", "run"]:
         arguments = cli_notebooks.join_pairs(arguments)
@@ -196,7 +206,7 @@ def main() -> None:
         app(arguments, prog_name="avs")
     except AvsError as error:
         print(f"avs: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

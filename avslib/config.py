@@ -160,7 +160,11 @@ class TrainConfig(_Section):
     schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate over the steps")
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from 0")
     clip_grad: float | None = Field(None, gt=0, description="largest gradient norm; larger ones are scaled down")
-    precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision of accelerate; no: float32")
+    precision: Literal["no", "tf32", "bf16", "fp16"] = Field(
+        "no",
+        description="no: float32; tf32: float32 whose matrix products a GPU may round to 10 binary digits (those of "
+        "convolutions it may in any case, by PyTorch's default); bf16, fp16: mixed precision",
+    )
     channels_last: bool = Field(
         True, description="memory layout of the convolutions; true is the faster one, with the same figures"
     )

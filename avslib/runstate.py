@@ -37,10 +37,17 @@ class RunState:
     sums: dict[str, Tensor | float] = field(default_factory=dict)
     processes: int = field(default_factory=world_size)
 
-    def save(self, out: Path, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Write ``state.pt``: this, the configuration, weights and optimiser."""
+    def save(
+        self,
+        out: Path,
+        config: Config,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        """Write ``state.pt``: this, the configuration, weights, optimiser and, with fp16, the gradients' scale."""
         state = {"config": config.model_dump(mode="json"), "run": asdict(self), "model": model.state_dict(),
-                 "optimizer": optimizer.state_dict()}  # fmt: skip
+                 "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}  # fmt: skip
         with atomic_path(out / STATE) as path:
             torch.save(state, path)
 

@@ -40,10 +40,12 @@ from avslib.distributed import (
 )
 from avslib.errors import AvsError
 from avslib.evaluate import evaluate, flatten_clips
+from avslib.finite import FiniteWatch
 from avslib.losses import objective
 from avslib.models.audio_encoders import build_audio_encoder
 from avslib.models.ecmvae import ECMVAE
-from avslib.models.speed_options import apply_speed_options
+from avslib.models.speed_options import apply_speed_options, tf32_products
+from avslib.preemption import Preempted, StopRequest, on_sigterm
 from avslib.runstate import HISTORY, History, RunState
 
 __all__ = ["BEST", "Trained", "open_packed", "open_split", "train"]
@@ -87,9 +89,10 @@ def train(
 
     Raises:
         AvsError: no data, `out` holds another run, a loss that is not finite.
+        Preempted: SIGTERM came; the step was finished and its state saved.
     """
     out, t = Path(out), config.train
-    accelerator = start_processes(t.precision)
+    accelerator = start_processes("no" if t.precision == "tf32" else t.precision)
     main = accelerator.is_main_process
     progress = progress and main
     console = console if console and main else Console(quiet=not progress)
@@ -116,14 +119,17 @@ def train(
     if saved is not None:
         plain.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
+        if accelerator.scaler and saved.get("scaler"):
+            accelerator.scaler.load_state_dict(saved["scaler"])
     steps_per_epoch, base_lrs = len(loader), [t.lr, t.lr * t.backbone_lr_factor]
     total = t.epochs * steps_per_epoch
     history = History(out / HISTORY, state.step, main, on_row)
-    noise = torch.Generator()
+    noise, watch = torch.Generator(), FiniteWatch(LOG_EVERY)
     first, start = state.step, time.perf_counter() - state.seconds
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=console, transient=True, disable=not progress) as bar:
+    view = Progress(*columns, console=console, transient=True, disable=not progress)
+    with view as bar, on_sigterm() as stop, tf32_products(t.precision == "tf32"):
         task, began = bar.add_task("training", total=total, completed=state.step), time.perf_counter()
         while state.step < total:
             epoch, done = divmod(state.step, steps_per_epoch)
@@ -150,23 +156,27 @@ def train(
 
                 state.step += 1
                 done += 1
+                watch.see(state.step, batch, losses["loss"])
                 state.sums = {name: state.sums.get(name, 0) + value.detach() for name, value in losses.items()}
                 if done % LOG_EVERY == 0 or done == steps_per_epoch:
                     sums = _over_processes(state.sums)
                     means = {name: float(value) / (done % LOG_EVERY or LOG_EVERY) for name, value in sums.items()}
-                    _require_finite(means, state.step, out)
+                    watch.require(means, state.step, out)
                     state.sums = {}
                     history.add(step=state.step, epoch=epoch, lr=rate * t.lr, **means)
                     pace = (
                         (state.step - first) / (time.perf_counter() - began) * t.batch_size * accelerator.num_processes
                     )
                     bar.update(task, completed=state.step, description=f"loss {means['loss']:.3f}, {pace:.1f} clips/s")
-                if state.step % t.checkpoint_every == 0 and done < steps_per_epoch:
+                stopping = _agreed(stop, done)
+                if (stopping or state.step % t.checkpoint_every == 0) and done < steps_per_epoch:
                     state.sums = _over_processes(state.sums)
-                    _require_finite(state.sums, state.step, out)
+                    watch.require(state.sums, state.step, out)
                     state.seconds = time.perf_counter() - start
                     if main:
-                        state.save(out, config, plain, optimizer)
+                        state.save(out, config, plain, optimizer, accelerator.scaler)
+                    if stopping:
+                        raise _preempted(out, state.step)
 
             share_buffers(plain)
             rank, world = accelerator.process_index, accelerator.num_processes
@@ -183,7 +193,9 @@ def train(
             if main:
                 if state.best_epoch == epoch:
                     save_checkpoint(out / BEST, plain)
-                state.save(out, config, plain, optimizer)
+                state.save(out, config, plain, optimizer, accelerator.scaler)
+            if _agreed(stop):
+                raise _preempted(out, state.step)
     accelerator.wait_for_everyone()
     return Trained(out / BEST, state.best_epoch, state.best_j, state.seconds)
 
@@ -273,9 +285,12 @@ def _over_processes(parts: dict[str, Tensor | float]) -> dict[str, Tensor | floa
     return dict(zip(parts, mean.unbind(), strict=True))
 
 
-def _require_finite(parts: dict[str, Tensor | float], step: int, out: Path) -> None:
-    bad = next((name for name, value in parts.items() if not math.isfinite(value)), None)
-    if bad:
-        raise AvsError(
-            f"step {step}: {bad} is not finite; lower train.lr or set train.clip_grad. The last saved state is in {out}"
-        )
+def _agreed(stop: StopRequest, done: int = LOG_EVERY) -> bool:
+    """Whether to end after this step. Processes agree on it in steps that are logged, since asking all takes time."""
+    if world_size() == 1:
+        return stop.requested
+    return done % LOG_EVERY == 0 and any(gather_objects(stop.requested))
+
+
+def _preempted(out: Path, step: int) -> Preempted:
+    return Preempted(f"{out}: SIGTERM after step {step}; the state is saved, go on with --resume")

@@ -1,6 +1,8 @@
 """Training: it learns, resumes to the bit, reads the same whatever the workers, and loses nothing."""
 
 import csv
+import os
+import signal
 
 import pytest
 import torch
@@ -9,7 +11,8 @@ from safetensors.torch import load_file
 from avslib.checkpoints import load_checkpoint
 from avslib.data.loading import EpochSampler, FlippedClips
 from avslib.errors import AvsError
-from avslib.runstate import HISTORY, STATE, RunState
+from avslib.preemption import Preempted, on_sigterm
+from avslib.runstate import HISTORY, STATE, History, RunState
 from avslib.train import open_split, train
 
 
@@ -41,6 +44,46 @@ def tiny_values(mini_data):
     from conftest import TINY
 
     return TINY | {"data.root": str(mini_data)}
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["in the middle", "at the end"])
+def test_sigterm_ends_after_the_step_and_resumes_to_the_bit(uninterrupted, tmp_path, monkeypatch, last):
+    config, out = uninterrupted
+    add, final = History.add, int(rows(out)[-1]["step"])
+
+    def terminate(self, **row):
+        add(self, **row)
+        if "val_J" in row and row["step"] == final if last else "loss" in row:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Preempted, match=r"state is saved.*--resume"):
+        patch.setattr(History, "add", terminate)
+        train(config, tmp_path / "run", progress=False)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    train(config, tmp_path / "run", resume=True, progress=False)
+    assert same(final_weights(out), final_weights(tmp_path / "run")) and rows(out) == rows(tmp_path / "run")
+
+
+def test_a_second_sigterm_acts_at_once():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
+    try:
+        with on_sigterm() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested and not seen
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert seen == [1]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_the_state_keeps_the_scale_of_fp16_gradients(tiny, tmp_path):
+    model = torch.nn.Linear(2, 1)
+    optimizer, scaler = torch.optim.Adam(model.parameters()), torch.amp.GradScaler("cpu", init_scale=64.0)
+    RunState(step=1).save(tmp_path, tiny, model, optimizer, scaler)
+    fresh = torch.amp.GradScaler("cpu")
+    fresh.load_state_dict(RunState.open(tmp_path, tiny, resume=True)[1]["scaler"])
+    assert fresh.get_scale() == 64.0
 
 
 class Killed(Exception):
@@ -134,9 +177,11 @@ def test_folder_with_other_files_is_refused(tiny, tmp_path):
         train(tiny, tmp_path, progress=False)
 
 
-def test_loss_that_is_not_finite_stops_with_a_sentence(tiny, tmp_path):
-    with pytest.raises(AvsError, match="not finite"):
+def test_loss_that_is_not_finite_stops_with_a_sentence_and_keeps_the_batch(tiny, tmp_path):
+    with pytest.raises(AvsError, match=r"not finite.*The batch of step \d+, where it began"):
         train(tiny.replace({"train.lr": 1e30, "train.clip_grad": None}), tmp_path / "run", progress=False)
+    kept = torch.load(tmp_path / "run" / "nonfinite_0.pt", weights_only=True)
+    assert kept["step"] > 1 and len(kept["clips"]) == len(kept["batch"]["image"]) == tiny.train.batch_size
 
 
 def test_frozen_backbone_keeps_its_weights(tiny, tmp_path):

@@ -2,8 +2,6 @@
 
 import contextlib
 import copy
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +14,7 @@ from avslib.bench.references import load_reference
 from avslib.config import Config, load_config
 from avslib.errors import AvsError
 from avslib.models.ecmvae import ECMVAE
-from avslib.models.speed_options import apply_speed_options
+from avslib.models.speed_options import apply_speed_options, has_compiler
 from avslib.models.vggish import VGGish
 
 __all__ = ["OURS", "REFERENCE", "Candidate", "audio_network", "bench_config", "build_model", "candidates", "dress",
@@ -85,7 +83,7 @@ def candidates(settings: BenchSettings, *, training: bool) -> list[Candidate]:
 
 def require_compiler(settings: BenchSettings) -> None:
     """Raises AvsError where torch.compile is asked for and has no C++ compiler."""
-    if settings.compile and not any(shutil.which(c) for c in (os.environ.get("CXX") or "g++", "clang++", "cl")):
+    if settings.compile and not has_compiler():
         raise AvsError(
             "avs bench --compile: torch.compile needs a C++ compiler, and neither g++ nor clang++ is on "
             "the path; install one or leave --compile out"

@@ -4,6 +4,7 @@ channels-last and checkpointing give the same figures up to the order of sums; c
 round differently; bfloat16 keeps 8 binary digits of what enters a product. ``avs bench`` states the error of each.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from avslib.errors import AvsError
 from avslib.models.ecmvae import ECMVAE
 
-__all__ = ["apply_speed_options", "checkpointed_blocks"]
+__all__ = ["apply_speed_options", "checkpointed_blocks", "has_compiler", "tf32_products"]
 
 
 def apply_speed_options(
@@ -41,8 +42,7 @@ def apply_speed_options(
             again = partial(checkpoint, block.forward, use_reentrant=False, context_fn=partial(_contexts, block))
             block.forward = partial(_checkpoint_in_training, block, block.forward, again)
     if compile:
-        on_cpu = next(model.parameters()).device.type == "cpu"
-        if on_cpu and not any(shutil.which(name) for name in ("g++", "clang++", "cl")):
+        if next(model.parameters()).device.type == "cpu" and not has_compiler():
             raise AvsError("train.compile: torch.compile needs a C++ compiler on a CPU (g++, clang++ or cl); "
                            "install one, or leave the option out")
         for branch in (model.prior, model.posterior):
@@ -56,6 +56,23 @@ def apply_speed_options(
             # one context each: entered twice, a context would forget what was set before
             module.forward = torch.autocast(device, dtype=torch.bfloat16)(module.forward)
     return model
+
+
+@contextmanager
+def tf32_products(allowed: bool) -> Iterator[None]:
+    """Let a GPU round the operands of float32 matrix products to TF32 inside; nothing changes where not `allowed`."""
+    before = torch.get_float32_matmul_precision()
+    if allowed:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, without which torch.compile makes no code for a CPU."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++", "cl"))
 
 
 def checkpointed_blocks(module: nn.Module) -> Iterator[nn.Module]:
