@@ -18,6 +18,7 @@ from avslib.bench.report import columns, markdown_page
 from avslib.bench.run import bench
 from avslib.bench.targets import verdicts
 from avslib.bench.timing import fit_line, interleave, r_squared, ratios, spread
+from avslib.bench.work import make_optimizer
 from avslib.cli import app
 from avslib.errors import AvsError
 from avslib.losses import objective
@@ -105,6 +106,19 @@ def test_a_gpu_holds_float32_against_float32():
     found = {c.name: c for c in candidates(BenchSettings(device="cuda"), training=True)}
     assert found[found[OURS].against].tf32 == found[OURS].tf32 == "none"
     assert found["ours, bf16"].against == REFERENCE and found[REFERENCE].tf32 == "convolutions"
+
+
+def test_fused_adam_moves_the_weights_as_the_plain_one():
+    moved = []
+    for form in ("reference", "ours"):
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(5, 3).double()
+        optimizer = make_optimizer(layer.parameters(), Candidate(form, form))
+        for k in range(3):
+            layer(torch.arange(5.0).double() + k).square().sum().backward()
+            optimizer.step()
+        moved.append(layer.weight.detach().clone())
+    torch.testing.assert_close(moved[1], moved[0], rtol=1e-12, atol=1e-14)
 
 
 # ---- timing

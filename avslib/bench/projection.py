@@ -27,7 +27,7 @@ def section_scaling(settings: BenchSettings) -> list[Row]:
     norms = sum(isinstance(module, _BatchNorm) for module in step.module.modules())
     return [
         Row(
-            case=f"{name} step of {1000 * seconds:.3g} ms{sync}", name=f"{found.processes} processes",
+            case=f"{name} step of {seconds:.3g} s{sync}", name=f"{found.processes} processes",
             batch=settings.batch, clips_per_second=found.clips_per_second,
             values={"efficiency": found.efficiency, "sent MB a step": found.sent_bytes / 1e6,
                     "exposed ms a step": 1000 * found.exposed_seconds},

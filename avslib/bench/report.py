@@ -1,7 +1,8 @@
 """Tables of bench records, for the terminal and as a page; made from the records alone."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from avslib.bench.record import BenchRecord, Row
@@ -27,12 +28,30 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-def columns(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+# the same in few letters, for a terminal
+_TERMINAL: dict[str, Callable[[Row], str]] = {
+    "": lambda r: r.case,
+    "candidate": lambda r: r.name,
+    "time": lambda r: _seconds(r.seconds.median) if r.seconds else "",
+    "clips/s": _COLUMNS["clips/s"],
+    "times as fast": lambda r: _with_spread(r.ratio, lambda x: f"{x:.3g}", "-") if r.ratio else "",
+    "peak": _COLUMNS["peak memory"],
+    "times less": _COLUMNS["reference / it, memory"],
+    "of matmul": _COLUMNS["of matmul ceiling"],
+    "of memory": _COLUMNS["of memory ceiling"],
+    "error": lambda r: f"{max(r.errors.values()):.0e}" if r.errors else "",
+    "more": _COLUMNS["more"],
+}
+
+
+def columns(
+    rows: list[Row], kinds: Mapping[str, Callable[[Row], str]] = _COLUMNS
+) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of a section; values that half of its rows or more have get columns of their own."""
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     own = [name for name in names if 2 * sum(name in row.values for row in rows) >= len(rows)]
     rest = [row.model_copy(update={"values": {k: v for k, v in row.values.items() if k not in own}}) for row in rows]
-    cells = {name: [make(row) for row in rest] for name, make in _COLUMNS.items()}
+    cells = {name: [make(row) for row in rest] for name, make in kinds.items()}
     more = cells.pop("more")
     cells |= {name: [_value(row.values[name]) if name in row.values else "" for row in rows] for name in own}
     cells["more"] = more
@@ -41,13 +60,15 @@ def columns(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def section_table(name: str, rows: list[Row]) -> Table:
-    """A section for the terminal."""
-    headings, cells = columns(rows)
-    table = Table(title=name, title_justify="left")
+    """A section for the terminal, in short; a case that goes on is named once."""
+    headings, cells = columns(rows, _TERMINAL)
+    table = Table(title=name, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for heading in headings:
         table.add_column(heading, overflow="fold")
-    for line in cells:
-        table.add_row(*line)
+    before = None
+    for case, *line in cells:
+        table.add_row("" if case == before else case, *line)
+        before = case
     return table
 
 
@@ -114,9 +135,9 @@ def _value(value: float | str) -> str:
     return value if isinstance(value, str) else format(value, ".4g")
 
 
-def _with_spread(s: Spread, text: Callable[[float], str]) -> str:
+def _with_spread(s: Spread, text: Callable[[float], str], to: str = " to ") -> str:
     """Median, and smallest to largest."""
-    return text(s.median) if s.count == 1 else f"{text(s.median)} ({text(s.smallest)} to {text(s.largest)})"
+    return text(s.median) if s.count == 1 else f"{text(s.median)} ({text(s.smallest)}{to}{text(s.largest)})"
 
 
 def _seconds(x: float) -> str:

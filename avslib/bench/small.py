@@ -10,7 +10,7 @@ from avslib.bench.record import BenchSettings, Row
 from avslib.bench.references import load_reference
 from avslib.bench.timing import interleave, ratios, spread
 from avslib.bench.work import FusionStep, fusion_side
-from avslib.metrics import FScore, MeanIoU
+from avslib.metrics import FScore, MeanIoU, frame_scores
 
 __all__ = ["section_fusion", "section_metrics"]
 
@@ -56,8 +56,9 @@ def section_metrics(settings: BenchSettings) -> list[Row]:
     def ours() -> tuple[float, float]:
         j, f = MeanIoU().to(settings.device), FScore().to(settings.device)
         for x, y in zip(logits.split(step), mask.split(step), strict=True):
-            j.update(x, y)
-            f.update(x, y)
+            scores = frame_scores(x, y)
+            j.update(x, y, scores)
+            f.update(x, y, scores)
         return j.compute().item(), f.compute().item()
 
     results: dict[str, tuple[float, float]] = {}

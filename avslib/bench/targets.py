@@ -33,7 +33,7 @@ class Target:
 
 
 _LABELS = {"ratio": "times as fast", "peak_ratio": "times less peak memory", "error": "relative error",
-           "line": "R^2 of time against T"}  # fmt: skip
+           "line": "R^2 of time against T", "batch 8": "GB, training step, batch 8"}  # fmt: skip
 
 TARGETS = (
     Target("fusion", "ratio", 60),
@@ -49,6 +49,7 @@ TARGETS = (
     Target("metrics", "ratio", 15),
     Target("metrics", "error", at_most=1e-12, device=None),
     Target("growth", "line", 0.98, device=None),
+    Target("growth", "batch 8", at_most=16, rows=OPTIONS, device=None, backbone="pvt_v2_b5"),
     Target("train", "ratio", 1.6, device="cuda", backbone="pvt_v2_b5"),
     Target("train", "ratio", 6, rows=OPTIONS, device="cuda", backbone="pvt_v2_b5"),
     Target("train", "peak_ratio", 6, rows=OPTIONS, device="cuda", backbone="pvt_v2_b5"),
@@ -92,4 +93,7 @@ def _value(target: Target, row: Row) -> float | None:
         return row.peak_ratio
     if target.figure == "line":
         return row.values.get("R2 of seconds") if row.values.get("axis") == "T" else None
+    if target.figure == "batch 8":
+        found = row.case == "training step against batch" and row.values.get("x") == 8
+        return row.peak_bytes / 1e9 if found and row.peak_bytes else None
     return max(row.errors.values()) if row.errors else None
