@@ -170,7 +170,7 @@ class TrainConfig(_Section):
     )
     checkpointing: bool = Field(
         False,
-        description="blocks keep their input alone and run again in the backward pass: a third more time, far less "
+        description="blocks keep their input alone and run again in the backward pass: some more time, far less "
         "memory, the same figures",
     )
     compile: bool = Field(

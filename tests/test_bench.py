@@ -194,6 +194,10 @@ def record(**changes):
     return new_bench_record(BenchSettings(**changes), {"train": rows}, 1.0)
 
 
+def test_a_record_names_a_folder_without_its_place():
+    assert record(data="/somewhere/else/mini").settings.data == "mini"
+
+
 def test_a_record_comes_back_as_it_was(tmp_path):
     written = record()
     assert read_bench_record(write_bench_record(tmp_path / "a" / "b.json", written)) == written

@@ -96,7 +96,8 @@ def new_bench_record(settings: BenchSettings, sections: Mapping[str, list[Row]],
     record = BenchRecord.model_construct(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=" ".join(["avs", *portable(sys.argv[1:])]),
-        git=GitState(**git_state()), environment=environment(), settings=settings, sections=dict(sections),
+        git=GitState(**git_state()), environment=environment(),
+        settings=BenchSettings(**portable(settings.model_dump())), sections=dict(sections),
         wall_seconds=round(wall_seconds, 1),
     )  # fmt: skip
     # through JSON, so that the hash is of what a file holds

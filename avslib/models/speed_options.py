@@ -28,7 +28,7 @@ def apply_speed_options(
     Args:
         channels_last: memory layout of the convolutions' weights, which their maps then follow.
         checkpointing: blocks of backbone, fusion and decoder keep their input alone, and are run again in the backward
-            pass: a third more time, a half or less of the activations' memory. Running statistics are updated once.
+            pass: some more time, a half or less of the activations' memory. Running statistics are updated once.
         compile: backbone, necks and decoders by ``torch.compile``, at their first call.
         bf16: every call runs under bfloat16 autocast. For inference; training has ``train.precision``.
 
