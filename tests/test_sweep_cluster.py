@@ -54,6 +54,11 @@ def test_four_processes_do_too(grid, serial, tmp_path):
     assert digits(tmp_path) == serial
 
 
+def _unfinished_states(out):
+    """Runs with a saved state and no record; a run that has just ended keeps its state for a moment more."""
+    return {p.parent.name for p in out.glob("work/*/state.pt")} - {p.parent.name for p in out.glob("runs/*/run.json")}
+
+
 def test_killed_sweep_goes_on_to_the_same_table(grid, serial, tmp_path):
     """SIGKILL between two runs' ends, while a third has a saved state."""
     call = f"sweep({str(grid)!r}, out={str(tmp_path)!r}, processes=1)"
@@ -61,13 +66,13 @@ def test_killed_sweep_goes_on_to_the_same_table(grid, serial, tmp_path):
     (tmp_path / "main.py").write_text(code, encoding="utf-8")
     process = subprocess.Popen([sys.executable, str(tmp_path / "main.py")])
     try:
-        _wait(lambda: list(tmp_path.glob("runs/*/run.json")) and list(tmp_path.glob("work/*/state.pt")), process)
+        _wait(lambda: list(tmp_path.glob("runs/*/run.json")) and _unfinished_states(tmp_path), process)
     finally:
         workers = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/run.json")}
-    assert 0 < len(finished) < 4 and list(tmp_path.glob("work/*/state.pt"))
+    assert 0 < len(finished) < 4 and _unfinished_states(tmp_path)
     run_grid(grid, tmp_path, executor="serial")
     assert digits(tmp_path) == serial
     assert finished == {path: path.stat().st_mtime_ns for path in finished}
