@@ -60,15 +60,18 @@ def columns(
 
 
 def section_table(name: str, rows: list[Row]) -> Table:
-    """A section for the terminal, in short; a case that goes on is named once."""
+    """A section for the terminal, in short; a case that goes on is named once, and the only one in the title."""
     headings, cells = columns(rows, _TERMINAL)
+    cases = dict.fromkeys(row.case for row in rows)
+    if len(cases) == 1:
+        name, headings, cells = f"{name}: {next(iter(cases))}", headings[1:], [line[1:] for line in cells]
     table = Table(title=name, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", min_width=0 if number else len("reference"))
     before = None
-    for case, *line in cells:
-        table.add_row("" if case == before else case, *line)
-        before = case
+    for first, *line in cells:
+        table.add_row("" if first == before and len(cases) > 1 else first, *line)
+        before = first
     return table
 
 
