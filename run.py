@@ -275,9 +275,12 @@ def child_environment(folder: Path | None) -> dict[str, str]:
 
 def run(command: list[str], cwd: Path, env: dict[str, str]) -> int:
     """Run to the end and give the exit code; Ctrl-C reaches the task itself, SIGTERM is passed on to it."""
-    process = subprocess.Popen(command, cwd=cwd, env=env)
-    previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    started: list[subprocess.Popen] = []
+    # set before the task starts: a SIGTERM right after it would end this process alone
+    previous = signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in started])
     try:
+        process = subprocess.Popen(command, cwd=cwd, env=env)
+        started.append(process)
         while True:
             try:
                 code = process.wait()
