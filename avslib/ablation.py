@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from avslib.comparisons import FULL, Comparison, compare, settings
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 from avslib.intervals import DRAWS, LEVEL
 from avslib.records import RunRecord
 from avslib.results import SPLITS, Row
@@ -43,7 +43,7 @@ def ablation_table(
         AvsError: as :func:`avslib.comparisons.compare`; unknown task, data set or format.
     """
     if task not in ("s4", "ms3") or data not in SPLITS or fmt not in FORMATS:
-        raise AvsError(
+        raise UsageError(
             f"ablation table {task}, {data}, {fmt}: task is s4 or ms3, data mini or avsbench, format "
             f"{', '.join(FORMATS)}"
         )

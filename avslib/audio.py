@@ -11,7 +11,7 @@ import torchaudio
 from jaxtyping import Float
 from torch import Tensor
 
-from avslib.errors import AvsError
+from avslib.errors import SoundError
 
 __all__ = ["SAMPLE_RATE", "fit_length", "load_clip", "load_wav", "log_mel", "mel_filterbank", "to_mono_16k"]
 
@@ -36,7 +36,7 @@ def load_wav(path: str | Path | BinaryIO) -> tuple[Float[Tensor, "C S"], int]:
     """
     opened = hasattr(path, "read")
     if not opened and not Path(path).is_file():
-        raise AvsError(f"{path}: no such sound file")
+        raise SoundError(f"{path}: no such sound file")
     try:
         import soundfile
     except (ImportError, OSError):  # OSError: the package is there, its libsndfile is not
@@ -45,11 +45,11 @@ def load_wav(path: str | Path | BinaryIO) -> tuple[Float[Tensor, "C S"], int]:
         try:
             samples, rate = soundfile.read(path if opened else str(path), dtype="float32", always_2d=True)
         except (RuntimeError, ValueError, TypeError) as error:
-            raise AvsError(f"{path}: cannot be read as a sound file ({error}); write it as a WAV file") from error
+            raise SoundError(f"{path}: cannot be read as a sound file ({error}); write it as a WAV file") from error
     if samples.size == 0:
-        raise AvsError(f"{path}: holds no samples; record or convert it again")
+        raise SoundError(f"{path}: holds no samples; record or convert it again")
     if not np.isfinite(samples).all():
-        raise AvsError(f"{path}: holds samples that are NaN or infinite; convert it again")
+        raise SoundError(f"{path}: holds samples that are NaN or infinite; convert it again")
     return torch.from_numpy(np.ascontiguousarray(samples.T)), int(rate)
 
 
@@ -59,8 +59,8 @@ def _read_with_scipy(path: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
     try:
         rate, samples = scipy.io.wavfile.read(path)
     except Exception as error:  # SciPy raises whatever its parsing meets: struct.error, UnboundLocalError, ValueError
-        raise AvsError(f"{path}: cannot be read as a WAV file ({error}); other formats need the package "
-                       "soundfile (pip install soundfile)") from error
+        raise SoundError(f"{path}: cannot be read as a WAV file ({error}); other formats need the package "
+                         "soundfile (pip install soundfile)") from error
     if samples.dtype.kind == "u":
         samples = (samples.astype(np.float32) - 128) / 128
     elif samples.dtype.kind == "i":
@@ -77,15 +77,17 @@ def to_mono_16k(waveform: Float[Tensor, "C S"] | Float[Tensor, "S"], rate: int) 
     """
     waveform = torch.as_tensor(waveform)
     if waveform.ndim not in (1, 2) or waveform.numel() == 0:
-        raise AvsError(f"waveform has shape {list(waveform.shape)}; expected [samples] or [channels, samples]")
+        raise SoundError(f"waveform has shape {list(waveform.shape)}; expected [samples] or [channels, samples]")
     if not waveform.is_floating_point():
-        raise AvsError(f"waveform is of type {waveform.dtype}; expected float samples in [-1, 1]")
+        raise SoundError(f"waveform is of type {waveform.dtype}; expected float samples in [-1, 1]")
     if not torch.isfinite(waveform).all():
-        raise AvsError("waveform holds NaN or infinite samples; read or convert it again")
+        raise SoundError("waveform holds NaN or infinite samples; read or convert it again")
     if int(rate) != rate or not RATES[0] <= rate <= RATES[1]:
-        raise AvsError(f"sample_rate is {rate}; expected a whole number of samples a second, {RATES[0]} to {RATES[1]}")
+        raise SoundError(
+            f"sample_rate is {rate}; expected a whole number of samples a second, {RATES[0]} to {RATES[1]}"
+        )
     if SAMPLE_RATE // math.gcd(int(rate), SAMPLE_RATE) > 2000:
-        raise AvsError(
+        raise SoundError(
             f"sample_rate is {rate}, which has next to no divisor in common with {SAMPLE_RATE}; "
             "is the file's header right? Convert the sound to 16 kHz first"
         )
@@ -109,7 +111,7 @@ def load_clip(path: str | Path | BinaryIO, seconds: int = 5, tolerance: float = 
     waveform = to_mono_16k(*load_wav(path))
     length = waveform.shape[-1] / SAMPLE_RATE
     if length < seconds - tolerance:
-        raise AvsError(f"{path}: lasts {length:.2f} s; expected {seconds} s, one second for each frame of the clip")
+        raise SoundError(f"{path}: lasts {length:.2f} s; expected {seconds} s, one second for each frame of the clip")
     return fit_length(waveform, seconds * SAMPLE_RATE)
 
 
@@ -161,8 +163,8 @@ def log_mel(
         waveform = fit_length(waveform, frames * SAMPLE_RATE)
     needed = WINDOW + (PATCH - 1) * HOP
     if waveform.shape[-1] < needed:
-        raise AvsError(f"waveform lasts {waveform.shape[-1] / SAMPLE_RATE:.3f} s; a log-mel patch needs at least "
-                       f"{needed / SAMPLE_RATE:.3f} s")
+        raise SoundError(f"waveform lasts {waveform.shape[-1] / SAMPLE_RATE:.3f} s; a log-mel patch needs at least "
+                         f"{needed / SAMPLE_RATE:.3f} s")
     # torch centres the 400-sample window in the 512-sample FFT frame: 56 samples on either side undo it
     margin = (FFT - WINDOW) // 2
     mel = _front_end()(torch.nn.functional.pad(waveform, (margin, margin)).cpu())

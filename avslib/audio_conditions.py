@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 
 __all__ = ["clip_rng", "in_noise", "noise_alone", "off_screen", "power", "white_noise"]
 
@@ -57,13 +57,13 @@ def in_noise(waveform: Float[Tensor, "S"], noise: Float[Tensor, "S"], snr_db: fl
         AvsError: different lengths, noise that is silent, or an SNR that is not finite.
     """
     if not math.isfinite(snr_db):
-        raise AvsError(f"SNR of {snr_db} dB; expected a finite number (noise_alone leaves the sound out)")
+        raise UsageError(f"SNR of {snr_db} dB; expected a finite number (noise_alone leaves the sound out)")
     return waveform + noise * _gain(waveform, noise, snr_db)
 
 
 def _gain(waveform: Tensor, noise: Tensor, snr_db: float) -> float:
     if waveform.shape != noise.shape or not noise.any():
-        raise AvsError(
+        raise UsageError(
             f"noise of shape {list(noise.shape)} for a waveform of shape {list(waveform.shape)}; "
             "expected as many samples, not all of them zero"
         )

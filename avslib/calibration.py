@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 
 __all__ = ["Reliability", "calibration_error", "entropy", "entropy_parts", "fit_temperature", "reliability"]
 
@@ -77,11 +77,13 @@ def reliability(p: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], bins: int 
     ([0.5, 1.0], 0.2)
     """
     if p.shape != target.shape or p.numel() == 0 or bins < 1:
-        raise AvsError(f"reliability expects probabilities and targets of one shape and at least one bin; "
-                       f"got {list(p.shape)}, {list(target.shape)}, {bins} bins")  # fmt: skip
+        raise UsageError(f"reliability expects probabilities and targets of one shape and at least one bin; "
+                         f"got {list(p.shape)}, {list(target.shape)}, {bins} bins")  # fmt: skip
     p, target = p.detach().flatten().double().cpu(), target.flatten().double().cpu()
     if not ((p >= 0) & (p <= 1)).all() or not ((target == 0) | (target == 1)).all():
-        raise AvsError("reliability expects probabilities from 0 to 1 and targets of 0 and 1; apply sigmoid to logits")
+        raise UsageError(
+            "reliability expects probabilities from 0 to 1 and targets of 0 and 1; apply sigmoid to logits"
+        )
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
     place = (torch.bucketize(p, edges, right=True) - 1).clamp(0, bins - 1)
     count = torch.bincount(place, minlength=bins).double()
@@ -108,7 +110,9 @@ def fit_temperature(logits: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], s
     """
     target = target.to(logits.device).float()
     if logits.shape != target.shape or target.min() == target.max():
-        raise AvsError("fit_temperature expects logits and targets of one shape, with zeros and ones among the targets")
+        raise UsageError(
+            "fit_temperature expects logits and targets of one shape, with zeros and ones among the targets"
+        )
     logits = logits.detach().float()
     log_t = torch.zeros((), device=logits.device, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_t], max_iter=steps, line_search_fn="strong_wolfe")

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from avslib.config import Config, load_config
-from avslib.errors import AvsError
+from avslib.errors import ConfigError, WeightsError
 from avslib.files import atomic_path
 from avslib.models.ecmvae import ECMVAE
 
@@ -34,8 +34,8 @@ def load_strict(model: ECMVAE, state: Mapping[str, Tensor], source: str) -> None
     problems += [f"{k} has shape {tuple(state[k].shape)}, expected {tuple(wanted[k].shape)}"
                  for k in wanted if k in state and state[k].shape != wanted[k].shape]
     if problems:
-        raise AvsError(f"{source} do not fit {model.config.model.backbone} with {model.config.model.channels} "
-                       f"channels: {listed(problems)}; use the config that they were trained with")
+        raise WeightsError(f"{source} do not fit {model.config.model.backbone} with {model.config.model.channels} "
+                           f"channels: {listed(problems)}; use the config that they were trained with")
     model.load_state_dict(state)
 
 
@@ -81,15 +81,17 @@ def load_weights(model: ECMVAE, source: str | Path, modules: Sequence[str] | Non
         with safe_open(path, framework="pt") as f:
             state = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise AvsError(f"checkpoint {path}: not a whole safetensors file ({error}); copy or train it again") from None
+        raise WeightsError(
+            f"checkpoint {path}: not a whole safetensors file ({error}); copy or train it again"
+        ) from None
     wanted = model.state_dict()
     state = {k: v.to(wanted[k].dtype) if k in wanted else v for k, v in state.items()}
     if modules is not None:
         parts = {k: set(k.split(".")) for k in wanted}
         for name in modules:
             if not any(name in part for part in parts.values()):
-                raise AvsError(f"train.init_modules: the model has no module {name!r}; it has "
-                               f"{', '.join(_module_names(model))}")
+                raise ConfigError(f"train.init_modules: the model has no module {name!r}; it has "
+                                  f"{', '.join(_module_names(model))}")
         chosen = {k for k, part in parts.items() if part & set(modules)}
         state = {k: v for k, v in wanted.items() if k not in chosen} | {k: state[k] for k in chosen if k in state}
     load_strict(model, state, f"weights {path}")
@@ -110,7 +112,7 @@ def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> E
     path = _weights_path(source)
     config_path = path.parent / CONFIG
     if not config_path.is_file():
-        raise AvsError(f"checkpoint {path}: {CONFIG} is missing beside it; copy the whole checkpoint folder")
+        raise WeightsError(f"checkpoint {path}: {CONFIG} is missing beside it; copy the whole checkpoint folder")
     config: Config = load_config(config_path).replace({"model.pretrained": False})
     model = ECMVAE(config)
     load_weights(model, path)
@@ -126,6 +128,8 @@ def _weights_path(source: str | Path) -> Path:
     path = SHIPPED / source if str(source) in shipped_names() else Path(source)
     path = path / WEIGHTS if path.is_dir() else path
     if not path.is_file():
-        raise AvsError(f"checkpoint {source}: no such file, no folder with {WEIGHTS} in it, and none of the shipped "
-                       f"ones ({', '.join(shipped_names())})")
+        raise WeightsError(
+            f"checkpoint {source}: no such file, no folder with {WEIGHTS} in it, and none of the shipped "
+            f"ones ({', '.join(shipped_names())})"
+        )
     return path

@@ -7,7 +7,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from avslib.errors import AvsError
+from avslib.errors import AvsError, UsageError
 
 app = typer.Typer(help="Run the numbered notebooks, renew their stored outputs, build the book.", no_args_is_help=True)
 console = Console()
@@ -60,7 +60,9 @@ def run_command(
     for path in paths:
         check_parameters(path, given[path])
     if "OUT_DIR" in own and len(paths) > 1:
-        raise AvsError("OUT_DIR: several notebooks would write into one folder; use --out DIR, which has one for each")
+        raise UsageError(
+            "OUT_DIR: several notebooks would write into one folder; use --out DIR, which has one for each"
+        )
     view, failed = Table("notebook", "checks", "seconds", "metrics"), 0
     for path in paths:
         console.print(f"{path.stem} ...")
@@ -103,7 +105,7 @@ def book_command(
 def _parse(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise AvsError(f"parameter {text!r}: expected NAME=VALUE, for example -p SEED=1 (or -p NAME VALUE)")
+        raise UsageError(f"parameter {text!r}: expected NAME=VALUE, for example -p SEED=1 (or -p NAME VALUE)")
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:

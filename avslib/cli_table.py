@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from avslib.cli_data import Task
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 
 console = Console()
 
@@ -38,7 +38,7 @@ def table_command(
     """Print a table of run records: Paper | Ours, methods on Mini-AVS, or an ablation; our cells need a run."""
     if write or check:
         if (write and check) or ablation or runs:
-            raise AvsError("avs table: give --write or --check alone: they go over all committed tables")
+            raise UsageError("avs table: give --write or --check alone: they go over all committed tables")
         _committed(check)
         return
     from avslib.ablation import ablation_table

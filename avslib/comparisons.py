@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from avslib.config import Config
-from avslib.errors import AvsError
+from avslib.errors import RecordError
 from avslib.intervals import Interval, clip_scores, difference_interval, mean_interval
 from avslib.records import NOT_THE_VARIANT, RunRecord
 from avslib.results import SPLITS, Row, flat_config, summarise
@@ -91,17 +91,17 @@ def _reference(rows: Sequence[Row], full: str) -> Row | None:
     """The full model's row, after a check that it may be compared with the others."""
     found = [row for row in rows if row.method == full]
     if len({row.dataset for row in rows}) > 1:
-        raise AvsError(f"ablation table: runs on {' and on '.join(sorted({row.dataset for row in rows}))}: differences "
-                       "need one data set; give the folder of one study by --runs")  # fmt: skip
+        raise RecordError(f"ablation table: runs on {' and on '.join(sorted({row.dataset for row in rows}))}: "
+                          "differences need one data set; give the folder of one study by --runs")  # fmt: skip
     if len(found) > 1:
-        raise AvsError(f"ablation table: {' and '.join(row.label for row in found)}: two configurations of the full "
-                       "model; give the folder of one study by --runs")  # fmt: skip
+        raise RecordError(f"ablation table: {' and '.join(row.label for row in found)}: two configurations of the full "
+                          "model; give the folder of one study by --runs")  # fmt: skip
     first, *others = [*found, *(row for row in rows if row.method != full)] or [None]
     for row in others:
         mine, theirs = settings(row), settings(first)
         for name in sorted(mine.keys() | theirs.keys()):
             if mine.get(name) != theirs.get(name) and not _may_differ(name):
-                raise AvsError(
+                raise RecordError(
                     f"ablation table: {name} is {mine.get(name)} in {row.label} and {theirs.get(name)} in "
                     f"{first.label}: only runs of one size may be compared; give the folder of one study by --runs"
                 )

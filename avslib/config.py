@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from avslib.errors import AvsError
+from avslib.errors import ConfigError
 
 __all__ = ["Config", "DataConfig", "LossConfig", "ModelConfig", "TrainConfig", "load_config", "preset_names"]
 
@@ -235,17 +235,23 @@ def load_config(source: str | Path = "paper", overrides: list[str] | dict[str, A
     else:
         path = Path(source)
         if not path.is_file():
-            raise AvsError(f"config {str(source)!r}: no such preset or file; presets are {', '.join(preset_names())}")
+            raise ConfigError(
+                f"config {str(source)!r}: no such preset or file; presets are {', '.join(preset_names())}"
+            )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise AvsError(f"config {source}: not valid YAML ({str(error).splitlines()[0]})") from None
+        raise ConfigError(f"config {source}: not valid YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(values, dict):
-        raise AvsError(f"config {source}: expected sections such as 'train:' at the top, found {type(values).__name__}")
+        raise ConfigError(
+            f"config {source}: expected sections such as 'train:' at the top, found {type(values).__name__}"
+        )
     if "extends" in values:
         base = values.pop("extends")
         if base not in preset_names() or path == PRESETS / f"{base}.yaml":
-            raise AvsError(f"config {source}: extends {base!r}; expected a preset, one of {', '.join(preset_names())}")
+            raise ConfigError(
+                f"config {source}: extends {base!r}; expected a preset, one of {', '.join(preset_names())}"
+            )
         values = _apply(load_config(base).model_dump(mode="json"), _flatten(values))
     return _validate(_apply(values, overrides), str(source))
 
@@ -272,11 +278,11 @@ def _apply(values: dict, overrides: list[str] | dict[str, Any]) -> dict:
 def _parse(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals:
-        raise AvsError(f"override {override!r}: expected section.field=value, for example train.epochs=3")
+        raise ConfigError(f"override {override!r}: expected section.field=value, for example train.epochs=3")
     try:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError:
-        raise AvsError(f"override {override!r}: the value is not valid YAML") from None
+        raise ConfigError(f"override {override!r}: the value is not valid YAML") from None
 
 
 def _validate(values: dict, source: str) -> Config:
@@ -287,12 +293,12 @@ def _validate(values: dict, source: str) -> Config:
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, field_names(), n=1, cutoff=0.5)
-            raise AvsError(
+            raise ConfigError(
                 f"config {source}: unknown field {name!r}; "
                 + (f"did you mean {near[0]!r}?" if near else f"fields are {', '.join(field_names())}")
             ) from None
         given = f" (got {first['input']!r})" if not isinstance(first["input"], dict) else ""
-        raise AvsError(f"config {source}: {name or 'value'}: {first['msg']}{given}") from None
+        raise ConfigError(f"config {source}: {name or 'value'}: {first['msg']}{given}") from None
 
 
 def field_names() -> list[str]:

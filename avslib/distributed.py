@@ -21,7 +21,7 @@ from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from avslib.errors import AvsError
+from avslib.errors import AvsError, ProcessesError, plain_kind
 
 __all__ = ["HostSyncBatchNorm", "gather_objects", "gather_processes", "global_moments", "is_synchronized",
            "mean_over_processes", "rank", "share_buffers", "start_processes", "synchronize_batch_norm", "together",
@@ -39,7 +39,7 @@ def start_processes(precision: str = "no") -> Accelerator:
     launched = int(os.environ.get("WORLD_SIZE", 1))
     accelerator = Accelerator(mixed_precision=precision, cpu=launched > 1 and not torch.accelerator.is_available())
     if accelerator.num_processes != launched:
-        raise AvsError(
+        raise ProcessesError(
             f"{launched} processes were started, but each would train alone: this device has no backend for "
             "several; set ACCELERATE_USE_CPU=true to train on the CPU"
         )
@@ -177,7 +177,10 @@ def together(call: Callable[[], T]) -> T:
         result = call()
     except AvsError as raised:
         error = raised
-    told = next((message for message in gather_objects(error and str(error)) if message is not None), None)
-    if error is not None or told is not None:
-        raise error or AvsError(told)
+    told = next((raised for raised in gather_objects(error and (plain_kind(error), str(error))) if raised), None)
+    if error is not None:
+        raise error
+    if told is not None:
+        kind, message = told
+        raise kind(message)
     return result

@@ -19,7 +19,7 @@ from avslib.data.avsbench import AVSBench
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.data.loading import eval_loader
 from avslib.distributed import gather_objects
-from avslib.errors import AvsError
+from avslib.errors import DataError
 from avslib.metrics import FScore, LegacyFScore, MeanIoU, frame_scores
 from avslib.models.ecmvae import ECMVAE
 
@@ -157,7 +157,7 @@ def all_objects(dataset: AVSBench, root: str | Path) -> Scores:
     """
     folder = Path(root) / "object_masks" / dataset.task / dataset.split
     if not folder.is_dir():
-        raise AvsError(f"{folder}: no such folder; outlines of all objects exist in a Mini-AVS build only")
+        raise DataError(f"{folder}: no such folder; outlines of all objects exist in a Mini-AVS build only")
     scorer = _Scorer(dataset.frames)
     for clip, item in zip(dataset.clips, islice(dataset, len(dataset)), strict=True):
         size = item["mask"].shape[-1], item["mask"].shape[-2]

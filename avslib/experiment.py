@@ -15,7 +15,7 @@ from avslib.config import Config
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.data.loading import shuffle_audio
 from avslib.distributed import rank, together, world_size
-from avslib.errors import AvsError
+from avslib.errors import ConfigError
 from avslib.evaluate import Scores, all_objects, evaluate, test_splits
 from avslib.files import atomic_path, sha256_file
 from avslib.models.ecmvae import ECMVAE
@@ -150,7 +150,7 @@ def publish(source: str | Path, target: str | Path, names: Sequence[str] = PUBLI
 
 def _root(config: Config) -> str:
     if config.data.root is None:
-        raise AvsError(
+        raise ConfigError(
             "data.root is not set: give the data folder, for example --data DIR (avs data build-mini makes one)"
         )
     return config.data.root

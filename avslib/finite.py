@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from avslib.distributed import rank
-from avslib.errors import AvsError
+from avslib.errors import NonFiniteError
 from avslib.files import atomic_path
 
 __all__ = ["NONFINITE", "FiniteWatch"]
@@ -52,7 +52,7 @@ class FiniteWatch:
             with atomic_path(path) as part:
                 torch.save({"step": first[0], "clips": list(first[1]["name"]), "batch": tensors}, part)
             saved = f" The batch of step {first[0]}, where it began, is in {path}."
-        raise AvsError(
+        raise NonFiniteError(
             f"step {step}: {bad} is not finite; lower train.lr or set train.clip_grad.{saved} "
             f"The last saved state is in {out}"
         )

@@ -20,7 +20,7 @@ from avslib.ablation import render
 from avslib.bench.record import BenchRecord, read_bench_record
 from avslib.bench.report import markdown_page, targets_markdown
 from avslib.comparisons import Comparison, compare
-from avslib.errors import AvsError
+from avslib.errors import RecordError, UsageError
 from avslib.files import atomic_path
 from avslib.plots import save_figure
 from avslib.plots_bench import growth_figure
@@ -44,7 +44,9 @@ class _Study:
     def __init__(self, root: str | Path):
         self.root = Path(root)
         if not (self.root / "README.md").is_file() or not (self.root / "results").is_dir():
-            raise AvsError(f"{self.root.resolve()}: no README.md and results/ here; run it in the folder of a checkout")
+            raise UsageError(
+                f"{self.root.resolve()}: no README.md and results/ here; run it in the folder of a checkout"
+            )
         self.records = cache(self._records)
         self.comparisons = cache(self._comparisons)
         self.benches = cache(self._benches)
@@ -85,8 +87,8 @@ class _Study:
                 text, known = page.read_text(encoding="utf-8"), self.marks()
                 unknown = [name for name in mark_names(text, str(page)) if name not in known]
                 if unknown:
-                    raise AvsError(f"{page}: mark <!-- table:{unknown[0]} -->: there is no such table; tables are "
-                                   f"{', '.join(known)}")  # fmt: skip
+                    raise RecordError(f"{page}: mark <!-- table:{unknown[0]} -->: there is no such table; tables are "
+                                      f"{', '.join(known)}")  # fmt: skip
                 found[page] = fill_marks(text, known, str(page))
         for task in self._studied():
             for fmt, suffix in SUFFIXES.items():

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from avslib.audio import SAMPLE_RATE
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 
 __all__ = ["figure_png", "image_html", "player_html", "small_png"]
 
@@ -46,7 +46,7 @@ def image_html(figure: Any, alt: str | None = None, **attributes: str) -> str:
     """
     alt = figure.get_label() if alt is None else alt
     if not alt.strip():
-        raise AvsError("image_html: alt is empty; say in a sentence what the figure shows")
+        raise UsageError("image_html: alt is empty; say in a sentence what the figure shows")
     source = "data:image/png;base64," + base64.b64encode(figure_png(figure)).decode()
     attributes = {"alt": alt, "src": source, "style": "max-width: 100%; height: auto"} | attributes
     return "<img " + " ".join(f'{name}="{escape(value)}"' for name, value in attributes.items()) + ">"
@@ -67,7 +67,7 @@ def player_html(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int =
 
     samples = np.clip(np.asarray(waveform, dtype=np.float32), -1, 1)
     if samples.ndim != 1:
-        raise AvsError(f"player: the waveform has shape {list(samples.shape)}; expected mono, [samples]")
+        raise UsageError(f"player: the waveform has shape {list(samples.shape)}; expected mono, [samples]")
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, sample_rate, format="OGG", subtype="VORBIS")
     source = "data:audio/ogg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from avslib.errors import AvsError
+from avslib.errors import RecordError
 from avslib.records import RunRecord, load_clips
 
 __all__ = ["DRAWS", "LEVEL", "Interval", "clip_scores", "difference_interval", "mean_interval"]
@@ -46,17 +46,17 @@ def clip_scores(records: Sequence[RunRecord], split: str, baseline: str = "") ->
         scores = dict(found)
         if not scores or len(scores) < len(found):
             told = "holds a clip twice" if scores else "holds no clip"
-            raise AvsError(f"{where}: {told} of split {split}; an interval needs the J of each: score the run again")
+            raise RecordError(f"{where}: {told} of split {split}; an interval needs the J of each: score the run again")
         if names not in (None, sorted(scores)):
             other = sorted(set(names) ^ set(scores))[0]
-            raise AvsError(f"{where}: other clips of {split} than in {records[0].id} ({other}, say); compare runs on "
-                           "the same clips")  # fmt: skip
+            raise RecordError(f"{where}: other clips of {split} than in {records[0].id} ({other}, say); compare runs "
+                              "on the same clips")  # fmt: skip
         names = sorted(scores)
         rows.append([scores[name] for name in names])
         kept = (record.baselines.get(baseline, {}) if baseline else record.metrics).get(split, {}).get("J")
         if kept is not None and abs(np.mean(rows[-1]) - kept) > 1e-4:
-            raise AvsError(f"{where}: mean J on {split} is {np.mean(rows[-1]):.4f}, but run.json says {kept:.4f}: one "
-                           "of them was edited; restore both")  # fmt: skip
+            raise RecordError(f"{where}: mean J on {split} is {np.mean(rows[-1]):.4f}, but run.json says {kept:.4f}: "
+                              "one of them was edited; restore both")  # fmt: skip
     return np.array(rows)
 
 
@@ -107,7 +107,7 @@ def difference_interval(
         AvsError: different numbers of clips, or of seeds where they should be the same.
     """
     if method.shape[1] != reference.shape[1] or (same_seeds and len(method) != len(reference)):
-        raise AvsError(
+        raise RecordError(
             f"paired difference: scores [seeds, clips] are {list(method.shape)} and {list(reference.shape)}; expected "
             "the same clips, and the same seeds with same_seeds"
         )

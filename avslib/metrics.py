@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torchmetrics import Metric
 
-from avslib.errors import AvsError
+from avslib.errors import NonFiniteError, UsageError
 
 __all__ = [
     "BETA_SQUARED", "THRESHOLDS", "FScore", "FrameScores", "LegacyFScore", "MeanIoU", "f_curves", "frame_scores",
@@ -110,7 +110,7 @@ def _histograms(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *fr
     logit of 9e-8 on.)
     """
     if logits.shape != target.shape or logits.ndim not in (3, 4) or (logits.ndim == 4 and logits.shape[1] != 1):
-        raise AvsError(
+        raise UsageError(
             f"metrics expect logits and masks of one shape, [N, 1, H, W] or [N, H, W]; "
             f"got {list(logits.shape)} and {list(target.shape)}"
         )
@@ -120,10 +120,10 @@ def _histograms(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *fr
     for x, y in zip(logits.detach().split(size), target.split(size), strict=True):
         inside = y.flatten(1).bool()
         if not torch.equal(inside.to(y.dtype), y.flatten(1)):
-            raise AvsError("metrics expect masks of 0 and 1; divide masks of 0 and 255 by 255")
+            raise UsageError("metrics expect masks of 0 and 1; divide masks of 0 and 255 by 255")
         probability = x.float().sigmoid().flatten(1)
         if probability.sum().isnan():
-            raise AvsError("the logits hold NaN; the model that made them has diverged")
+            raise NonFiniteError("the logits hold NaN; the model that made them has diverged")
         # the nearest threshold is met or just missed: exact, and far quicker than a search
         index = (probability * (len(thresholds) - 1)).round_().to(torch.int32)
         index -= (thresholds.index_select(0, index.flatten()).view_as(index) > probability).int()
@@ -236,7 +236,7 @@ class LegacyFScore(Metric):
     def __init__(self, batch_size: int = 4, frames: int = 5, **kwargs) -> None:
         super().__init__(**kwargs)
         if batch_size < 1 or frames < 1:
-            raise AvsError(f"LegacyFScore needs batch_size and frames of at least 1; got {batch_size} and {frames}")
+            raise UsageError(f"LegacyFScore needs batch_size and frames of at least 1; got {batch_size} and {frames}")
         self.rows = batch_size * frames
         for name in ("curves", "counted", "index"):
             self.add_state(name, [], dist_reduce_fx="cat")
@@ -260,7 +260,7 @@ class LegacyFScore(Metric):
             index = torch.arange(start, start + len(logits))
             self.unplaced += len(logits)
         elif len(index) != len(logits):
-            raise AvsError(f"LegacyFScore got {len(index)} places for {len(logits)} rows; give one a row")
+            raise UsageError(f"LegacyFScore got {len(index)} places for {len(logits)} rows; give one a row")
         self.curves.append(scores.curve.to(self.device))
         self.counted.append(scores.counted.to(self.device))
         self.index.append(index.to(self.device))
@@ -274,7 +274,7 @@ class LegacyFScore(Metric):
             torch.cat(x) if isinstance(x, list) else x for x in (self.curves, self.counted, self.index)
         )
         if self.unplaced and (self.parts > 1 or self.unplaced < len(index)):
-            raise AvsError(
+            raise UsageError(
                 "LegacyFScore depends on the order of the frames in the set: "
                 "with several processes give update() the places of its rows as `index`"
             )
@@ -283,6 +283,6 @@ class LegacyFScore(Metric):
         first[1:] = index[order][1:] != index[order][:-1]
         order = order[first]
         if index[order[-1]] != len(order) - 1 or index[order[0]] != 0:
-            raise AvsError("LegacyFScore needs every place from 0 to the last once; some rows of the set are missing")
+            raise UsageError("LegacyFScore needs every place from 0 to the last once; some rows of the set are missing")
         batches = zip(curves[order].split(self.rows), counted[order].split(self.rows), strict=True)
         return torch.stack([curve[keep].sum(0).max() / keep.sum().clamp(min=1) for curve, keep in batches]).mean()

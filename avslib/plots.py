@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped, UInt8
 
 from avslib.data.avsbench import AVSBench
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
-from avslib.errors import AvsError
+from avslib.errors import AvsError, RecordError, UsageError
 from avslib.files import atomic_path
 from avslib.results import Row
 
@@ -54,10 +54,12 @@ def outlined_frames(items: Sequence[Item], *, frame_inches: float = 1.5, dpi: in
     predicted = any(len(item) > 3 for item in items)
     clips = [(str(item[0]), *map(np.asarray, item[1:]), np.zeros_like(item[2]))[:4] for item in items]
     if not clips:
-        raise AvsError("contact_sheet: there is no clip to draw; give at least one (title, frames, truth, probability)")
+        raise UsageError(
+            "contact_sheet: there is no clip to draw; give at least one (title, frames, truth, probability)"
+        )
     for title, frames, truth, probability in clips:
         if frames.ndim != 4 or frames.shape[3] != 3 or not frames.shape[:3] == truth.shape == probability.shape:
-            raise AvsError(
+            raise UsageError(
                 f"contact_sheet: clip {title!r}: expected frames [T, H, W, 3], truth and probability [T, H, W]; "
                 f"got {list(frames.shape)}, {list(truth.shape)}, {list(probability.shape)}"
             )
@@ -136,7 +138,7 @@ def curves_figure(history: Iterable[Mapping[str, Any]] | str | Path, *, dpi: int
     if isinstance(history, str | Path):
         source = Path(history)
         if not source.is_file():
-            raise AvsError(f"learning_curves: there is no file {source}; give the CSV that training writes")
+            raise RecordError(f"learning_curves: there is no file {source}; give the CSV that training writes")
         with open(source, newline="", encoding="utf-8") as stream:
             history = list(csv.DictReader(stream))
     rows = [dict(row) for row in history]
@@ -144,7 +146,9 @@ def curves_figure(history: Iterable[Mapping[str, Any]] | str | Path, *, dpi: int
     parts = [name for name in names if name.removeprefix("train_") in PARTS]
     metrics = [name for name in names if name.startswith(("val_", "val/")) and not name.endswith("loss")]
     if not parts and not metrics:
-        raise AvsError("learning_curves: the history has no loss part and no val score; expected step, loss, val_J ...")
+        raise UsageError(
+            "learning_curves: the history has no loss part and no val score; expected step, loss, val_J ..."
+        )
     looks = {name: PARTS[name.removeprefix("train_")] for name in parts}
     scores = dict(zip(metrics, SCORES, strict=False))
     panels = [("total loss, and its parts before their weights", looks), ("score on val", scores)]
@@ -180,7 +184,7 @@ def comparison_bars(
 
     splits = [split for split in splits if any(metric in row.values.get(split, {}) for row in rows)]
     if not splits:
-        raise AvsError(f"comparison_bars: no row has {metric} on a split asked for; pass rows made by summarise()")
+        raise UsageError(f"comparison_bars: no row has {metric} on a split asked for; pass rows made by summarise()")
     figure = Figure(figsize=(8, 0.7 + len(rows) * 0.3 * (len(splits) + 0.6)), dpi=100, layout="constrained")
     axis = figure.subplots()
     thick = 0.8 / len(splits)
@@ -214,7 +218,7 @@ def save_figure(figure: Any, path: str | Path, palette: bool = False, comment: s
     kind = path.suffix.lower().removeprefix(".") or "png"
     canvas = FigureCanvasAgg(figure)
     if kind not in canvas.get_supported_filetypes():
-        raise AvsError(f"{path}: cannot draw into a .{kind} file; use .png, .svg or .pdf")
+        raise UsageError(f"{path}: cannot draw into a .{kind} file; use .png, .svg or .pdf")
     with atomic_path(path) as part:
         if palette and kind == "png":
             from PIL import Image

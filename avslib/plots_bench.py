@@ -7,7 +7,7 @@ from typing import Any
 from avslib.bench.growth import AXES
 from avslib.bench.record import BenchRecord, Row
 from avslib.bench.timing import fit_line
-from avslib.errors import AvsError
+from avslib.errors import RecordError
 from avslib.plots import COLOURS, save_figure
 
 __all__ = ["growth_figure", "growth_plot"]
@@ -31,7 +31,7 @@ def growth_figure(record: BenchRecord) -> Any:
     from matplotlib.figure import Figure
 
     if "growth" not in record.sections:
-        raise AvsError("growth_plot: the record has no part growth; make one with avs bench --part growth")
+        raise RecordError("growth_plot: the record has no part growth; make one with avs bench --part growth")
     figure = Figure(figsize=(11, 6.5), dpi=100, layout="constrained")
     axes = figure.subplots(2, len(AXES), sharex="col")
     for column, axis in enumerate(AXES):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from avslib.errors import AvsError
+from avslib.errors import RecordError, UsageError
 from avslib.files import atomic_path
 from avslib.plots import COLOURS
 from avslib.records import RunRecord
@@ -27,7 +27,7 @@ def robustness_plot(records: Iterable[RunRecord], path: str | Path, task: str = 
     kind = path.suffix.lower().removeprefix(".")
     plain = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     if kind not in plain:
-        raise AvsError(f"{path}: cannot draw into a .{kind} file; use .png, .svg or .pdf")
+        raise UsageError(f"{path}: cannot draw into a .{kind} file; use .png, .svg or .pdf")
     with atomic_path(path) as part:
         figure.savefig(part, format=kind, metadata=plain[kind])
     return path
@@ -43,7 +43,7 @@ def robustness_figure(records: Iterable[RunRecord], task: str = "s4", data: str 
 
     columns = [column for column in columns_of(records, data) if column.record.task == task]
     if not columns:
-        raise AvsError(f"robustness figure: no run record of {task} on {data}; make one with `avs robustness`")
+        raise RecordError(f"robustness figure: no run record of {task} on {data}; make one with `avs robustness`")
     conditions = conditions_of(columns)
     ladder = [name for name in conditions if name == OWN or snr_of(name) is not None]
     others = [name for name in conditions if name not in ladder]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from avslib.comparisons import FULL, Comparison
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 from avslib.intervals import LEVEL
 from avslib.plots import COLOURS, save_figure
 
@@ -33,7 +33,7 @@ def differences_figure(found: Mapping[str, Sequence[Comparison]], *, title: str 
     made = {split: [c for c in rows if c.difference] for split, rows in found.items()}
     labels = list(dict.fromkeys(c.row.label for rows in made.values() for c in rows))
     if not labels:
-        raise AvsError(f"forest_plot: no variant is compared with {full}; pass compare() of records that hold both")
+        raise UsageError(f"forest_plot: no variant is compared with {full}; pass compare() of records that hold both")
     seeds = {c.row.label: len(c.row.seeds) for rows in made.values() for c in rows}
     figure = Figure(figsize=(8, 1.5 + 0.5 * len(labels)), dpi=100, layout="constrained")
     axis = figure.subplots()

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from avslib.errors import AvsError
+from avslib.errors import OutputError, RecordError, UsageError
 from avslib.files import atomic_path
 from avslib.inline import figure_png
 from avslib.rle import rle_decode, rle_encode
@@ -51,12 +51,12 @@ def write_prediction(
     """
     out, rows, strip = Path(out), _Rows(), Spread()
     if masks not in MASKS:
-        raise AvsError(f"masks is {masks!r}; expected one of {', '.join(MASKS)}")
+        raise UsageError(f"masks is {masks!r}; expected one of {', '.join(MASKS)}")
     if out.exists() and not out.is_dir():
-        raise AvsError(f"{out}: is a file; name a folder for the results")
+        raise OutputError(f"{out}: is a file; name a folder for the results")
     for source in (Path(path) for path in (video, audio) if path is not None):
         if source.name in SINGLE and source.resolve().parent == out.resolve():
-            raise AvsError(f"{source}: lies where the results would be written; name another folder for them")
+            raise OutputError(f"{source}: lies where the results would be written; name another folder for them")
     seconds = predict_video(predictor, video, audio, samples, seed, fps, size, overlap, progress)
     info = probe(video)
     rate = steps_a_second(fps, info, video)
@@ -167,7 +167,7 @@ def read_masks(out: str | Path) -> Iterator[Bool[np.ndarray, "H W"]]:
     try:
         kind = json.loads((out / "predictions.json").read_text(encoding="utf-8"))["masks"]
     except (OSError, ValueError, KeyError) as error:
-        raise AvsError(f"{out}: holds no whole prediction; make one with `avs predict VIDEO --out {out}`") from error
+        raise RecordError(f"{out}: holds no whole prediction; make one with `avs predict VIDEO --out {out}`") from error
     if kind == "png":
         yield from (np.asarray(Image.open(path)) > 0 for path in sorted(out.glob("masks/[0-9]*.png")))
     elif kind == "npz":

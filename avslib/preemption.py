@@ -6,16 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from avslib.errors import AvsError
-
-__all__ = ["Preempted", "StopRequest", "on_sigterm"]
-
-
-class Preempted(AvsError):
-    """SIGTERM came, and the state is saved. The command line exits with code 75 (EX_TEMPFAIL: try again later), so that
-    a scheduler can tell this from a failure."""
-
-    exit_code = 75
+__all__ = ["StopRequest", "on_sigterm"]
 
 
 @dataclass

@@ -23,7 +23,7 @@ import psutil
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from avslib.config import Config
-from avslib.errors import AvsError
+from avslib.errors import RecordError
 from avslib.files import atomic_path
 
 __all__ = [
@@ -247,7 +247,7 @@ def _validated(values: Any, source: str) -> RunRecord:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise AvsError(f"{source}: {name}: {first['msg']}; write records with avslib.results.new_record") from None
+        raise RecordError(f"{source}: {name}: {first['msg']}; write records with avslib.results.new_record") from None
 
 
 def write_record(folder: str | Path, record: RunRecord, clips: Iterable[Mapping[str, Any]] | None = None) -> Path:
@@ -275,17 +275,17 @@ def load_records(root: str | Path) -> list[RunRecord]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise AvsError(f"{root}: there is no such folder of run records; runs are kept in results/runs")
+        raise RecordError(f"{root}: there is no such folder of run records; runs are kept in results/runs")
     records: dict[str, RunRecord] = {}
     for path in sorted(root.rglob("run.json")):
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise AvsError(f"{path}: not a readable run record ({error}); restore it or delete it") from None
+            raise RecordError(f"{path}: not a readable run record ({error}); restore it or delete it") from None
         record = _validated(values, str(path))
         record._path = path
         if other := records.get(record.id):
-            raise AvsError(f"{path} and {other.path}: two run records with the id {record.id}; delete one")
+            raise RecordError(f"{path} and {other.path}: two run records with the id {record.id}; delete one")
         records[record.id] = record
     return [records[key] for key in sorted(records)]
 

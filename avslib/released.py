@@ -13,7 +13,7 @@ from torch import Tensor
 
 from avslib.checkpoints import listed, load_strict, save_checkpoint
 from avslib.config import load_config
-from avslib.errors import AvsError
+from avslib.errors import UsageError, WeightsError
 from avslib.models.ecmvae import ECMVAE
 
 __all__ = ["convert_official", "detect_backbone", "import_official", "load_official"]
@@ -83,8 +83,10 @@ def detect_backbone(names: list[str]) -> str:
         return "pvt_v2_b5"
     if any(n.startswith("encoder.layer1.") for n in names):
         return "resnet50"
-    raise AvsError("these weights are not ECMVAE's: neither 'encoder.patch_embed1.' (PVTv2-B5) nor 'encoder.layer1.' "
-                   "(ResNet-50) is among their names; give the state dict as released")
+    raise WeightsError(
+        "these weights are not ECMVAE's: neither 'encoder.patch_embed1.' (PVTv2-B5) nor 'encoder.layer1.' "
+        "(ResNet-50) is among their names; give the state dict as released"
+    )
 
 
 def convert_official(state: Mapping[str, Tensor], backbone: str = "auto") -> tuple[dict[str, Tensor], list[str]]:
@@ -103,8 +105,8 @@ def convert_official(state: Mapping[str, Tensor], backbone: str = "auto") -> tup
     state = {k.removeprefix("module."): v for k, v in state.items()}
     backbone = detect_backbone(list(state)) if backbone == "auto" else backbone
     if backbone not in _BACKBONES:
-        raise AvsError(f"backbone {backbone!r}: released weights exist for {' and '.join(_BACKBONES)}; "
-                       "use one of them or 'auto'")
+        raise UsageError(f"backbone {backbone!r}: released weights exist for {' and '.join(_BACKBONES)}; "
+                         "use one of them or 'auto'")
     converted, unused, unknown = {}, [], []
     for name, value in state.items():
         target = _rename(name, backbone)
@@ -116,8 +118,8 @@ def convert_official(state: Mapping[str, Tensor], backbone: str = "auto") -> tup
             # 1x1x1 convolutions of the fusion are linear layers here
             converted[target] = value.flatten(1) if name.startswith("fusion_modules") and value.ndim == 5 else value
     if unknown:
-        raise AvsError(f"{len(unknown)} names in the weights are not ECMVAE's: {listed(unknown)}; "
-                       "give the state dict as released")
+        raise WeightsError(f"{len(unknown)} names in the weights are not ECMVAE's: {listed(unknown)}; "
+                           "give the state dict as released")
     return converted, unused
 
 
@@ -143,8 +145,8 @@ def import_official(
     if task == "auto":
         named = [t for t in ("s4", "ms3") if t in source.name.lower()]
         if len(named) != 1:
-            raise AvsError(f"{source.name}: S4 and MS3 weights have the same tensors, and the file's name does not "
-                           "tell which these are; give --task s4 or --task ms3")
+            raise UsageError(f"{source.name}: S4 and MS3 weights have the same tensors, and the file's name does not "
+                             "tell which these are; give --task s4 or --task ms3")
         task = named[0]
     state = _read_torch(source)
     model = load_official(state, backbone)
@@ -169,12 +171,12 @@ def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "au
     """
     state = _read_torch(Path(source)) if isinstance(source, (str, Path)) else source
     if not isinstance(state, Mapping):
-        raise AvsError(f"released weights: expected a path or a state dict, got {type(state).__name__}")
+        raise WeightsError(f"released weights: expected a path or a state dict, got {type(state).__name__}")
     state = _unwrap(state)
     odd = next((k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor | np.ndarray)), None)
     if odd is not None:
-        raise AvsError(f"released weights: entry {odd!r} holds {type(state[odd]).__name__}; expected tensors under "
-                       "text names, the state dict alone")
+        raise WeightsError(f"released weights: entry {odd!r} holds {type(state[odd]).__name__}; expected tensors under "
+                           "text names, the state dict alone")
     converted, _ = convert_official({k: torch.as_tensor(v) for k, v in state.items()}, backbone)
     name = detect_backbone([k.removeprefix("module.") for k in state]) if backbone == "auto" else backbone
     model = ECMVAE(load_config("paper", {"model.backbone": name, "model.pretrained": False}))
@@ -196,13 +198,15 @@ def _has_encoder(state: Mapping) -> bool:
 
 def _read_torch(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
-        raise AvsError(f"weights {path}: no such file")
+        raise WeightsError(f"weights {path}: no such file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch's own text advises to load without this protection
-        raise AvsError(f"weights {path}: not a state dict of tensors alone ({type(error).__name__}); anything else in "
-                       "such a file can run code when it is loaded, so it is refused") from None
+        raise WeightsError(
+            f"weights {path}: not a state dict of tensors alone ({type(error).__name__}); anything else in "
+            "such a file can run code when it is loaded, so it is refused"
+        ) from None
     if not isinstance(state, Mapping):
-        raise AvsError(f"weights {path}: expected a state dict, found {type(state).__name__}")
+        raise WeightsError(f"weights {path}: expected a state dict, found {type(state).__name__}")
     return state

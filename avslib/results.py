@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from avslib.errors import AvsError
+from avslib.errors import RecordError, UsageError
 from avslib.files import atomic_path
 from avslib.records import (
     DEFINITIONS,
@@ -90,7 +90,9 @@ def summarise(records: Iterable[RunRecord], task: str, data: str = "mini") -> li
     groups: dict[tuple[str, str, str], dict[int, RunRecord]] = {}
     for record in sorted(records, key=lambda record: record.created):
         if record.path is None:
-            raise AvsError(f"run record {record.id} is in no file: save it with write_record before it enters a table")
+            raise RecordError(
+                f"run record {record.id} is in no file: save it with write_record before it enters a table"
+            )
         if (record.task, record.data) == (task, data):
             key = (record.method, record.dataset.id, variant_hash(record.config))
             groups.setdefault(key, {})[record.seed] = record
@@ -154,7 +156,7 @@ def table(
     avsbench: the published rows (percent) with their sources beside ours, which stay empty until a record exists.
     """
     if task not in ("s4", "ms3") or data not in SPLITS or fmt not in FORMATS:
-        raise AvsError(
+        raise UsageError(
             f"table {task}, {data}, {fmt}: task is s4 or ms3, data mini or avsbench, format {', '.join(FORMATS)}"
         )
     rows = summarise(records, task, data)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 
 __all__ = ["rle_decode", "rle_encode"]
 
@@ -40,6 +40,6 @@ def rle_decode(counts: Sequence[int], size: tuple[int, int]) -> Bool[np.ndarray,
     height, width = size
     lengths = np.asarray(counts, dtype=np.int64)
     if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != height * width:
-        raise AvsError(f"run lengths: expected counts >= 0 that sum up to {height} x {width} = {height * width}; "
-                       f"got a sum of {lengths.sum()}")  # fmt: skip
+        raise UsageError(f"run lengths: expected counts >= 0 that sum up to {height} x {width} = {height * width}; "
+                         f"got a sum of {lengths.sum()}")  # fmt: skip
     return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, height).T

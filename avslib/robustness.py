@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from avslib.checkpoints import WEIGHTS, load_checkpoint, shipped_names
 from avslib.config import Config
 from avslib.data.loading import eval_loader
-from avslib.errors import AvsError
+from avslib.errors import DataError, RecordError, UsageError
 from avslib.evaluate import Scores, flatten_clips
 from avslib.experiment import dataset_info, method_name
 from avslib.metrics import FScore, MeanIoU, frame_scores
@@ -60,7 +60,7 @@ def falsely_lit_per_frame(
         AvsError: different shapes.
     """
     if logits.shape != sounding.shape:
-        raise AvsError(f"logits and what sounds differ in shape: {list(logits.shape)} and {list(sounding.shape)}")
+        raise UsageError(f"logits and what sounds differ in shape: {list(logits.shape)} and {list(sounding.shape)}")
     lit = (logits.sigmoid() > 0.5) & (sounding == 0)
     return lit.flatten(1).sum(1).cpu().double() / lit[0].numel()
 
@@ -123,7 +123,7 @@ def _evaluate(
     asked = list(dict.fromkeys(CONDITIONS if conditions is None else conditions))
     absent = left_out(asked, dataset, labels, listens=m.use_audio)
     if conditions is not None and absent:
-        raise AvsError(next(iter(absent.values())))
+        raise RecordError(next(iter(absent.values())))
     played = [condition for condition in asked if condition not in absent]
     stage = Stage(dataset, labels, build_audio_encoder(m.audio_encoder, m.audio_weights) if m.use_audio else None, seed)
     tallies, done = {condition: _Tally() for condition in played}, 0
@@ -133,7 +133,7 @@ def _evaluate(
     for batch in track(batches, f"robustness, {split}", disable=not progress, transient=True):
         names, rows = batch["name"], flatten_clips(batch, device)
         if not rows["annotated"].all():
-            raise AvsError(f"split {split!r} has frames without masks; score val or a test split")
+            raise DataError(f"split {split!r} has frames without masks; score val or a test split")
         waveforms = [dataset.waveform(done + i) for i in range(len(names))] if reads else []
         audio = {c: stage.embeddings(c, names, waveforms).flatten(0, 1).to(device) for c in played}
         for condition, logits in _predict(model, rows, audio, dataset.frames):

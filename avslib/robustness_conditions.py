@@ -11,7 +11,7 @@ from avslib.audio import SAMPLE_RATE
 from avslib.audio_conditions import in_noise, noise_alone, off_screen, white_noise
 from avslib.data.avsbench import AVSBench
 from avslib.data.loading import shuffle_audio
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 from avslib.models.audio_encoders import AudioEncoder
 from avslib.sounding import ClipLabels, sounding_in_view
 
@@ -65,7 +65,7 @@ def require_known(conditions: Sequence[str]) -> None:
     """Raise AvsError for a condition that is none of `CONDITIONS` and no SNR."""
     for condition in conditions:
         if condition not in CONDITIONS and snr_of(condition) is None:
-            raise AvsError(f"condition {condition!r} is not known; expected one of {', '.join(CONDITIONS)}")
+            raise UsageError(f"condition {condition!r} is not known; expected one of {', '.join(CONDITIONS)}")
 
 
 def left_out(

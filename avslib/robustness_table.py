@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from avslib.errors import AvsError
+from avslib.errors import RecordError, UsageError
 from avslib.intervals import DRAWS, Interval, clip_scores, difference_interval, mean_interval
 from avslib.records import RunRecord
 from avslib.robustness_conditions import CONDITIONS, OWN, snr_of
@@ -51,8 +51,8 @@ def columns_of(records: Iterable[RunRecord], data: str = "mini") -> list[Column]
     latest: dict[tuple, RunRecord] = {}
     for record in sorted(records, key=lambda record: (record.created, record.id)):
         if "falsely_lit" not in record.definitions:
-            raise AvsError(f"{record.path or record.id}: not a record of the robustness evaluation; make it with "
-                           "`avs robustness`")  # fmt: skip
+            raise RecordError(f"{record.path or record.id}: not a record of the robustness evaluation; make it with "
+                              "`avs robustness`")  # fmt: skip
         for split in record.metrics if record.data == data else ():
             # S4 sorts before MS3
             latest[record.task != "s4", record.selection, split, record.dataset.id, record.config_hash] = record
@@ -83,8 +83,8 @@ def robustness_table(
         AvsError: as `columns_of`; another format; clips.csv does not fit its record.
     """
     if fmt not in FORMATS or data not in TITLES:
-        raise AvsError(f"robustness table: format {fmt!r}, data {data!r}; expected {', '.join(FORMATS)}, and mini or "
-                       "avsbench")  # fmt: skip
+        raise UsageError(f"robustness table: format {fmt!r}, data {data!r}; expected {', '.join(FORMATS)}, and mini or "
+                         "avsbench")  # fmt: skip
     columns = columns_of(records, data)
     if fmt == "csv":
         return FORMATS[fmt](_numbers(columns))

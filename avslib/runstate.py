@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from avslib.config import Config
 from avslib.distributed import world_size
-from avslib.errors import AvsError
+from avslib.errors import OutputError, RunStateError
 from avslib.files import atomic_path
 
 __all__ = ["HISTORY", "STATE", "History", "RunState"]
@@ -61,23 +61,25 @@ class RunState:
         """
         if not (out / STATE).is_file():
             if out.exists() and any(out.iterdir()) and not resume:
-                raise AvsError(f"{out}: the folder is not empty; choose a new one with --out")
+                raise OutputError(f"{out}: the folder is not empty; choose a new one with --out")
             return cls(), None
         if not resume:
-            raise AvsError(f"{out}: holds a run already; go on with it by --resume, or choose a new folder with --out")
+            raise OutputError(
+                f"{out}: holds a run already; go on with it by --resume, or choose a new folder with --out"
+            )
         try:
             state = torch.load(out / STATE, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
-            raise AvsError(f"{out / STATE}: damaged ({type(error).__name__}); remove it to start again") from None
+            raise RunStateError(f"{out / STATE}: damaged ({type(error).__name__}); remove it to start again") from None
         differing = _first_difference(state["config"], config.model_dump(mode="json"))
         if differing:
-            raise AvsError(
+            raise RunStateError(
                 f"{out}: was trained with another config ({differing} differs); resume with the same one, "
                 "or choose a new folder with --out"
             )
         run = cls(**{"processes": 1} | state["run"])
         if run.processes != world_size():
-            raise AvsError(
+            raise RunStateError(
                 f"{out}: was trained by {run.processes} process(es), and now there are {world_size()}; a step would "
                 "be another batch: resume with as many"
             )

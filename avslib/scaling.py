@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 
 __all__ = ["Link", "ScalingRow", "gradient_bytes", "project", "ring_bytes", "ring_seconds"]
 
@@ -114,7 +114,7 @@ def project(
         AvsError: a time, size or share outside its range.
     """
     if step_seconds <= 0 or clips < 1 or size < 0 or not 0 <= overlap <= 1 or min(processes) < 1 or node < 1:
-        raise AvsError(
+        raise UsageError(
             f"scaling: step_seconds {step_seconds}, clips {clips}, size {size}, overlap {overlap}, node {node}, "
             f"processes {list(processes)}; expected positive times and counts, and an overlap from 0 to 1"
         )

@@ -17,7 +17,7 @@ from avslib.data.mini.assets import bank_hash
 from avslib.data.mini.build import VERSION
 from avslib.data.mini.compose import plan_clip
 from avslib.data.mini.scene import render_scene
-from avslib.errors import AvsError
+from avslib.errors import RecordError
 
 __all__ = ["ClipLabels", "read_labels", "sounding_in_view"]
 
@@ -63,12 +63,12 @@ def read_labels(root: str | Path, dataset: AVSBench) -> dict[str, ClipLabels]:
         same = (manifest["version"], manifest["assets"]) == (VERSION, bank_hash())
         labels = {clip.name: _labels_mini(clips[clip.name], manifest) for clip in dataset.clips}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AvsError(
+        raise RecordError(
             f"{path}: cannot be read, or says nothing of a clip of the csv ({type(error).__name__}: {error}); "
             "build Mini-AVS again (avs data build-mini)"
         ) from None
     if not same:
-        raise AvsError(
+        raise RecordError(
             f"{path}: this Mini-AVS was built by another version of avslib, so which object plays cannot be told; "
             "build it again into another folder (avs data build-mini --out DIR)"
         )

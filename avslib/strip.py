@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 from avslib.segment_video import Second, paint
 
 __all__ = ["Spread", "strip_figure"]
@@ -64,7 +64,7 @@ def strip_figure(seconds: Sequence[Second], columns: int = 6) -> Any:
 
     seconds = list(seconds)
     if not seconds or columns < 1:
-        raise AvsError("strip_figure: there is no second to draw; give the results of predict(...)")
+        raise UsageError("strip_figure: there is no second to draw; give the results of predict(...)")
     count = min(columns, len(seconds))
     shown = [seconds[(2 * i + 1) * len(seconds) // (2 * count)] for i in range(count)]
     rows = 1 + (shown[0].uncertainty is not None)

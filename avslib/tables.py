@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from avslib.errors import AvsError
+from avslib.errors import RecordError
 
 __all__ = ["FORMATS", "SUFFIXES", "Table", "fill_marks", "mark_names"]
 
@@ -147,7 +147,7 @@ def mark_names(text: str, source: str) -> list[str]:
     """
     names = [found[2] for found in MARK.finditer(text)]
     if len(names) != text.count("<!-- table:"):
-        raise AvsError(f"{source}: each mark <!-- table:mini-s4 --> needs its <!-- /table:mini-s4 --> below it")
+        raise RecordError(f"{source}: each mark <!-- table:mini-s4 --> needs its <!-- /table:mini-s4 --> below it")
     return names
 
 

@@ -38,14 +38,14 @@ from avslib.distributed import (
     together,
     world_size,
 )
-from avslib.errors import AvsError
+from avslib.errors import ConfigError, Preempted, ProcessesError
 from avslib.evaluate import evaluate, flatten_clips
 from avslib.finite import FiniteWatch
 from avslib.losses import objective
 from avslib.models.audio_encoders import build_audio_encoder
 from avslib.models.ecmvae import ECMVAE
 from avslib.models.speed_options import apply_speed_options, tf32_products
-from avslib.preemption import Preempted, StopRequest, on_sigterm
+from avslib.preemption import StopRequest, on_sigterm
 from avslib.runstate import HISTORY, History, RunState
 
 __all__ = ["BEST", "Trained", "open_packed", "open_split", "train"]
@@ -98,7 +98,9 @@ def train(
     console = console if console and main else Console(quiet=not progress)
     state, saved = together(lambda: RunState.open(out, config, resume))
     if len(set(gather_objects(state.step))) > 1:
-        raise AvsError(f"{out}: the processes find different states there; choose a folder on a disk that all share")
+        raise ProcessesError(
+            f"{out}: the processes find different states there; choose a folder on a disk that all share"
+        )
 
     packed = config.data.packed is not None
     trainset, valset = together(lambda: _open(config, progress))
@@ -204,7 +206,7 @@ def open_split(config: Config, split: str, *, progress: bool = False) -> AVSBenc
     """A split of the configured data, with its cached audio embeddings (zeros where the model does not listen)."""
     d, m = config.data, config.model
     if d.root is None:
-        raise AvsError("data.root is not set: name the data folder by --data DIR (avs data build-mini makes one)")
+        raise ConfigError("data.root is not set: name the data folder by --data DIR (avs data build-mini makes one)")
     # scores are taken at the size that published ones were, whatever size the network sees
     mask_size = m.image_size if split == "train" else SCORED_SIZE
     frames = d.frames_of(split)
@@ -223,13 +225,13 @@ def open_packed(config: Config, *, progress: bool = False) -> PackedClips:
     """The configured packed train split, shuffled, with its cached audio embeddings."""
     d, m, t = config.data, config.model, config.train
     if d.skip or d.max_clips is not None:
-        raise AvsError("data.packed holds the clips that were packed; leave out others by avs data pack --skip FILE")
+        raise ConfigError("data.packed holds the clips that were packed; leave out others by avs data pack --skip FILE")
     frames = d.frames_of("train")
     clips = PackedClips(
         d.packed, "train", m.image_size, frames, shuffle=True, seed=t.seed, equal=True, batch_size=t.batch_size
     )
     if clips.task != d.task:
-        raise AvsError(f"{d.packed}: holds {clips.task} clips, and data.task is {d.task!r}")
+        raise ConfigError(f"{d.packed}: holds {clips.task} clips, and data.task is {d.task!r}")
     if not m.use_audio:
         return clips.with_audio(dict.fromkeys(clips.names, torch.zeros(frames, m.audio_dim)))
     encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)

@@ -16,7 +16,7 @@ import difflib
 from typing import Any, get_args
 
 from avslib.config import Config, LossConfig, load_config, preset_names
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 
 __all__ = ["VARIANTS", "method_name", "variant"]
 
@@ -73,7 +73,7 @@ def variant(name: str) -> dict[str, Any]:
     if name not in VARIANTS:
         near = difflib.get_close_matches(str(name), VARIANTS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise AvsError(f"variant {name!r}: there is none; {hint}variants are {', '.join(VARIANTS)}")
+        raise UsageError(f"variant {name!r}: there is none; {hint}variants are {', '.join(VARIANTS)}")
     return dict(VARIANTS[name])
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from avslib.audio import SAMPLE_RATE
-from avslib.errors import AvsError
+from avslib.errors import UsageError, VideoError
 from avslib.files import atomic_path
 
 __all__ = ["PHASE", "SOUND_RATES", "BrokenOff", "Moment", "VideoInfo", "probe", "read_sound", "read_video",
@@ -30,7 +30,7 @@ SOUND_RATES = (16000, 22050, 24000, 32000, 44100, 48000)  # that AAC and all pla
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
 
 
-class BrokenOff(AvsError):
+class BrokenOff(VideoError):
     """A video ends before its header says so.
 
     Attributes:
@@ -91,7 +91,7 @@ def probe(path: str | Path) -> VideoInfo:
         stream = _picture_track(container, path)
         frame = next(_decoded(container, stream), None)
         if frame is None:
-            raise AvsError(f"{path}: its video track holds no frame that can be decoded; record or convert it again")
+            raise VideoError(f"{path}: its video track holds no frame that can be decoded; record or convert it again")
         turn = _turn(frame)
         width, height = (frame.height, frame.width) if turn % 2 else (frame.width, frame.height)
         length = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 10**6
@@ -120,10 +120,10 @@ def read_video(
             is reached where a file breaks off.
     """
     if not (0 < fps <= 1000 and 0 <= phase < 1):
-        raise AvsError(f"fps is {fps} and phase {phase}; expected fps above 0 and a phase from 0 to below 1")
+        raise UsageError(f"fps is {fps} and phase {phase}; expected fps above 0 and a phase from 0 to below 1")
     info = probe(path)
     if sound and audio is None and not info.sound_rate:
-        raise AvsError(
+        raise VideoError(
             f"{path}: has no sound track, and what is segmented is what sounds; "
             "give the sound as a file of its own (--audio FILE, or audio=FILE)"
         )
@@ -141,7 +141,7 @@ def read_sound(path: str | Path, rate: int = SAMPLE_RATE) -> Iterator[Float[np.n
     """
     with _open(path) as container:
         if not container.streams.audio:
-            raise AvsError(f"{path}: has no sound track; give the sound as a file of its own (--audio FILE)")
+            raise VideoError(f"{path}: has no sound track; give the sound as a file of its own (--audio FILE)")
     return _sound_blocks(path, rate)
 
 
@@ -243,14 +243,16 @@ def _open(path: str | Path) -> Iterator[Any]:
 
     path = Path(path)
     if not path.is_file():
-        raise AvsError(f"{path}: is a folder, not a video file" if path.is_dir() else f"{path}: no such file")
+        raise VideoError(f"{path}: is a folder, not a video file" if path.is_dir() else f"{path}: no such file")
     if path.stat().st_size == 0:
-        raise AvsError(f"{path}: is empty (0 bytes); copy or record it again")
+        raise VideoError(f"{path}: is empty (0 bytes); copy or record it again")
     try:
         container = av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise AvsError(f"{path}: no video that can be read, or damaged ({reason}); convert or copy it again") from error
+        raise VideoError(
+            f"{path}: no video that can be read, or damaged ({reason}); convert or copy it again"
+        ) from error
     with container:
         yield container
 
@@ -263,8 +265,10 @@ def _picture_track(container: Any, path: str | Path) -> Any:
         if not stream.disposition & av.stream.Disposition.attached_pic:
             return stream
     if not container.streams:
-        raise AvsError(f"{path}: no track that can be read; the file is damaged or was not copied whole: get it again")
-    raise AvsError(f"{path}: has no video track, only sound or still pictures; give a video file")
+        raise VideoError(
+            f"{path}: no track that can be read; the file is damaged or was not copied whole: get it again"
+        )
+    raise VideoError(f"{path}: has no video track, only sound or still pictures; give a video file")
 
 
 def _origin(container: Any) -> Fraction | float:
@@ -326,9 +330,9 @@ def write_video(
 
     path = Path(path)
     if path.suffix.lower() != ".mp4":
-        raise AvsError(f"{path}: videos are written as .mp4; name the file so")
+        raise UsageError(f"{path}: videos are written as .mp4; name the file so")
     if not 0 < fps <= 1000 or rate not in SOUND_RATES:
-        raise AvsError(f"write_video: fps is {fps} and rate {rate}; expected fps above 0 and a rate of {SOUND_RATES}")
+        raise UsageError(f"write_video: fps is {fps} and rate {rate}; expected fps above 0 and a rate of {SOUND_RATES}")
     name = next(n for n in ENCODERS if n in av.codecs_available)
     whole = audio is None or hasattr(audio, "shape")
     blocks = iter([] if audio is None else [np.asarray(audio, np.float32)] if whole else audio)
@@ -344,8 +348,8 @@ def write_video(
             image = np.asarray(image)
             fits = image.ndim == 3 and image.shape[2] == 3 if size is None else image.shape == size
             if image.dtype != np.uint8 or not fits:
-                raise AvsError(f"write_video: frame {count} is {image.dtype} {list(image.shape)}; expected uint8 "
-                               f"{list(size or ('H', 'W', 3))}")  # fmt: skip
+                raise UsageError(f"write_video: frame {count} is {image.dtype} {list(image.shape)}; expected uint8 "
+                                 f"{list(size or ('H', 'W', 3))}")  # fmt: skip
             if size is None:
                 size = image.shape
                 video.height, video.width = (side + side % 2 for side in size[:2])
@@ -360,7 +364,7 @@ def write_video(
                 block, rest = np.split(np.asarray(block, np.float32), [max(0, round(count * rate / fps) - done)])
                 done += _encode_sound(out, sound, block, rate, done)
         if count == 0:
-            raise AvsError("write_video: there is no frame to write; give at least one")
+            raise UsageError("write_video: there is no frame to write; give at least one")
         out.mux(video.encode(None))
         if sound is not None:
             out.mux(sound.encode(None))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from avslib.audio import SAMPLE_RATE
 from avslib.calibration import entropy, entropy_parts
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 from avslib.segment_video import Letterbox, Second
 from avslib.video import BrokenOff, Moment, VideoInfo, probe, read_video
 
@@ -39,11 +39,11 @@ def predict_video(
     """See :meth:`avslib.predict.Predictor.predict`."""
     frames, side = predictor.model.config.data.frames, predictor.image_size if size is None else size
     if samples < 0:
-        raise AvsError(f"samples is {samples}; expected 0 (the mean code) or how many codes to draw")
+        raise UsageError(f"samples is {samples}; expected 0 (the mean code) or how many codes to draw")
     if isinstance(side, bool) or not isinstance(side, int) or side % 32 or not SIZES[0] <= side <= SIZES[1]:
-        raise AvsError(f"size is {side}; expected a multiple of 32 from {SIZES[0]} to {SIZES[1]}, such as 224 or 384")
+        raise UsageError(f"size is {side}; expected a multiple of 32 from {SIZES[0]} to {SIZES[1]}, such as 224 or 384")
     if isinstance(overlap, bool) or not isinstance(overlap, int) or not 0 <= overlap < frames:
-        raise AvsError(f"overlap is {overlap}; expected 0 to {frames - 1} s, as a window is {frames} s long")
+        raise UsageError(f"overlap is {overlap}; expected 0 to {frames - 1} s, as a window is {frames} s long")
     info = probe(video)
     rate = steps_a_second(fps, info, video)
     source = _Source(read_video(video, rate, audio=audio))
@@ -70,7 +70,7 @@ def steps_a_second(fps: int | str, info: VideoInfo, video: str | Path = "the vid
         return own
     whole = int(fps) if str(fps).isdecimal() else 0
     if whole < 1 or (whole > 1 and whole > own + 0.1):
-        raise AvsError(f"fps is {fps}; expected native or a whole number from 1 to {own:.3g}, the rate of {video}")
+        raise UsageError(f"fps is {fps}; expected native or a whole number from 1 to {own:.3g}, the rate of {video}")
     return float(whole)
 
 
@@ -131,7 +131,7 @@ class _Segmenter:
         except AssertionError as error:  # backbones that were built for one size
             name = self.predictor.model.config.model.backbone
             side = image.shape[-1]
-            raise AvsError(f"size: backbone {name} does not run at {side} ({error}); leave size out") from error
+            raise UsageError(f"size: backbone {name} does not run at {side} ({error}); leave size out") from error
         return torch.stack([drawn.mean(0), entropy_parts(drawn)[1]], dim=1)
 
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from avslib.checkpoints import load_checkpoint
 from avslib.data.loading import EpochSampler, FlippedClips
-from avslib.errors import AvsError
-from avslib.preemption import Preempted, on_sigterm
+from avslib.errors import AvsError, Preempted
+from avslib.preemption import on_sigterm
 from avslib.runstate import HISTORY, STATE, History, RunState
 from avslib.train import open_split, train
 

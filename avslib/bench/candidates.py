@@ -12,7 +12,7 @@ from torch import nn
 from avslib.bench.record import BenchSettings
 from avslib.bench.references import load_reference
 from avslib.config import Config, load_config
-from avslib.errors import AvsError
+from avslib.errors import InstallError
 from avslib.models.ecmvae import ECMVAE
 from avslib.models.speed_options import apply_speed_options, has_compiler
 from avslib.models.vggish import VGGish
@@ -84,7 +84,7 @@ def candidates(settings: BenchSettings, *, training: bool) -> list[Candidate]:
 def require_compiler(settings: BenchSettings) -> None:
     """Raises AvsError where torch.compile is asked for and has no C++ compiler."""
     if settings.compile and not has_compiler():
-        raise AvsError(
+        raise InstallError(
             "avs bench --compile: torch.compile needs a C++ compiler, and neither g++ nor clang++ is on "
             "the path; install one or leave --compile out"
         )

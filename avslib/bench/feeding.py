@@ -18,7 +18,7 @@ from avslib.data.avsbench import AVSBench
 from avslib.data.loading import train_loader
 from avslib.data.pack import pack
 from avslib.data.pack_speed import compare
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 from avslib.evaluate import flatten_clips
 
 __all__ = ["section_feeding", "wait_share"]
@@ -33,7 +33,7 @@ def section_feeding(settings: BenchSettings) -> list[Row]:
         AvsError: no data folder in `settings`.
     """
     if settings.data is None:
-        raise AvsError("avs bench --part feeding: give the data folder by --data DIR (avs data build-mini makes one)")
+        raise UsageError("avs bench --part feeding: give the data folder by --data DIR (avs data build-mini makes one)")
     workers = WORKERS[:2] if settings.quick else WORKERS
     rows = [_loader_row(settings, n) for n in workers]
     step = start("train", Candidate(OURS), settings, settings.batch)

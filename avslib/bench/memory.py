@@ -19,7 +19,7 @@ import torch
 from avslib.bench.candidates import Candidate
 from avslib.bench.record import BenchSettings
 from avslib.bench.timing import Line, fit_line, timer
-from avslib.errors import AvsError
+from avslib.errors import MemoryLimitError
 from avslib.records import peak_memory
 
 __all__ = ["SHARE", "Measured", "available_memory", "batches_for_line", "estimate_peaks", "measure"]
@@ -59,7 +59,7 @@ def measure(kind: str, candidate: Candidate, settings: BenchSettings, clips: int
         try:
             return pool.submit(_child, kind, candidate, settings, clips, runs, torch.get_num_threads()).result()
         except (BrokenProcessPool, torch.OutOfMemoryError):
-            raise AvsError(
+            raise MemoryLimitError(
                 f"avs bench: {candidate.name} ({kind}, batch {clips}) ran out of "
                 "memory, or was killed for it; choose a smaller --batch"
             ) from None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from avslib.bench.timing import Spread
-from avslib.errors import AvsError
+from avslib.errors import RecordError
 from avslib.files import atomic_path
 from avslib.records import GitState, config_hash, environment, git_state, portable
 
@@ -126,6 +126,6 @@ def read_bench_record(path: str | Path) -> BenchRecord:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise AvsError(f"{path}: {name}: {first['msg']}; expected a record of avs bench, make it again") from None
+        raise RecordError(f"{path}: {name}: {first['msg']}; expected a record of avs bench, make it again") from None
     except (OSError, ValueError) as error:
-        raise AvsError(f"{path}: no readable bench record ({error}); make it with avs bench") from None
+        raise RecordError(f"{path}: no readable bench record ({error}); make it with avs bench") from None

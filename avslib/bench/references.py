@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from avslib.errors import AvsError
+from avslib.errors import InstallError
 
 __all__ = ["FOLDER", "load_reference"]
 
@@ -21,7 +21,7 @@ def load_reference(name: str, folder: Path = FOLDER) -> ModuleType:
         AvsError: there is no checkout beside the package.
     """
     if not (folder / f"{name}.py").is_file():
-        raise AvsError(
+        raise InstallError(
             f"avs bench: no benchmarks/{name}.py beside the package avslib; the reference forms come with "
             "the source alone, so run it from a checkout (pip install -e .)"
         )

@@ -16,7 +16,7 @@ from avslib.bench.record import BenchRecord, BenchSettings, Row, new_bench_recor
 from avslib.bench.references import load_reference
 from avslib.bench.small import section_fusion, section_metrics
 from avslib.bench.steps import section_inference, section_train
-from avslib.errors import AvsError
+from avslib.errors import InstallError, UsageError
 
 __all__ = ["MORE", "SECTIONS", "bench", "record_path"]
 
@@ -46,9 +46,9 @@ def bench(
         AvsError: an unknown part, no such device, no checkout, no compiler, a batch that does not fit.
     """
     if unknown := [part for part in parts if part not in SECTIONS | MORE]:
-        raise AvsError(f"avs bench --part {unknown[0]}: no such part; choose of {', '.join(SECTIONS | MORE)}")
+        raise UsageError(f"avs bench --part {unknown[0]}: no such part; choose of {', '.join(SECTIONS | MORE)}")
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise AvsError("avs bench --device cuda: this machine has no CUDA device; use --device cpu")
+        raise InstallError("avs bench --device cuda: this machine has no CUDA device; use --device cpu")
     require_compiler(settings)
     load_reference("reference_model")
     start, sections = time.perf_counter(), {}

@@ -22,7 +22,7 @@ from avslib.bench.memory import SHARE, Measured, available_memory, batches_for_l
 from avslib.bench.record import BenchSettings, Row
 from avslib.bench.timing import fit_line, interleave, ratios, spread
 from avslib.bench.work import Inference, TrainStep, make_batch, make_optimizer, prefill_state
-from avslib.errors import AvsError
+from avslib.errors import MemoryLimitError
 
 __all__ = ["section_inference", "section_train"]
 
@@ -57,7 +57,7 @@ def _section(kind: str, case: str, clips: int, settings: BenchSettings) -> list[
     references = [c for c in found if c.form == "reference"]
     large = {c.name: points for c in references if (points := _too_large(kind, c, clips, settings))}
     if len(large) == len(references) and (points := _too_large(kind, ours, clips, settings)):
-        raise AvsError(
+        raise MemoryLimitError(
             f"avs bench: {case} of {settings.backbone} does not fit into {SHARE:.0%} of the available memory; "
             f"choose a smaller --batch, such as {points[-1]}"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from avslib.course.execute import find
-from avslib.errors import AvsError
+from avslib.errors import InstallError, NotebookError, OutputError
 
 __all__ = ["build_book"]
 
@@ -54,10 +54,10 @@ def build_book(out: str | Path) -> Path:
         from sphinx.application import Sphinx
         from sphinx.errors import SphinxError
     except ModuleNotFoundError:
-        raise AvsError("the book needs Sphinx and its extensions: pip install 'avslib[book]'") from None
+        raise InstallError("the book needs Sphinx and its extensions: pip install 'avslib[book]'") from None
     out = Path(out)
     if out.exists() and not (out / "genindex.html").is_file() and any(out.iterdir()):
-        raise AvsError(f"{out} exists and holds no book: give another folder, or remove it first")
+        raise OutputError(f"{out} exists and holds no book: give another folder, or remove it first")
     lessons, solutions = find(), find(solutions=True)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"
@@ -79,10 +79,10 @@ def build_book(out: str | Path) -> Path:
             )
             application.build()
         except SphinxError as error:
-            raise AvsError(f"the book cannot be built: {error}") from None
+            raise NotebookError(f"the book cannot be built: {error}") from None
         if application.statuscode or warnings.getvalue():
             first = warnings.getvalue().replace(str(source), "notebooks").strip().splitlines()
-            raise AvsError(f"the book cannot be built: {first[0] if first else 'a page has an error'}")
+            raise NotebookError(f"the book cannot be built: {first[0] if first else 'a page has an error'}")
         if out.exists():
             shutil.rmtree(out)
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from avslib.course.lesson import base_folder
-from avslib.errors import AvsError
+from avslib.errors import InstallError
 
 __all__ = ["committed_results", "committed_runs", "committed_study"]
 
@@ -16,7 +16,7 @@ def committed_results(*parts: str) -> Path:
     """
     folder = base_folder().joinpath("results", *parts)
     if not folder.is_dir():
-        raise AvsError(
+        raise InstallError(
             f"{folder}: no such folder; committed results are in the repository, not in the installed package: "
             "git clone https://github.com/avslib/avslib, then pip install -e avslib"
         )

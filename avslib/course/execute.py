@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from avslib.course.lesson import METRICS, base_folder
-from avslib.errors import AvsError
+from avslib.errors import InstallError, NotebookError
 from avslib.files import atomic_path
 
 __all__ = ["MAX_BYTES", "check_parameters", "find", "given_for", "notebooks_folder", "parameters", "read_parameters",
@@ -30,7 +30,9 @@ def notebooks_folder() -> Path:
     """
     folder = base_folder() / "notebooks"
     if not folder.is_dir():
-        raise AvsError(f"{folder}: no such folder; the notebooks are in the repository, not in the installed package")
+        raise InstallError(
+            f"{folder}: no such folder; the notebooks are in the repository, not in the installed package"
+        )
     return folder
 
 
@@ -49,7 +51,7 @@ def find(chosen: Sequence[str] = (), *, solutions: bool = False) -> list[Path]:
         name = Path(text).name.removesuffix(".ipynb")
         match = [p for p in known if p.stem == name or p.stem.split("_")[0] == name.zfill(2)]
         if not match:
-            raise AvsError(f"notebook {text!r}: not found; there are {', '.join(p.stem for p in known)}")
+            raise NotebookError(f"notebook {text!r}: not found; there are {', '.join(p.stem for p in known)}")
         found += match
     return found
 
@@ -66,7 +68,7 @@ def parameters(path: Path) -> dict[str, Any]:
         statements = [s for s in ast.parse(source).body if isinstance(s, ast.Assign)]
         return {s.targets[0].id: ast.literal_eval(s.value) for s in statements}
     except (SyntaxError, ValueError, AttributeError):
-        raise AvsError(f"{path.name}: its parameters cell must hold lines NAME = literal alone") from None
+        raise NotebookError(f"{path.name}: its parameters cell must hold lines NAME = literal alone") from None
 
 
 def check_parameters(path: Path, given: Mapping[str, Any]) -> None:
@@ -80,7 +82,9 @@ def check_parameters(path: Path, given: Mapping[str, Any]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise AvsError(f"{path.name}: there is no parameter {name!r}; {hint}the parameters are {', '.join(known)}")
+            raise NotebookError(
+                f"{path.name}: there is no parameter {name!r}; {hint}the parameters are {', '.join(known)}"
+            )
 
 
 def read_parameters(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -92,9 +96,9 @@ def read_parameters(path: str | Path) -> dict[str, dict[str, Any]]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
-        raise AvsError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
+        raise NotebookError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()):
-        raise AvsError(f"{path}: expected sections such as 'all:' or '07:', each with NAME: value lines")
+        raise NotebookError(f"{path}: expected sections such as 'all:' or '07:', each with NAME: value lines")
     return {str(k).zfill(2) if str(k) != "all" else "all": v for k, v in values.items()}
 
 
@@ -133,11 +137,11 @@ def run_notebook(
             str(path), str(copy), parameters=given, kernel_name="python3", cwd=str(path.parent), progress_bar=progress
         )
     except papermill.PapermillExecutionError as error:
-        raise AvsError(
+        raise NotebookError(
             f"{path.name}: cell {error.exec_count} failed with {error.ename}: {error.evalue}; executed copy: {copy}"
         ) from None
     if not metrics.is_file():
-        raise AvsError(f"{path.name} ended without writing {METRICS}; its last cell must call lesson.finish(...)")
+        raise NotebookError(f"{path.name} ended without writing {METRICS}; its last cell must call lesson.finish(...)")
     return json.loads(metrics.read_text(encoding="utf-8"))
 
 
@@ -159,11 +163,13 @@ def refresh(path: Path, *, timeout: int = 600) -> None:
     try:
         client.execute()
     except CellExecutionError as error:
-        raise AvsError(f"{path.name}: a cell failed with {error.ename}: {error.evalue}") from None
+        raise NotebookError(f"{path.name}: a cell failed with {error.ename}: {error.evalue}") from None
     _tidy(notebook)
     text = nbformat.writes(notebook) + "\n"
     if len(text.encode()) > MAX_BYTES:
-        raise AvsError(f"{path.name}: {len(text.encode())} bytes with its outputs, more than {MAX_BYTES}; show less")
+        raise NotebookError(
+            f"{path.name}: {len(text.encode())} bytes with its outputs, more than {MAX_BYTES}; show less"
+        )
     with atomic_path(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 

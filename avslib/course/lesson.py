@@ -19,7 +19,7 @@ from avslib.checkpoints import load_checkpoint
 from avslib.config import Config, load_config
 from avslib.data.avsbench import AVSBench
 from avslib.data.mini.build import build_mini
-from avslib.errors import AvsError
+from avslib.errors import DataError, NotebookError
 from avslib.files import atomic_path
 from avslib.models.ecmvae import ECMVAE
 from avslib.train import open_split
@@ -144,7 +144,7 @@ def start(name: str, namespace: dict[str, Any], *own: str, say: Callable[[str], 
         say(f"Mini-AVS in {data} (built once, in about half a minute); device {device}")
         build_mini(data, "small", seed=0, progress=False)
     elif not data.is_dir():
-        raise AvsError(f"DATA_ROOT: {data} is no folder; give one in AVSBench layout, or '' for Mini-AVS")
+        raise DataError(f"DATA_ROOT: {data} is no folder; give one in AVSBench layout, or '' for Mini-AVS")
     torch.manual_seed(seed)
     # TF32 convolutions, the default on NVIDIA, differ by more than the checks allow
     torch.backends.cudnn.allow_tf32 = False
@@ -162,7 +162,7 @@ def _check_names(name: str, namespace: dict[str, Any], own: tuple[str, ...]) -> 
     known = [*STANDARD, *own]
     missing = [n for n in known if n not in namespace]
     if missing:
-        raise AvsError(f"{name}: parameter {missing[0]} is missing; run the parameters cell first")
+        raise NotebookError(f"{name}: parameter {missing[0]} is missing; run the parameters cell first")
     # only the first time: later the reader's own variables are in the namespace
     if any(isinstance(value, Lesson) for value in namespace.values()):
         return
@@ -171,7 +171,7 @@ def _check_names(name: str, namespace: dict[str, Any], own: tuple[str, ...]) -> 
         if not isinstance(value, literals) or n.startswith("_") or n in {"In", "Out", *known}:
             continue
         if not _is_imported(n, value):
-            raise AvsError(f"{name}: there is no parameter {n!r}; the parameters are {', '.join(known)}")
+            raise NotebookError(f"{name}: there is no parameter {n!r}; the parameters are {', '.join(known)}")
 
 
 def _is_imported(name: str, value: Any) -> bool:
@@ -183,7 +183,7 @@ def _is_imported(name: str, value: Any) -> bool:
 def _value(name: str, value: Any) -> Any:
     kind, expected = STANDARD[name]
     if type(value) is not kind or (name == "SEED" and value < 0):
-        raise AvsError(f"{name}: expected {expected}; got {value!r}")
+        raise NotebookError(f"{name}: expected {expected}; got {value!r}")
     return value
 
 
@@ -192,9 +192,9 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if there["cuda"] else "cpu")
     if name not in there:
-        raise AvsError(f"DEVICE: expected {STANDARD['DEVICE'][1]}; got {name!r}")
+        raise NotebookError(f"DEVICE: expected {STANDARD['DEVICE'][1]}; got {name!r}")
     if not there[name]:
-        raise AvsError(f"DEVICE is {name!r}, and PyTorch finds no such device here; set it to 'cpu' or 'auto'")
+        raise NotebookError(f"DEVICE is {name!r}, and PyTorch finds no such device here; set it to 'cpu' or 'auto'")
     return torch.device(name)
 
 
@@ -215,5 +215,5 @@ def _style_plots() -> None:
 def _plain(name: str, value: Any) -> float | int | bool | str:
     value = value.item() if isinstance(value, Tensor) or hasattr(value, "item") else value
     if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not math.isfinite(value)):
-        raise AvsError(f"metric {name!r} is {value!r}; expected a finite number, a bool or a str")
+        raise NotebookError(f"metric {name!r} is {value!r}; expected a finite number, a bool or a str")
     return value

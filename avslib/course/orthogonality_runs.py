@@ -21,7 +21,7 @@ from avslib.checkpoints import load_checkpoint
 from avslib.config import Config, load_config
 from avslib.course.lesson import base_folder
 from avslib.data.loading import eval_loader
-from avslib.errors import AvsError
+from avslib.errors import RecordError, UsageError
 from avslib.evaluate import flatten_clips
 from avslib.experiment import run
 from avslib.files import atomic_path
@@ -75,7 +75,7 @@ def variant_config(variant: str, data: str | Path, *, seed: int = 0, epochs: int
         AvsError: a variant that does not exist.
     """
     if variant not in VARIANTS:
-        raise AvsError(f"variant {variant!r}: there is no such one; the variants are {', '.join(VARIANTS)}")
+        raise UsageError(f"variant {variant!r}: there is no such one; the variants are {', '.join(VARIANTS)}")
     orthogonality, mi = VARIANTS[variant]
     own = {"data.root": str(data), "train.seed": seed, "loss.orthogonality": orthogonality, "loss.mi": mi}
     return load_config("mini", SHORT | own | ({} if epochs is None else {"train.epochs": epochs}))
@@ -126,7 +126,7 @@ def load_variant(folder: str | Path, run_id: str | None = None) -> VariantRun:
     folder = Path(folder)
     missing = [name for name in ("run.json", "history.csv", CODES) if not (folder / name).is_file()]
     if missing:
-        raise AvsError(
+        raise RecordError(
             f"{folder}: {missing[0]} is missing; run from a checkout that has results/course/orthogonality, or set "
             "TRAIN = True to train the four variants anew"
         )
@@ -135,7 +135,9 @@ def load_variant(folder: str | Path, run_id: str | None = None) -> VariantRun:
             name: z.float() if z.is_floating_point() else z for name, z in load_file(folder / CODES).items()
         }
     except SafetensorError as error:
-        raise AvsError(f"{folder / CODES}: not a whole safetensors file ({error}); train the variant again") from None
+        raise RecordError(
+            f"{folder / CODES}: not a whole safetensors file ({error}); train the variant again"
+        ) from None
     (record,) = (r for r in load_records(folder) if run_id in (None, r.id))
     return VariantRun(record, folder / "history.csv", codes)
 

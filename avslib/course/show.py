@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from avslib.audio import SAMPLE_RATE
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 from avslib.inline import figure_png, player_html, small_png
 
 __all__ = ["player", "show"]
@@ -27,7 +27,7 @@ def show(figure: Any, alt: str) -> Any:
     from PIL import Image as Picture
 
     if not alt.strip():
-        raise AvsError("show: alt is empty; say in a sentence what the figure shows")
+        raise UsageError("show: alt is empty; say in a sentence what the figure shows")
     if isinstance(figure, str | Path):
         return Image(small_png(Picture.open(figure)), format="png", alt=alt)
     import matplotlib.pyplot as plt

@@ -15,7 +15,7 @@ from avslib.audio import SAMPLE_RATE, load_clip, log_mel
 from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, masks_missing, read_csv
 from avslib.data.pickles import load_log_mel
 from avslib.data.pictures import read_frame, read_mask, require_same_size
-from avslib.errors import AvsError
+from avslib.errors import DataError, UsageError
 
 __all__ = ["AVSBench", "Clip", "read_item", "read_skip_list", "stack_audio"]
 
@@ -62,16 +62,16 @@ class AVSBench(Dataset):
         mask_size = image_size if mask_size is None else mask_size
         self.mask_size = (mask_size, mask_size) if isinstance(mask_size, int) else tuple(mask_size)
         if frames < 1 or len(self.image_size) != 2 or min(self.image_size) < 1:
-            raise AvsError(f"frames and image_size must be at least 1; got {frames} and {image_size}")
+            raise UsageError(f"frames and image_size must be at least 1; got {frames} and {image_size}")
         path, key = self.folder / LAYOUTS[task].csv, LAYOUTS[task].key
         rows = read_csv(path, task)
         splits = list(dict.fromkeys(row["split"] for row in rows))
         if split not in splits:
-            raise AvsError(f"{path}: lists no clip of split {split!r}; it has {', '.join(splits) or 'no rows'}")
+            raise DataError(f"{path}: lists no clip of split {split!r}; it has {', '.join(splits) or 'no rows'}")
         skipped = set(skip)
         rows = [row for row in rows if row["split"] == split and row[key] not in skipped]
         if masks and (sentence := masks_missing(self.folder, task)):
-            raise AvsError(sentence)
+            raise DataError(sentence)
         self.clips = [make_clip(self.folder, task, row, frames, masks) for row in rows]
         self.audio = None if audio is None else stack_audio(audio, [clip.name for clip in self.clips], frames)
 
@@ -102,7 +102,7 @@ class AVSBench(Dataset):
         """The clip's sound, 16 kHz mono, exactly T seconds. AvsError when no wav exists or it is too short."""
         clip = self.clips[index]
         if clip.wav_path is None:
-            raise AvsError(
+            raise DataError(
                 f"clip {clip.name!r} has no wav, only {clip.log_mel_path}; use an audio encoder that "
                 "starts from the log-mel (VGGish), or add the wav files"
             )
@@ -149,9 +149,9 @@ def stack_audio(
     """The embeddings of the clips `names` as one tensor. Raises AvsError when one is missing or of another shape."""
     for name in names:
         if name not in audio:
-            raise AvsError(f"audio holds no embedding of clip {name!r}; embed this split first")
+            raise DataError(f"audio holds no embedding of clip {name!r}; embed this split first")
         if audio[name].ndim != 2 or len(audio[name]) != frames:
-            raise AvsError(
+            raise DataError(
                 f"the embedding of clip {name!r} has shape {list(audio[name].shape)}; expected [{frames}, D]"
             )
     # One tensor: worker processes that are not forked would share every clip's by a file handle of its own.
@@ -167,5 +167,5 @@ def read_skip_list(path: str | Path) -> set[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeError) as error:
-        raise AvsError(f"{path}: cannot be read ({error}); expected clip names, one a line") from None
+        raise DataError(f"{path}: cannot be read ({error}); expected clip names, one a line") from None
     return {line.strip() for line in lines if line.strip() and not line.startswith("#")}

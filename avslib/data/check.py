@@ -18,7 +18,7 @@ from avslib.data.avsbench import AUDIO_TOLERANCE
 from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, masks_missing, read_csv
 from avslib.data.pickles import load_log_mel
 from avslib.data.pictures import read_frame, read_mask, require_same_size
-from avslib.errors import AvsError
+from avslib.errors import AvsError, DataError
 from avslib.files import atomic_path
 
 __all__ = ["PUBLISHED", "Finding", "Report", "TaskReport", "check"]
@@ -134,7 +134,7 @@ def check(
             absent = error
     if not folders:
         names = " nor ".join(layout.csv for layout in LAYOUTS.values())
-        raise AvsError(
+        raise DataError(
             f"{root}: holds neither {names}, here or in Single-source/ and Multi-sources/; is it AVSBench data?"
         ) from absent
     for task, folder in folders.items():

@@ -17,7 +17,7 @@ from avslib.audio import SAMPLE_RATE, log_mel
 from avslib.data.avsbench import AUDIO_TOLERANCE
 from avslib.data.layout import LAYOUTS, clip_folders, is_plain_name, make_clip
 from avslib.data.pickles import LOG_MEL
-from avslib.errors import AvsError
+from avslib.errors import AvsError, VideoError
 from avslib.files import atomic_path
 from avslib.video import PHASE, probe, read_video
 
@@ -80,10 +80,10 @@ def _end_to_end(job: ClipJob, seconds: float | None, key: str) -> list[tuple[flo
         seconds = float(sum(1 for _ in read_video(job.video, sound=False)))
     count = int((seconds + AUDIO_TOLERANCE) // SECONDS)
     if not count:
-        raise AvsError(_too_short(job.video, seconds, 0))
+        raise VideoError(_too_short(job.video, seconds, 0))
     stem, category, split = (job.whole[k] for k in ("stem", "category", "split"))
     if not all(is_plain_name(text) for text in (stem, category, split)):
-        raise AvsError(f"{job.video}: its clips would be called {stem!r}, of {category!r} in {split!r}; rename it")
+        raise VideoError(f"{job.video}: its clips would be called {stem!r}, of {category!r} in {split!r}; rename it")
     starts = range(0, count * SECONDS, SECONDS)
     return [(s, {key: f"{stem}_{s}", "start": str(s), "category": category, "split": split}) for s in starts]
 

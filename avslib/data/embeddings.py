@@ -24,7 +24,7 @@ from avslib.audio import SAMPLE_RATE, load_clip, log_mel
 from avslib.data.avsbench import AUDIO_TOLERANCE, AVSBench
 from avslib.data.packed import NamedBytes, PackedClips
 from avslib.data.pickles import load_log_mel
-from avslib.errors import AvsError
+from avslib.errors import DataError, NonFiniteError
 from avslib.files import atomic_path, sha256_file
 
 __all__ = ["AudioEncoder", "embed_dataset", "embed_packed"]
@@ -163,12 +163,12 @@ def _compute(batches: Iterator[list[_Sound]], encoder: AudioEncoder, frames: int
             result = encoder.embed_log_mel(torch.stack([sound.log_mel() for sound in part]))
         else:
             name = next(sound.name for sound in part if not sound.waveform)
-            raise AvsError(
+            raise DataError(
                 f"clip {name!r} has a log-mel pickle but no wav, and {type(encoder).__name__} starts from "
                 "waveforms; choose VGGish as audio encoder, or add the wav files"
             )
         if not torch.isfinite(result).all():
-            raise AvsError(
+            raise NonFiniteError(
                 f"{type(encoder).__name__} gave embeddings that are not finite, for clips "
                 f"{part[0].name!r} to {part[-1].name!r}; check its weights"
             )

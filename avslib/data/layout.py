@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from avslib.errors import AvsError
+from avslib.errors import DataError, UsageError
 
 __all__ = [
     "LAYOUTS", "Clip", "Layout", "clip_folders", "find_folder", "is_plain_name", "make_clip", "masks_missing",
@@ -47,16 +47,16 @@ class Clip:
 def find_folder(root: str | Path, task: str) -> Path:
     """The folder with the csv of `task`: below `root`, or `root` itself. Raises AvsError when there is none."""
     if task not in LAYOUTS:
-        raise AvsError(f"task {task!r} is unknown; expected one of {', '.join(LAYOUTS)}")
+        raise UsageError(f"task {task!r} is unknown; expected one of {', '.join(LAYOUTS)}")
     root, layout = Path(root), LAYOUTS[task]
     if not root.is_dir():
-        raise AvsError(
+        raise DataError(
             f"{root}: no such folder; give the folder that holds {layout.folder}/ (avs data build-mini makes one)"
         )
     for folder in (root / layout.folder, root):
         if (folder / layout.csv).is_file():
             return folder
-    raise AvsError(f"{root}: holds neither {layout.folder}/{layout.csv} nor {layout.csv}; is it the {task} data?")
+    raise DataError(f"{root}: holds neither {layout.folder}/{layout.csv} nor {layout.csv}; is it the {task} data?")
 
 
 def read_csv(path: str | Path, task: str, optional: tuple[str, ...] = ()) -> list[dict[str, str]]:
@@ -70,23 +70,23 @@ def read_csv(path: str | Path, task: str, optional: tuple[str, ...] = ()) -> lis
             reader = csv.DictReader(stream, strict=True)
             missing = [column for column in columns if column not in (reader.fieldnames or ())]
             if missing:
-                raise AvsError(f"{path}: has no column {', '.join(map(repr, missing))}; expected {','.join(columns)}")
+                raise DataError(f"{path}: has no column {', '.join(map(repr, missing))}; expected {','.join(columns)}")
             rows = []
             for row in reader:
                 for column in columns:
                     if not is_plain_name(row[column]):
-                        raise AvsError(
+                        raise DataError(
                             f"{path}, line {reader.line_num}: {column} is {row[column]!r}; "
                             "expected a plain name, without slashes"
                         )
                 kept = [*columns, *(column for column in optional if row.get(column))]
                 rows.append({column: row[column] for column in kept})
     except (OSError, UnicodeError, csv.Error) as error:
-        raise AvsError(f"{path}: cannot be read as a csv file in UTF-8 ({error})") from error
+        raise DataError(f"{path}: cannot be read as a csv file in UTF-8 ({error})") from error
     names = [(row["split"], row[key]) for row in rows]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise AvsError(f"{path}: {key} {twice[1]!r} comes twice in split {twice[0]!r}; remove one of the rows")
+        raise DataError(f"{path}: {key} {twice[1]!r} comes twice in split {twice[0]!r}; remove one of the rows")
     return rows
 
 
@@ -136,7 +136,7 @@ def make_clip(folder: Path, task: str, row: Mapping[str, str], frames: int = 5, 
     log_mel = next((path for path in (pickled.with_name(f"{name}.safetensors"), pickled) if path.is_file()), None)
     has_wav = wav.is_file()
     if not has_wav and log_mel is None:
-        raise AvsError(f"clip {name!r} has no sound: neither {wav} nor {pickled} exists")
+        raise DataError(f"clip {name!r} has no sound: neither {wav} nor {pickled} exists")
     return Clip(
         name=name,
         category=row.get("category"),
@@ -156,13 +156,13 @@ def _numbered(folder: Path, stems: tuple[str, ...], count: int, what: str) -> tu
     try:
         present = set(os.listdir(folder))
     except OSError:
-        raise AvsError(f"{folder}: no such folder; expected {count} {what}") from None
+        raise DataError(f"{folder}: no such folder; expected {count} {what}") from None
     found = []
     for number in range(1, count + 1):
         names = [f"{stem}_{number}{ending}" for stem in stems for ending in (".png", ".jpg", ".jpeg")]
         name = next((name for name in names if name in present), None)
         if name is None:
-            raise AvsError(
+            raise DataError(
                 f"{folder}: holds {len(present)} files, but not {names[0]}; expected {count} {what}, "
                 f"{stems[0]}_1.png to _{count}.png"
             )

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from avslib.data.avsbench import AVSBench
 from avslib.data.layout import LAYOUTS, Clip, find_folder, read_csv
 from avslib.data.pickles import LOG_MEL, load_log_mel
-from avslib.errors import AvsError
+from avslib.errors import OutputError, UsageError
 from avslib.files import atomic_path
 
 __all__ = ["FORMAT", "INDEX", "pack"]
@@ -54,9 +54,9 @@ def pack(
     """
     out = Path(out)
     if shard_mb <= 0:
-        raise AvsError(f"shard_mb is {shard_mb}; expected a size above 0, in MB")
+        raise UsageError(f"shard_mb is {shard_mb}; expected a size above 0, in MB")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise AvsError(f"{out}: exists and is not an empty folder; choose a new one")
+        raise OutputError(f"{out}: exists and is not an empty folder; choose a new one")
     folder = find_folder(root, task)
     rows = read_csv(folder / LAYOUTS[task].csv, task)
     splits = list(splits or dict.fromkeys(row["split"] for row in rows))

@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from avslib.data.avsbench import read_item, stack_audio
 from avslib.data.pack import FORMAT, INDEX
-from avslib.errors import AvsError
+from avslib.errors import PackedError, UsageError
 
 __all__ = ["NamedBytes", "PackedClips", "read_index"]
 
@@ -43,13 +43,15 @@ def read_index(source: str | Path) -> dict[str, Any]:
             index = json.load(stream)
         if index["format"] == FORMAT and index["splits"]:
             return index
-        raise AvsError(f"{source}/{INDEX}: has format {index['format']!r}; expected {FORMAT!r}: pack the clips again")
+        raise PackedError(
+            f"{source}/{INDEX}: has format {index['format']!r}; expected {FORMAT!r}: pack the clips again"
+        )
     except FileNotFoundError:
-        raise AvsError(f"{source}: holds no {INDEX}; expected a folder or URL that avs data pack wrote") from None
+        raise PackedError(f"{source}: holds no {INDEX}; expected a folder or URL that avs data pack wrote") from None
     except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AvsError(f"{source}/{INDEX}: damaged, or not written by avs data pack ({error!r})") from None
+        raise PackedError(f"{source}/{INDEX}: damaged, or not written by avs data pack ({error!r})") from None
     except OSError as error:
-        raise AvsError(f"{source}/{INDEX}: cannot be read ({error})") from None
+        raise PackedError(f"{source}/{INDEX}: cannot be read ({error})") from None
 
 
 def _open(source: str | Path, file: str) -> BinaryIO:
@@ -58,7 +60,7 @@ def _open(source: str | Path, file: str) -> BinaryIO:
     try:
         system, path = fsspec.core.url_to_fs(str(source))
     except (ImportError, ValueError) as error:  # a protocol whose package is not installed, or that nobody knows
-        raise AvsError(f"{source}: this kind of URL cannot be opened ({error})") from None
+        raise PackedError(f"{source}: this kind of URL cannot be opened ({error})") from None
     return system.open(f"{path.rstrip('/')}/{file}", "rb")
 
 
@@ -110,9 +112,11 @@ class PackedClips(IterableDataset):
     ):
         index = read_index(source)
         if split not in index["splits"]:
-            raise AvsError(f"{source}: holds no split {split!r}; it has {', '.join(index['splits'])}")
+            raise PackedError(f"{source}: holds no split {split!r}; it has {', '.join(index['splits'])}")
         if not 1 <= frames <= index["frames"]:
-            raise AvsError(f"{source}: was packed with {index['frames']} frames a clip; {frames} cannot be had from it")
+            raise PackedError(
+                f"{source}: was packed with {index['frames']} frames a clip; {frames} cannot be had from it"
+            )
         self.source, self.split, self.task, self.frames = str(source).rstrip("/"), split, index["task"], frames
         self.shards, self.names = index["splits"][split]["shards"], index["splits"][split]["names"]
         mask_size = image_size if mask_size is None else mask_size
@@ -124,7 +128,7 @@ class PackedClips(IterableDataset):
         self.rank = rank if rank is not None else torch.distributed.get_rank() if there else 0
         self.world = world if world is not None else torch.distributed.get_world_size() if there else 1
         if not 0 <= self.rank < self.world:
-            raise AvsError(f"rank is {self.rank} of {self.world} processes; expected 0 to {self.world - 1}")
+            raise UsageError(f"rank is {self.rank} of {self.world} processes; expected 0 to {self.world - 1}")
         self.audio = None if audio is None else stack_audio(audio, self.names, frames)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -214,13 +218,13 @@ class PackedClips(IterableDataset):
                     yield sample
                     count += 1
                 if self.verify and hashing.rest() != shard["sha256"]:
-                    raise AvsError(f"{where}: damaged: its SHA-256 is not the one in {INDEX}; {AGAIN}")
+                    raise PackedError(f"{where}: damaged: its SHA-256 is not the one in {INDEX}; {AGAIN}")
         except FileNotFoundError:
-            raise AvsError(f"{where}: no such shard, though {INDEX} names it; {AGAIN}") from None
+            raise PackedError(f"{where}: no such shard, though {INDEX} names it; {AGAIN}") from None
         except (tarfile.TarError, OSError, EOFError) as error:
-            raise AvsError(f"{where}: damaged, or cut off while it was read ({error}); {AGAIN}") from None
+            raise PackedError(f"{where}: damaged, or cut off while it was read ({error}); {AGAIN}") from None
         if count < stop - start:
-            raise AvsError(f"{where}: holds fewer clips than the {shard['clips']} that {INDEX} says; {AGAIN}")
+            raise PackedError(f"{where}: holds fewer clips than the {shard['clips']} that {INDEX} says; {AGAIN}")
 
     def _bytes(self, sample: dict[str, Any], key: str) -> NamedBytes:
         return NamedBytes(sample[key], f"{sample['__url__']}, {sample['__key__']}.{key}")
@@ -234,7 +238,7 @@ class PackedClips(IterableDataset):
             masks = [self._bytes(sample, keys[f"mask_{k}"]) if known else None for k, known in annotated]
         except KeyError as error:
             where = f"{sample['__url__']}: clip {values['name']!r}"
-            raise AvsError(f"{where} has no {error}, the shard is damaged; {AGAIN}") from None
+            raise PackedError(f"{where} has no {error}, the shard is damaged; {AGAIN}") from None
         item = read_item(values["name"], frames, masks, self.image_size, self.mask_size)
         if self.audio is not None:
             item["audio"] = self.audio[number]
@@ -247,7 +251,7 @@ def _values(sample: dict[str, Any]) -> dict[str, Any]:
     except (KeyError, ValueError):
         # where a shard is cut off, webdataset gives the clip as far as it goes
         where = f"{sample['__url__']}: clip {sample['__key__']}"
-        raise AvsError(f"{where} is not whole, the shard is damaged; {AGAIN}") from None
+        raise PackedError(f"{where} is not whole, the shard is damaged; {AGAIN}") from None
 
 
 def _is_no_sound(name: str) -> bool:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from avslib.errors import AvsError
+from avslib.errors import AvsError, DataError, LogMelError
 from avslib.files import atomic_path
 
 __all__ = ["LOG_MEL", "convert_audio", "load_log_mel", "load_tensor"]
@@ -84,20 +84,20 @@ def load_tensor(path: str | Path) -> Tensor:
         size = path.stat().st_size
         data = path.read_bytes() if size <= LARGEST_FILE else b""
     except OSError as error:
-        raise AvsError(f"{path}: cannot be read ({error.strerror}); expected a pickled log-mel tensor") from error
+        raise LogMelError(f"{path}: cannot be read ({error.strerror}); expected a pickled log-mel tensor") from error
     if size > LARGEST_FILE:
-        raise AvsError(f"{path}: has {size} bytes; a log-mel pickle has at most {LARGEST_FILE}")
+        raise LogMelError(f"{path}: has {size} bytes; a log-mel pickle has at most {LARGEST_FILE}")
     try:
         value = _TensorUnpickler(io.BytesIO(data)).load()
     except _Refused as refused:
-        raise AvsError(
+        raise LogMelError(
             f"{path}: refused, because the pickle asks for {refused}, which no tensor needs; "
             "nothing was run: get the file again from its authors"
         ) from None
     except Exception as error:  # a damaged pickle fails in any way: EOFError, KeyError, RuntimeError of torch, ...
-        raise AvsError(f"{path}: damaged pickle ({type(error).__name__}); get the file again") from error
+        raise LogMelError(f"{path}: damaged pickle ({type(error).__name__}); get the file again") from error
     if not isinstance(value, Tensor):
-        raise AvsError(f"{path}: holds a {type(value).__name__}; expected a tensor")
+        raise LogMelError(f"{path}: holds a {type(value).__name__}; expected a tensor")
     return value.detach()
 
 
@@ -108,7 +108,9 @@ def _load_safetensors(path: str | Path | BinaryIO) -> Tensor:
         with safe_open(path, "pt") as stream:
             return stream.get_tensor(LOG_MEL)
     except (OSError, KeyError, SafetensorError) as error:
-        raise AvsError(f"{path}: not a whole safetensors file with {LOG_MEL!r} ({error}); convert it again") from None
+        raise LogMelError(
+            f"{path}: not a whole safetensors file with {LOG_MEL!r} ({error}); convert it again"
+        ) from None
 
 
 def convert_audio(root: str | Path, workers: int | None = None, progress: bool = True) -> tuple[int, list[str]]:
@@ -128,7 +130,7 @@ def convert_audio(root: str | Path, workers: int | None = None, progress: bool =
     """
     pickles = sorted(Path(root).glob("**/audio_log_mel/**/*.pkl"))
     if not pickles:
-        raise AvsError(f"{root}: holds no audio_log_mel/**/*.pkl; give the folder with AVSBench's data")
+        raise DataError(f"{root}: holds no audio_log_mel/**/*.pkl; give the folder with AVSBench's data")
 
     def convert(path: Path) -> str | None:
         target = path.with_suffix(".safetensors")
@@ -158,7 +160,7 @@ def load_log_mel(path: str | Path | BinaryIO, frames: int = 5) -> Float[Tensor, 
     safe = hasattr(path, "read") or Path(path).suffix == ".safetensors"
     value = _load_safetensors(path) if safe else load_tensor(path)
     if value.ndim != 4 or value.shape[0] < frames or tuple(value.shape[1:]) != (1, 96, 64):
-        raise AvsError(f"{path}: holds a tensor of shape {list(value.shape)}; expected [{frames}, 1, 96, 64]")
+        raise LogMelError(f"{path}: holds a tensor of shape {list(value.shape)}; expected [{frames}, 1, 96, 64]")
     if not value.is_floating_point() or not torch.isfinite(value).all():
-        raise AvsError(f"{path}: holds values that are not finite floats; compute the log-mel again")
+        raise LogMelError(f"{path}: holds values that are not finite floats; compute the log-mel again")
     return value[:frames].float()

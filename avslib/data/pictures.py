@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from avslib.errors import AvsError
+from avslib.errors import AvsError, PictureError
 
 __all__ = ["read_frame", "read_mask", "require_same_size"]
 
@@ -20,14 +20,16 @@ def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple
         picture = Image.open(path, formats=("PNG", "JPEG"))
         size = picture.height, picture.width
         if size[0] * size[1] > LARGEST_PICTURE:
-            raise AvsError(f"{path}: has {size[1]}x{size[0]} pixels, more than {LARGEST_PICTURE}; resize it")
+            raise PictureError(f"{path}: has {size[1]}x{size[0]} pixels, more than {LARGEST_PICTURE}; resize it")
         if wanted:
             picture.draft("RGB", wanted[::-1])
         picture.load()
     except AvsError:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise AvsError(f"{path}: missing, truncated or no PNG or JPEG picture ({error}); get the file again") from error
+        raise PictureError(
+            f"{path}: missing, truncated or no PNG or JPEG picture ({error}); get the file again"
+        ) from error
     return picture, size
 
 
@@ -51,7 +53,7 @@ def read_mask(
     if not _is_binary(values) and picture.mode == "P":
         values = np.asarray(picture)  # a coloured palette: the indices are the labels
     if not _is_binary(values):
-        raise AvsError(
+        raise PictureError(
             f"{path}: the mask is not binary, it holds the values {np.unique(values)[:6].tolist()}; "
             "expected 0 and 255 only"
         )
@@ -69,7 +71,7 @@ def _is_binary(values: np.ndarray) -> bool:
 def require_same_size(mask_path: Path | BinaryIO, mask_size: tuple[int, int], frame_size: tuple[int, int]) -> None:
     """Raise AvsError unless a mask and its frame, both (height, width), agree."""
     if mask_size != frame_size:
-        raise AvsError(
+        raise PictureError(
             f"{mask_path}: the mask has {mask_size[1]}x{mask_size[0]} pixels and its frame "
             f"{frame_size[1]}x{frame_size[0]}; expected the same size"
         )

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from avslib.data.clip_writer import ClipJob, Outcome, make_clips
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
-from avslib.errors import AvsError
+from avslib.errors import AvsError, DataError, UsageError, WorkerError
 from avslib.files import atomic_path
 
 __all__ = ["LOG", "VIDEO_ENDINGS", "Prepared", "prepare"]
@@ -82,9 +82,9 @@ def prepare(
         AvsError: nothing to do (no such folder, no video, an empty or faulty table); `out` cannot be written.
     """
     if task not in LAYOUTS:
-        raise AvsError(f"task {task!r} is unknown; expected one of {', '.join(LAYOUTS)}")
+        raise UsageError(f"task {task!r} is unknown; expected one of {', '.join(LAYOUTS)}")
     if size < 0 or (masks is not None and not Path(masks).is_dir()):
-        raise AvsError(f"size is {size} and masks {masks}; expected at least 0, and a folder laid out as gt_masks")
+        raise UsageError(f"size is {size} and masks {masks}; expected at least 0, and a folder laid out as gt_masks")
     videos, layout = Path(videos), LAYOUTS[task]
     if table is None and videos.suffix.lower() == ".csv":
         videos, table = videos.parent, videos
@@ -124,14 +124,14 @@ def prepare(
 def _videos(videos: Path) -> dict[str, list[Path]]:
     """Video files by name without ending."""
     if not videos.exists():
-        raise AvsError(f"{videos}: no such file or folder; give the folder with the videos")
+        raise DataError(f"{videos}: no such file or folder; give the folder with the videos")
     paths = [videos] if videos.is_file() else sorted(videos.rglob("*"))
     files: dict[str, list[Path]] = {}
     for path in paths:
         if path.suffix.lower() in VIDEO_ENDINGS and not path.name.startswith(".") and path.is_file():
             files.setdefault(path.stem, []).append(path)
     if not files:
-        raise AvsError(f"{videos}: holds no video; expected files that end in {', '.join(VIDEO_ENDINGS)}")
+        raise DataError(f"{videos}: holds no video; expected files that end in {', '.join(VIDEO_ENDINGS)}")
     return files
 
 
@@ -148,7 +148,7 @@ def _rows(files: Mapping[str, list[Path]], table: str | Path, task: str) -> list
     key, found, by_video = LAYOUTS[task].key, [], {}
     rows = read_csv(table, task, optional=("start", "video"))
     if not rows:
-        raise AvsError(f"{table}: lists no clip; expected rows of {','.join(LAYOUTS[task].columns)}")
+        raise DataError(f"{table}: lists no clip; expected rows of {','.join(LAYOUTS[task].columns)}")
     for row in rows:
         name = row[key]
         source, _, second = name.rpartition("_")
@@ -204,7 +204,7 @@ def _run(jobs: list[ClipJob], options: tuple, workers: int) -> Iterator[list[Out
         for done in as_completed([pool.submit(make_clips, job, *options) for job in jobs]):
             yield done.result()
     except BrokenProcessPool:
-        raise AvsError(
+        raise WorkerError(
             "a worker process was killed (its memory, or a decoder that crashed); finished clips are kept: start again "
             "with one worker to see at which video"
         ) from None

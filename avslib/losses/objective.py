@@ -10,7 +10,7 @@ from torch import Tensor
 
 from avslib.config import Config
 from avslib.distributed import world_size
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 from avslib.losses.kl import kl_loss
 from avslib.losses.matching import matching_loss
 from avslib.losses.mutual_information import mutual_information_bound
@@ -48,10 +48,10 @@ def objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Conf
         AvsError: the model was run without a mask, or shapes differ.
     """
     if output.logits_posterior is None and config.model.latent != "none":
-        raise AvsError("objective: the output has no posterior; call the model with a mask")
+        raise UsageError("objective: the output has no posterior; call the model with a mask")
     if mask.shape != output.logits.shape:
-        raise AvsError(f"objective: mask has shape {tuple(mask.shape)}, expected {tuple(output.logits.shape)}, "
-                       "the shape of the logits")
+        raise UsageError(f"objective: mask has shape {tuple(mask.shape)}, expected {tuple(output.logits.shape)}, "
+                         "the shape of the logits")
     # half precision is for the network; sums over pixels and exponentials of log-variances need float32
     with torch.autocast(output.logits.device.type, enabled=False):
         return _objective(output, mask, config, noise)

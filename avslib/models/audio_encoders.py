@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from avslib.audio import SAMPLE_RATE, log_mel
-from avslib.errors import AvsError
+from avslib.errors import ConfigError, UsageError
 from avslib.models.soundnet import SoundNetEmbedding
 from avslib.models.vggish import VGGish, load_vggish
 
@@ -42,7 +42,9 @@ class AudioEncoder(nn.Module):
             AvsError: another shape.
         """
         if waveforms.ndim != 2:
-            raise AvsError(f"waveforms have shape {list(waveforms.shape)}; expected [clips, samples], {SAMPLE_RATE} Hz")
+            raise UsageError(
+                f"waveforms have shape {list(waveforms.shape)}; expected [clips, samples], {SAMPLE_RATE} Hz"
+            )
         rows = [self._rows(batch, frames) for batch in waveforms.split(batch_size)]
         return torch.cat(rows).reshape(len(waveforms), frames, self.dim)
 
@@ -68,10 +70,10 @@ def build_audio_encoder(name: str, weights: str | Path | None = None) -> AudioEn
     """
     if name == "soundnet":
         if weights is not None:
-            raise AvsError(f"audio encoder soundnet brings its own weights; leave out weights={weights}")
+            raise ConfigError(f"audio encoder soundnet brings its own weights; leave out weights={weights}")
         return AudioEncoder(name, SoundNetEmbedding.pretrained())
     if name == "vggish":
         if weights is None:
-            raise AvsError("audio encoder vggish needs weights: the file of the released VGGish state dict")
+            raise ConfigError("audio encoder vggish needs weights: the file of the released VGGish state dict")
         return AudioEncoder(name, load_vggish(weights))
-    raise AvsError(f"audio encoder {name!r} is not known; expected soundnet or vggish")
+    raise ConfigError(f"audio encoder {name!r} is not known; expected soundnet or vggish")

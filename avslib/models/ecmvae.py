@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from avslib.config import Config
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 from avslib.models.backbones import STRIDES, Backbone
 from avslib.models.branch import Branch, MIHeads
 from avslib.models.correlation_gate import CorrelationGate
@@ -186,7 +186,7 @@ def _posterior_rows(
     annotated = annotated.cpu()
     counts = annotated.view(-1, frames).sum(1)
     if counts.min() != counts.max() or counts[0] == 0:
-        raise AvsError(
+        raise UsageError(
             f"annotated: every clip needs the same number of annotated frames, at least one; found {counts.tolist()}"
         )
     rows, per_clip = annotated.nonzero().squeeze(1), int(counts[0])
@@ -201,12 +201,12 @@ def _validate(
 ) -> None:
     n = len(image)
     if image.ndim != 4 or image.shape[1] != 3:
-        raise AvsError(f"image has shape {tuple(image.shape)}, expected [N, 3, H, W]")
+        raise UsageError(f"image has shape {tuple(image.shape)}, expected [N, 3, H, W]")
     if frames < 1 or n % frames:
-        raise AvsError(f"image has {n} rows, which is no multiple of frames={frames}; pass whole clips")
+        raise UsageError(f"image has {n} rows, which is no multiple of frames={frames}; pass whole clips")
     if audio.shape != (n, audio_dim):
-        raise AvsError(f"audio has shape {tuple(audio.shape)}, expected [{n}, {audio_dim}], one embedding a frame")
+        raise UsageError(f"audio has shape {tuple(audio.shape)}, expected [{n}, {audio_dim}], one embedding a frame")
     if mask is not None and mask.shape != (n, 1, *image.shape[-2:]):
-        raise AvsError(f"mask has shape {tuple(mask.shape)}, expected {(n, 1, *image.shape[-2:])}")
+        raise UsageError(f"mask has shape {tuple(mask.shape)}, expected {(n, 1, *image.shape[-2:])}")
     if annotated is not None and annotated.shape != (n,):
-        raise AvsError(f"annotated has shape {tuple(annotated.shape)}, expected [{n}]")
+        raise UsageError(f"annotated has shape {tuple(annotated.shape)}, expected [{n}]")

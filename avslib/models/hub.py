@@ -7,7 +7,7 @@ from typing import Any, Self
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from avslib.errors import AvsError
+from avslib.errors import WeightsError
 
 __all__ = ["Pretrained"]
 
@@ -76,7 +76,7 @@ class Pretrained(ModelHubMixin):
                 local_files_only=local_files_only, force_download=force_download, token=token,
             )  # fmt: skip
         except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
-            raise AvsError(
+            raise WeightsError(
                 f"model {str(source)!r}: no such folder, none of the shipped checkpoints "
                 f"({', '.join(shipped_names())}), and the Hub does not give it ({type(error).__name__})"
             ) from None

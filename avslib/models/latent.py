@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avslib.distributed import rank, world_size
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 
 __all__ = ["POSTERIOR", "PRIOR", "AudioEncoder", "AudioMapEncoder", "Gaussian", "ImageEncoder", "Injection", "Noise",
            "draw_noise", "reparametrize"]  # fmt: skip
@@ -41,10 +41,12 @@ def draw_noise(noise: Noise, name: str, like: Float[Tensor, "N K"]) -> Float[Ten
         eps = torch.randn(parts * len(like), *like.shape[1:], generator=noise, device=device, dtype=like.dtype)
         return (eps.chunk(parts)[rank()] if parts > 1 else eps).to(like.device, non_blocking=True)
     if name not in noise:
-        raise AvsError(f"noise lacks {name!r}; it has {', '.join(sorted(noise))}; add eps of shape {tuple(like.shape)}")
+        raise UsageError(
+            f"noise lacks {name!r}; it has {', '.join(sorted(noise))}; add eps of shape {tuple(like.shape)}"
+        )
     eps = torch.as_tensor(noise[name], dtype=like.dtype, device=like.device)
     if eps.shape != like.shape:
-        raise AvsError(f"noise[{name!r}] has shape {tuple(eps.shape)}, expected {tuple(like.shape)}")
+        raise UsageError(f"noise[{name!r}] has shape {tuple(eps.shape)}, expected {tuple(like.shape)}")
     return eps
 
 

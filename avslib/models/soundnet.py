@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avslib.audio import SAMPLE_RATE, fit_length
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 
 __all__ = ["ASSETS", "SoundNetEmbedding", "SoundNetSlice"]
 
@@ -104,6 +104,6 @@ class SoundNetEmbedding(nn.Module):
             AvsError: another shape, or samples that are not float.
         """
         if waveform.ndim != 2 or not waveform.is_floating_point():
-            raise AvsError(f"waveform is {waveform.dtype} of shape {list(waveform.shape)}; expected float "
-                           f"[clips, samples at {SAMPLE_RATE} Hz] (avslib.audio.to_mono_16k makes one clip)")
+            raise UsageError(f"waveform is {waveform.dtype} of shape {list(waveform.shape)}; expected float "
+                             f"[clips, samples at {SAMPLE_RATE} Hz] (avslib.audio.to_mono_16k makes one clip)")
         return self.head(self.standardise(self.slice(waveform, frames))).flatten(0, 1)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avslib.errors import AvsError
+from avslib.errors import UsageError, WeightsError
 from avslib.files import atomic_path
 
 __all__ = ["VGGish", "import_vggish", "load_vggish"]
@@ -42,8 +42,8 @@ class VGGish(nn.Module):
             AvsError: another shape.
         """
         if log_mel.ndim != 4 or log_mel.shape[1:] != (1, 96, 64):
-            raise AvsError(f"log_mel has shape {list(log_mel.shape)}; VGGish expects [N, 1, 96, 64] "
-                           "(avslib.audio.log_mel makes it)")
+            raise UsageError(f"log_mel has shape {list(log_mel.shape)}; VGGish expects [N, 1, 96, 64] "
+                             "(avslib.audio.log_mel makes it)")
         # the released weights come from a channels-last framework: flatten as [H, W, C]
         return self.embeddings(self.features(log_mel).permute(0, 2, 3, 1).flatten(1))
 
@@ -58,7 +58,7 @@ def load_vggish(path: str | Path) -> VGGish:
     """
     path = Path(path)
     if not path.is_file():
-        raise AvsError(f"{path}: no such VGGish weights file; expected the released VGGish state dict")
+        raise WeightsError(f"{path}: no such VGGish weights file; expected the released VGGish state dict")
     try:
         if path.suffix == ".safetensors":
             import safetensors.torch
@@ -67,8 +67,8 @@ def load_vggish(path: str | Path) -> VGGish:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise AvsError(f"{path}: not a plain state dict of tensors ({type(error).__name__}); expected the released "
-                       "VGGish state dict as .pth or .safetensors") from error
+        raise WeightsError(f"{path}: not a plain state dict of tensors ({type(error).__name__}); expected the released "
+                           "VGGish state dict as .pth or .safetensors") from error
     with torch.device("meta"):
         model = VGGish()
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -77,11 +77,11 @@ def load_vggish(path: str | Path) -> VGGish:
         found = {str(name): value for name, value in state.items() if not str(name).startswith("pproc.")}
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or unexpected:
-        raise AvsError(f"{path}: not a VGGish state dict; missing: {', '.join(missing) or 'nothing'}; "
-                       f"unexpected: {', '.join(unexpected[:20]) or 'nothing'}")
+        raise WeightsError(f"{path}: not a VGGish state dict; missing: {', '.join(missing) or 'nothing'}; "
+                           f"unexpected: {', '.join(unexpected[:20]) or 'nothing'}")
     for name, shape in expected.items():
         if not isinstance(found[name], Tensor) or tuple(found[name].shape) != shape:
-            raise AvsError(f"{path}: entry {name} is not a tensor of shape {list(shape)}, as VGGish's is")
+            raise WeightsError(f"{path}: entry {name} is not a tensor of shape {list(shape)}, as VGGish's is")
     model.load_state_dict({name: value.float() for name, value in found.items()}, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -96,7 +96,7 @@ def import_vggish(source: str | Path, out: str | Path) -> Path:
 
     out = Path(out)
     if out.suffix != ".safetensors":
-        raise AvsError(f"{out}: expected a file name that ends in .safetensors")
+        raise UsageError(f"{out}: expected a file name that ends in .safetensors")
     model = load_vggish(source)
     with atomic_path(out) as part:
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, part)

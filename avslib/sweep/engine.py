@@ -14,7 +14,7 @@ from rich.console import Console
 
 from avslib.ablation import ablation_table
 from avslib.data.mini.build import build_mini
-from avslib.errors import AvsError
+from avslib.errors import AvsError, SweepError
 from avslib.evaluate import test_splits
 from avslib.experiment import dataset_info
 from avslib.files import atomic_path
@@ -151,7 +151,7 @@ def _take(run: RunStatus, job: Job, outcome: Any, out: Path, threads: int) -> st
     if isinstance(outcome, BaseException):
         error = record_failure(out, job, outcome, threads)
     elif outcome["state"] == "done" and not records:
-        lost = AvsError(f"the worker finished, but its record is not in {out}: workers must see that folder, too")
+        lost = SweepError(f"the worker finished, but its record is not in {out}: workers must see that folder, too")
         error = record_failure(out, job, lost, threads)
     else:
         error = outcome["error"]

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from avslib.errors import AvsError
+from avslib.errors import InstallError, SweepError, UsageError, WorkerError
 from avslib.sweep.grid import Grid, Job
 
 __all__ = ["Event", "check_executor", "execute", "process_count"]
@@ -42,16 +42,18 @@ def check_executor(executor: str, processes: int | None = None) -> None:
     """
     known = executor in ("serial", "local", "slurm") or executor.removeprefix("dask://").rpartition(":")[2].isdigit()
     if not known or (":" in executor and not executor.startswith("dask://")):
-        raise AvsError(f"executor {executor!r}: expected local, serial, dask://HOST:PORT or slurm")
+        raise UsageError(f"executor {executor!r}: expected local, serial, dask://HOST:PORT or slurm")
     if processes is not None and processes < 1:
-        raise AvsError(f"processes is {processes}; expected a number from 1 on")
+        raise UsageError(f"processes is {processes}; expected a number from 1 on")
     if executor != "serial" and importlib.util.find_spec("distributed") is None:
-        raise AvsError(f"executor {executor}: needs Dask's distributed; {INSTALL}, or use serial")
+        raise InstallError(f"executor {executor}: needs Dask's distributed; {INSTALL}, or use serial")
     if executor == "slurm":
         if importlib.util.find_spec("dask_jobqueue") is None:
-            raise AvsError(f"executor slurm: needs dask-jobqueue; {INSTALL}")
+            raise InstallError(f"executor slurm: needs dask-jobqueue; {INSTALL}")
         if shutil.which("sbatch") is None:
-            raise AvsError("executor slurm: there is no sbatch command here; start it on a login node of the cluster")
+            raise InstallError(
+                "executor slurm: there is no sbatch command here; start it on a login node of the cluster"
+            )
 
 
 def execute(
@@ -119,11 +121,11 @@ def _client(executor: str, grid: Grid, jobs: int, processes: int | None, console
                 client = stack.enter_context(Client(address, timeout=CONNECT))
                 client.wait_for_workers(1, timeout=PATIENCE)
             except TimeoutError:
-                raise AvsError(f"{executor}: the scheduler has no workers; start some by `dask worker {address} "
-                               "--nthreads 1`") from None  # fmt: skip
+                raise SweepError(f"{executor}: the scheduler has no workers; start some by `dask worker {address} "
+                                 "--nthreads 1`") from None  # fmt: skip
             except OSError as error:
-                raise AvsError(f"{executor}: no scheduler answers there ({error.__class__.__name__}); start one by "
-                               "`dask scheduler`") from None  # fmt: skip
+                raise SweepError(f"{executor}: no scheduler answers there ({error.__class__.__name__}); start one by "
+                                 "`dask scheduler`") from None  # fmt: skip
             yield client, None
             return
         stack.enter_context(dask.config.set({
@@ -179,8 +181,8 @@ def _local(grid: Grid, jobs: int, processes: int | None) -> Any:
             silence_logs=logging.CRITICAL,
         )
     except RuntimeError:
-        raise AvsError("executor local: the worker processes do not start; a script must call sweep() under `if "
-                       "__name__ == '__main__':`, and serial needs no workers") from None  # fmt: skip
+        raise SweepError("executor local: the worker processes do not start; a script must call sweep() under `if "
+                         "__name__ == '__main__':`, and serial needs no workers") from None  # fmt: skip
 
 
 def _slurm(grid: Grid, jobs: int, processes: int | None) -> Any:
@@ -193,7 +195,7 @@ def _slurm(grid: Grid, jobs: int, processes: int | None) -> Any:
     try:
         return SLURMCluster(**options)
     except (TypeError, ValueError) as error:
-        raise AvsError(f"grid {grid.name}, slurm: {error}; see dask_jobqueue.SLURMCluster for the options") from None
+        raise SweepError(f"grid {grid.name}, slurm: {error}; see dask_jobqueue.SLURMCluster for the options") from None
 
 
 def _submit(cluster: Any, number: int) -> None:
@@ -205,7 +207,7 @@ def _submit(cluster: Any, number: int) -> None:
         cluster.sync(cluster._correct_state)
     except RuntimeError as error:
         told = " ".join(str(error).partition("stderr:")[2].split()) or str(error)
-        raise AvsError(f"executor slurm: sbatch refuses the job ({told}); correct slurm: in the grid") from None
+        raise SweepError(f"executor slurm: sbatch refuses the job ({told}); correct slurm: in the grid") from None
 
 
 @contextmanager
@@ -247,14 +249,14 @@ def _see_the_same(client: Any, root: Path, work: Path) -> None:
     try:
         found = client.run(missing_here, str(root), str(marker))
     except Exception as error:  # whatever unpickling and importing may raise over there
-        raise AvsError(f"the workers cannot run avslib ({type(error).__name__}: {error}); install the same version "
-                       "there") from None  # fmt: skip
+        raise SweepError(f"the workers cannot run avslib ({type(error).__name__}: {error}); install the same version "
+                         "there") from None  # fmt: skip
     finally:
         marker.unlink(missing_ok=True)
     for address, missing in found.items():
         if missing:
-            raise AvsError(f"worker {address} does not see {missing}; every worker must see data, work folder and "
-                           "results under the same paths")  # fmt: skip
+            raise SweepError(f"worker {address} does not see {missing}; every worker must see data, work folder and "
+                             "results under the same paths")  # fmt: skip
 
 
 def _run(
@@ -267,15 +269,15 @@ def _run(
         try:
             workers = len(client.nthreads())
         except Exception as error:  # Dask raises its own, OSError, TimeoutError, ...
-            raise AvsError(f"{executor}: the scheduler is gone ({type(error).__name__}); start it and give the same "
-                           "command again: finished runs are kept") from None  # fmt: skip
+            raise SweepError(f"{executor}: the scheduler is gone ({type(error).__name__}); start it and give the same "
+                             "command again: finished runs are kept") from None  # fmt: skip
         started(workers)
         seen = time.monotonic() if workers else seen
         if replace is not None:
             replace()
         elif time.monotonic() - seen > PATIENCE:
-            raise AvsError(f"{executor}: no worker for {PATIENCE:.0f} s; start workers and give the same command "
-                           "again: finished runs are kept")  # fmt: skip
+            raise SweepError(f"{executor}: no worker for {PATIENCE:.0f} s; start workers and give the same command "
+                             "again: finished runs are kept")  # fmt: skip
         # no more than can run: a worker that dies takes no waiting job with it, and the order is kept
         while waiting and len(running) < workers:
             job = waiting.popleft()
@@ -297,8 +299,8 @@ def _outcome(future: Any) -> dict[str, Any] | BaseException:
     try:
         return future.result()
     except KilledWorker as error:
-        return AvsError(f"the worker process died {error.allowed_failures + 1} times at this run, for want of memory "
-                        "(see memory_gb) or by a crash in native code")  # fmt: skip
+        return WorkerError(f"the worker process died {error.allowed_failures + 1} times at this run, for want of "
+                           "memory (see memory_gb) or by a crash in native code")  # fmt: skip
     except BaseException as error:  # CancelledError is one of those
         if isinstance(error, KeyboardInterrupt):
             raise

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from avslib.config import Config, load_config, preset_names
-from avslib.errors import AvsError
+from avslib.errors import AvsError, ConfigError
 from avslib.records import portable, run_id, variant_hash
 from avslib.variants import VARIANTS, variant
 
@@ -197,16 +197,16 @@ def load_grid(path: str | Path) -> Grid:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
-        raise AvsError(f"grid {path}: cannot be read ({reason}); configs/ablate-mini.yaml is an example") from None
+        raise ConfigError(f"grid {path}: cannot be read ({reason}); configs/ablate-mini.yaml is an example") from None
     except (yaml.YAMLError, RecursionError) as error:
-        raise AvsError(f"grid {path}: not valid YAML ({str(error).splitlines()[0]})") from None
+        raise ConfigError(f"grid {path}: not valid YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(values, dict):
-        raise AvsError(f"grid {path}: expected fields such as variants: and tasks: at the top; see "
-                       "configs/ablate-mini.yaml")  # fmt: skip
+        raise ConfigError(f"grid {path}: expected fields such as variants: and tasks: at the top; see "
+                          "configs/ablate-mini.yaml")  # fmt: skip
     try:
         grid = Grid.model_validate(values)
     except ValidationError as error:
-        raise AvsError(f"grid {path}: {_sentence(error)}") from None
+        raise ConfigError(f"grid {path}: {_sentence(error)}") from None
     if grid.preset not in preset_names():
         grid = grid.model_copy(update={"preset": str(Path(grid.preset).expanduser().resolve())})
     grid._name = path.stem
@@ -231,7 +231,7 @@ def jobs(
     try:
         chosen = grid.seeds if seeds is None else seed_list(seeds if isinstance(seeds, int) else list(seeds))
     except ValueError as error:
-        raise AvsError(f"seeds: {error}") from None
+        raise ConfigError(f"seeds: {error}") from None
     base = load_config(grid.preset)
     points = [dict(zip(grid.axes, values, strict=True)) for values in itertools.product(*grid.axes.values())]
     found: dict[str, Job] = {}
@@ -240,16 +240,16 @@ def jobs(
         values = grid.overrides | grid.task_overrides.get(task, {}) | changes | point | (grid.fast if fast else {})
         for field in values:
             if field in OWN_FIELDS:
-                raise AvsError(f"grid {grid.name}, {method}: {field} cannot be overridden; {OWN_FIELDS[field]}")
+                raise ConfigError(f"grid {grid.name}, {method}: {field} cannot be overridden; {OWN_FIELDS[field]}")
         own = {"data.root": str(root), "data.task": task, "data.workers": 0, "train.seed": seed}
         try:
             config = base.replace(_absolute(values) | own)
         except AvsError as error:
-            raise AvsError(f"grid {grid.name}, {method}: {error}") from None
+            raise ConfigError(f"grid {grid.name}, {method}: {error}") from None
         known = name if name in VARIANTS else "ecmvae"
         job = Job(method, known, task, seed, "mini" if mini else "avsbench", grid.preset, config)
         if job.id in found:
-            raise AvsError(f"grid {grid.name}: {method!r} is there twice on {task}; remove one")
+            raise ConfigError(f"grid {grid.name}: {method!r} is there twice on {task}; remove one")
         found[job.id] = job
     return list(found.values())
 

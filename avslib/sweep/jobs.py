@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from filelock import FileLock
 
 from avslib.config import load_config
-from avslib.errors import AvsError
+from avslib.errors import AvsError, DataError, SweepError
 from avslib.experiment import dataset_info, run
 from avslib.files import atomic_path
 from avslib.records import RunRecord, load_records, variant_hash, write_record
@@ -58,8 +58,8 @@ def run_job(
     error = ""
     try:
         if not Path(str(job.config.data.root)).is_dir():
-            raise AvsError(f"data.root {job.config.data.root}: no such folder on this machine; every worker must see "
-                           "the data, the work folder and the results under the same paths")  # fmt: skip
+            raise DataError(f"data.root {job.config.data.root}: no such folder on this machine; every worker must see "
+                            "the data, the work folder and the results under the same paths")  # fmt: skip
         work.mkdir(parents=True, exist_ok=True)
         # the worker of a sweep that was killed a moment ago may still be at this run
         with _ONE_AT_A_TIME, FileLock(work / f".{job.id}.lock"):
@@ -131,8 +131,8 @@ def _in_notebook(job: Job, number: int, work: Path, fast: bool) -> RunRecord:
     for record in load_records(folder / "runs"):
         if (record.seed, record.dataset.id, variant_hash(record.config)) == (seed, dataset, wanted):
             return record
-    raise AvsError(f"{path.name}: left no run record of {job.method}, seed {seed}, in {folder / 'runs'}; its run must "
-                   "follow from VARIANT, SEED, TASK, PRESET and OVERRIDES")  # fmt: skip
+    raise SweepError(f"{path.name}: left no run record of {job.method}, seed {seed}, in {folder / 'runs'}; its run "
+                     "must follow from VARIANT, SEED, TASK, PRESET and OVERRIDES")  # fmt: skip
 
 
 def _publish(record: RunRecord, target: Path, job: Job, command: str | None) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from avslib.audio import SAMPLE_RATE
 from avslib.data.avsbench import AVSBench
-from avslib.errors import AvsError
+from avslib.errors import NotebookError
 from avslib.inline import player_html
 from avslib.plots import COLOURS, TRUTH, draw_outline
 from avslib.widgets.parts import check_clip, clip_options, clip_title, control, frames_of, ipywidgets_module, panel
@@ -35,7 +35,7 @@ def clip_figure(dataset: AVSBench, index: int, frame: int | None = None, outline
 
     check_clip(dataset, index)
     if frame is not None and not 0 <= frame < dataset.frames:
-        raise AvsError(f"frame {frame}: the clip has frames 0 to {dataset.frames - 1}")
+        raise NotebookError(f"frame {frame}: the clip has frames 0 to {dataset.frames - 1}")
     item = dataset[index]
     frames, masks = frames_of(item), item["mask"][:, 0].numpy()
     shown = range(dataset.frames) if frame is None else [frame]

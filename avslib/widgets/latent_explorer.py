@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avslib.data.avsbench import AVSBench
-from avslib.errors import AvsError
+from avslib.errors import NotebookError
 from avslib.models.latent import PRIOR
 from avslib.plots import outlined_frames
 from avslib.predict import Predictor
@@ -39,10 +39,10 @@ class LatentAxes:
     def offset(self, shift: Sequence[float]) -> Float[Tensor, "K"]:
         """What to add to a code to move it by `shift` standard deviations along the first axes."""
         if len(shift) > len(self.axes):
-            raise AvsError(f"a shift has {len(shift)} numbers for {len(self.axes)} axes; give at most one an axis")
+            raise NotebookError(f"a shift has {len(shift)} numbers for {len(self.axes)} axes; give at most one an axis")
         steps = torch.as_tensor([float(x) for x in shift]) * self.deviation[: len(shift)]
         if not steps.isfinite().all():
-            raise AvsError(f"a shift holds a number that is not finite: {list(shift)}")
+            raise NotebookError(f"a shift holds a number that is not finite: {list(shift)}")
         return steps @ self.axes[: len(shift)]
 
 
@@ -60,12 +60,12 @@ def principal_axes(codes: Float[Tensor, "N K"], n: int = 2) -> LatentAxes:
     """
     shape = list(codes.shape)
     if codes.ndim != 2 or len(codes) < 2 or not 1 <= n <= min(shape):
-        raise AvsError(
+        raise NotebookError(
             f"principal_axes needs codes [N, K] with N >= 2 and 1 <= n <= min(N, K); got {shape} and n = {n}"
         )
     codes = codes.detach().cpu().double()
     if not codes.isfinite().all():
-        raise AvsError("principal_axes: the codes hold a number that is not finite")
+        raise NotebookError("principal_axes: the codes hold a number that is not finite")
     mean = codes.mean(0)
     _, spread, axes = torch.linalg.svd(codes - mean, full_matrices=False)
     largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
@@ -86,7 +86,9 @@ def code_axes(predictor: Predictor, dataset: AVSBench, n: int = 2) -> dict[str, 
     """
     _require_sound(dataset)
     if (latent := predictor.model.config.model.latent) != "factorised":
-        raise AvsError(f"codes s_v, s_a and c are moved; this model has model.latent={latent}: open a factorised one")
+        raise NotebookError(
+            f"codes s_v, s_a and c are moved; this model has model.latent={latent}: open a factorised one"
+        )
     model, means = predictor.model, {name: [] for name in PRIOR}
     for index in range(len(dataset)):
         item = dataset[index]
@@ -123,7 +125,7 @@ def latent_figure(
     for name in shifts:
         if name not in PRIOR:
             known = ", ".join(f"{key} ({symbol})" for key, symbol in SYMBOLS.items())
-            raise AvsError(f"there is no code {name!r}; the codes are {known}")
+            raise NotebookError(f"there is no code {name!r}; the codes are {known}")
     axes = code_axes(predictor, dataset) if axes is None else axes
     item = dataset[index]
     image, audio, truth = item["image"], item["audio"], item["mask"][:, 0]
@@ -172,4 +174,6 @@ def latent_explorer(predictor: Predictor, dataset: AVSBench, index: int = 0) -> 
 
 def _require_sound(dataset: AVSBench) -> None:
     if dataset.audio is None:
-        raise AvsError("the dataset has no sound embeddings; open it by lesson.dataset(...) or dataset.with_audio(...)")
+        raise NotebookError(
+            "the dataset has no sound embeddings; open it by lesson.dataset(...) or dataset.with_audio(...)"
+        )

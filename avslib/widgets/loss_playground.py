@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from avslib.errors import AvsError
+from avslib.errors import NotebookError
 from avslib.losses import gaussian_kl, geometric_js, monte_carlo_js, official_js, symmetric_kl
 from avslib.plots import COLOURS
 from avslib.widgets.parts import control, panel
@@ -29,7 +29,7 @@ def divergences(mu_p: float, sigma_p: float, mu_q: float, sigma_q: float) -> dic
     """
     values = (mu_p, sigma_p, mu_q, sigma_q)
     if not all(math.isfinite(x) for x in values) or min(sigma_p, sigma_q) <= 0:
-        raise AvsError(f"expected finite means and positive sigmas; got mu_p, sigma_p, mu_q, sigma_q = {values}")
+        raise NotebookError(f"expected finite means and positive sigmas; got mu_p, sigma_p, mu_q, sigma_q = {values}")
     generator = torch.Generator().manual_seed(0)
     eps_p, eps_q = torch.randn(2, SAMPLES, 1, generator=generator)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avslib.data.avsbench import AVSBench
-from avslib.errors import AvsError
+from avslib.errors import InstallError, NotebookError
 from avslib.inline import image_html
 
 __all__ = ["check_clip", "clip_options", "clip_title", "control", "frames_of", "ipywidgets_module", "panel",
@@ -36,7 +36,7 @@ def ipywidgets_module() -> Any:
     try:
         import ipywidgets
     except ImportError:
-        raise AvsError(
+        raise InstallError(
             'the widgets need ipywidgets: install it by `python -m pip install "ipywidgets>=8.1"` and start the '
             "kernel again, or use the figure function of the same module"
         ) from None
@@ -84,7 +84,7 @@ def check_clip(dataset: AVSBench, *indices: int) -> None:
     """Raise AvsError unless each is the index of a clip."""
     for index in indices:
         if not isinstance(index, int | np.integer) or not 0 <= index < len(dataset):
-            raise AvsError(f"clip {index!r}: the dataset has clips 0 to {len(dataset) - 1}")
+            raise NotebookError(f"clip {index!r}: the dataset has clips 0 to {len(dataset) - 1}")
 
 
 def clip_title(dataset: AVSBench, index: int) -> str:
@@ -101,7 +101,7 @@ def clip_options(dataset: AVSBench, indices: Any) -> list[tuple[str, int]]:
     """
     indices = list(indices)
     if not indices:
-        raise AvsError("there is no clip to choose from; give at least one index")
+        raise NotebookError("there is no clip to choose from; give at least one index")
     check_clip(dataset, *indices)
     return [(clip_title(dataset, index), int(index)) for index in indices]
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from avslib.data.avsbench import AVSBench
-from avslib.errors import AvsError
+from avslib.errors import NotebookError
 from avslib.metrics import iou_per_frame
 from avslib.plots import outlined_frames
 from avslib.predict import Predictor
@@ -68,7 +68,9 @@ def swap_figure(predictor: Predictor, dataset: AVSBench, picture: int, sound: in
     """
     check_clip(dataset, picture, sound)
     if dataset.audio is None:
-        raise AvsError("the dataset has no sound embeddings; open it by lesson.dataset(...) or dataset.with_audio(...)")
+        raise NotebookError(
+            "the dataset has no sound embeddings; open it by lesson.dataset(...) or dataset.with_audio(...)"
+        )
     item = dataset[picture]
     result = swap(predictor, item, dataset.audio[sound])
     frames, truth = frames_of(item), item["mask"][:, 0].numpy()
@@ -108,7 +110,7 @@ def swap_pairs(dataset: AVSBench) -> list[tuple[int, int]]:
     """
     path: Path = dataset.folder.parent / "manifest.json"
     if dataset.task != "s4" or not path.is_file():
-        raise AvsError(f"{path}: swap_pairs needs the manifest of Mini-AVS and its S4 clips; choose clips by hand")
+        raise NotebookError(f"{path}: swap_pairs needs the manifest of Mini-AVS and its S4 clips; choose clips by hand")
     records = {r["name"]: r for r in json.loads(path.read_text(encoding="utf-8"))["clips"]}
     seen = [sorted(o["category"] for o in records[clip.name]["objects"]) for clip in dataset.clips]
     heard = [clip.category for clip in dataset.clips]

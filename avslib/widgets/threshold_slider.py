@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from avslib.errors import AvsError
+from avslib.errors import NotebookError
 from avslib.metrics import THRESHOLDS, f_curves
 from avslib.plots import COLOURS, PREDICTION, TRUTH, draw_outline
 from avslib.widgets.parts import control, panel
@@ -32,10 +32,10 @@ def threshold_figure(probability: Float[Tensor, "N H W"], mask: Shaped[Tensor, "
 def _curve(probability: Tensor, mask: Tensor) -> tuple[Float[Tensor, "255"], Tensor]:
     """Mean F at every threshold over the frames that have a mask, and which these are."""
     if probability.ndim != 3 or not ((probability >= 0) & (probability <= 1)).all():
-        raise AvsError(f"expected probabilities [N, H, W] from 0 to 1; got shape {list(probability.shape)}")
+        raise NotebookError(f"expected probabilities [N, H, W] from 0 to 1; got shape {list(probability.shape)}")
     curves, counted = f_curves(torch.logit(probability.detach().cpu().float()), mask.cpu())
     if not counted.any():
-        raise AvsError("no frame has a mask; F is defined only where something sounds")
+        raise NotebookError("no frame has a mask; F is defined only where something sounds")
     return curves[counted].mean(0), counted
 
 
@@ -43,7 +43,7 @@ def _draw(probability: Tensor, mask: Tensor, curve: tuple[Tensor, Tensor], thres
     from matplotlib.figure import Figure
 
     if not math.isfinite(threshold) or not 0 <= threshold <= 1:
-        raise AvsError(f"threshold {threshold}: expected a number from 0 to 1")
+        raise NotebookError(f"threshold {threshold}: expected a number from 0 to 1")
     probability, mask = probability.detach().cpu().float(), mask.cpu()
     f, counted = curve
     place = round(threshold * (len(THRESHOLDS) - 1))

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from avslib.errors import AvsError
+from avslib.errors import AvsError, NotebookError
 from avslib.inline import image_html
 from avslib.predict import Predictor
 from avslib.segment_video import Second, overlay_video
@@ -55,10 +55,12 @@ def video_upload(predictor: Predictor, longest: int = 480) -> Any:
         button.disabled, result.value = True, ""
         try:
             if not upload.value:
-                raise AvsError("No video is chosen yet; choose one first.")
+                raise NotebookError("No video is chosen yet; choose one first.")
             name, content = upload.value[0]["name"], bytes(upload.value[0]["content"])
             if len(content) > LARGEST:
-                raise AvsError(f"{name}: {len(content) / 1e6:.0f} MB is too much for an upload; use `avs predict FILE`")
+                raise NotebookError(
+                    f"{name}: {len(content) / 1e6:.0f} MB is too much for an upload; use `avs predict FILE`"
+                )
             result.value = _segmented(predictor, name, content, samples.value, longest, message)
         except AvsError as error:
             message.value = f'<span role="alert">{escape(str(error))}</span>'
@@ -90,7 +92,7 @@ def _segmented(predictor: Predictor, name: str, content: bytes, samples: int, lo
             for _ in results:
                 pass
         except AvsError as error:
-            raise AvsError(str(error).replace(str(video), name)) from None
+            raise NotebookError(str(error).replace(str(video), name)) from None
         figure = strip_figure(kept.seconds)
         message.value = f"{escape(name)}: done."
         return video_html(overlay, f"{name} with what sounds outlined", longest) + image_html(figure)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from avslib.errors import AvsError
+from avslib.errors import InstallError, UsageError
 from avslib.files import sha256_file
 
 __all__ = [
@@ -89,7 +89,7 @@ def pool(kind: str, split: str, category: str = "") -> tuple[Asset, ...]:
     ``test_unseen`` takes all four from test.
     """
     if split not in SPLITS:
-        raise AvsError(f"unknown split {split!r} of Mini-AVS: give one of {', '.join(SPLITS)}")
+        raise UsageError(f"unknown split {split!r} of Mini-AVS: give one of {', '.join(SPLITS)}")
     seen_image = split == "test" and kind in ("cutout", "distractor")
     part = "train" if seen_image else split.removesuffix("_unseen")
     return tuple(a for a in load_assets() if a.kind == kind and a.category == category and part in a.splits)
@@ -139,7 +139,7 @@ def sound(file: str) -> Float[np.ndarray, " n"]:
     try:
         import soundfile
     except ImportError as error:
-        raise AvsError(
+        raise InstallError(
             "composing Mini-AVS needs the package soundfile to read the bank's FLAC recordings: pip install soundfile"
         ) from error
     samples, _ = soundfile.read(BANK / file, dtype="int16")

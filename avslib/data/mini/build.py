@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from avslib.data.mini.assets import BANK, SPLITS, bank_hash
 from avslib.data.mini.compose import TASKS, ComposedClip, compose_clip
-from avslib.errors import AvsError
+from avslib.errors import OutputError, UsageError
 from avslib.files import atomic_path
 
 __all__ = ["SIZES", "build_mini"]
@@ -105,14 +105,14 @@ def _build(out: Path, manifest: dict, workers: int, progress: bool) -> dict:
 
 def _counts(size: str, tasks: tuple[str, ...], counts: Mapping[str, Mapping[str, int]] | None) -> dict:
     if counts is None and size not in SIZES:
-        raise AvsError(f"unknown size {size!r} of Mini-AVS: give one of {', '.join(SIZES)}")
+        raise UsageError(f"unknown size {size!r} of Mini-AVS: give one of {', '.join(SIZES)}")
     chosen = counts if counts is not None else {task: SIZES[size].get(task) for task in tasks}
     for task, by_split in chosen.items():
         if task not in TASKS or by_split is None:
-            raise AvsError(f"unknown task {task!r} of Mini-AVS: give one or both of {', '.join(TASKS)}")
+            raise UsageError(f"unknown task {task!r} of Mini-AVS: give one or both of {', '.join(TASKS)}")
         for split in by_split:
             if split not in SPLITS:
-                raise AvsError(f"unknown split {split!r} in the counts of Mini-AVS: give {', '.join(SPLITS)}")
+                raise UsageError(f"unknown split {split!r} in the counts of Mini-AVS: give {', '.join(SPLITS)}")
     return {task: dict(by_split) for task, by_split in chosen.items()}
 
 
@@ -122,10 +122,12 @@ def _existing(out: Path, wanted: dict) -> dict | None:
     try:
         found = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise AvsError(f"{out} exists and is no build of Mini-AVS: give another folder, or remove it first") from None
+        raise OutputError(
+            f"{out} exists and is no build of Mini-AVS: give another folder, or remove it first"
+        ) from None
     different = [key for key, value in wanted.items() if found.get(key) != value]
     if different:
-        raise AvsError(
+        raise OutputError(
             f"{out} holds another build of Mini-AVS (its {', '.join(different)} differs): give another folder, "
             "or remove it first"
         )

@@ -9,7 +9,7 @@ from avslib.data.mini.assets import CLASSES, SPLITS
 from avslib.data.mini.draw import choice, clip_generator, sample, uniform
 from avslib.data.mini.scene import FRAMES, Scene, draw_scene, render_scene
 from avslib.data.mini.soundtrack import SECONDS, Source, draw_source, render_soundtrack
-from avslib.errors import AvsError
+from avslib.errors import UsageError
 
 __all__ = ["TASKS", "ComposedClip", "Plan", "compose_clip", "plan_clip"]
 
@@ -100,11 +100,11 @@ def plan_clip(task: str, split: str, index: int, seed: int = 0) -> Plan:
 
 def clip_rng(task: str, split: str, index: int, seed: int) -> np.random.Generator:
     if task not in TASKS:
-        raise AvsError(f"unknown task {task!r} of Mini-AVS: give one of {', '.join(TASKS)}")
+        raise UsageError(f"unknown task {task!r} of Mini-AVS: give one of {', '.join(TASKS)}")
     if split not in SPLITS:
-        raise AvsError(f"unknown split {split!r} of Mini-AVS: give one of {', '.join(SPLITS)}")
+        raise UsageError(f"unknown split {split!r} of Mini-AVS: give one of {', '.join(SPLITS)}")
     if index < 0 or seed < 0:
-        raise AvsError(f"index {index} and seed {seed} of a Mini-AVS clip must not be negative")
+        raise UsageError(f"index {index} and seed {seed} of a Mini-AVS clip must not be negative")
     return clip_generator(seed, TASKS.index(task), SPLITS.index(split), index)
 
 
