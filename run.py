@@ -2,7 +2,8 @@
 """Set the project up on first use, then run one of its tasks inside its own environment.
 
     python run.py demo             the main job: build Mini-AVS, train, score, draw (results/demo/)
-    python run.py test [ARGS]      the whole test suite; ARGS go to pytest; --long adds the tests that take minutes
+    python run.py test [ARGS]      the whole test suite; ARGS go to pytest; --long adds the tests that take minutes,
+                                   --record keeps what they count in results/reliability
     python run.py lab [ARGS]       JupyterLab on notebooks/, at the first lesson
     python run.py book [ARGS]      the notebooks as an HTML site with search (build/book/index.html)
     python run.py avs [ARGS]       the command line of avslib (python run.py avs --help)
@@ -227,18 +228,19 @@ def test_commands(arguments: list[str]) -> list[list[str]]:
     The parts: unit tests and browser; every notebook by papermill; their stored outputs, strictly where the lesson
     is deterministic.
     """
-    rest = [argument for argument in arguments if argument != "--long"]
+    kept = [argument for argument in arguments if argument != "--long"]
+    rest = [argument for argument in kept if argument != "--record"]  # an option of tests/conftest.py
     chosen = ["-m", "not gpu and not notebook"] if "--long" in arguments else []
     workers = min(4, cpu_count())
     pytest = ["-m", "pytest", *(["-n", str(workers)] if workers > 1 else [])]
     if {"-s", "--pdb", "--trace"} & set(rest) or not all(argument.startswith("-") for argument in rest):
-        return [["-m", "pytest", *chosen, *rest]]
+        return [["-m", "pytest", *chosen, *kept]]
     notebooks = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     lax = [path for path in notebooks if path.split("/")[1][:2] in LAX]
     nbval = [*pytest, "--dist", "loadscope", "--nbval-current-env", "--nbval-cell-timeout=600"]
     strict = [path for path in notebooks if path not in lax]
     return [
-        [*pytest, "--dist", "loadscope", *chosen, *rest],
+        [*pytest, "--dist", "loadscope", *chosen, *kept],
         [*pytest, "--dist", "load", "-m", "notebook", "tests/test_notebooks.py", *rest],
         [*nbval, "--nbval", "--nbval-sanitize-with=tests/sanitize.cfg", *rest, *strict],
         [*nbval, "--nbval-lax", *rest, *lax],

@@ -1,6 +1,7 @@
 """What every test relies on: no display, and one thread a process, as two pytest workers share two cores."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +30,19 @@ def tiny(mini_data):
     from avslib.config import load_config
 
     return load_config("mini", TINY | {"data.root": str(mini_data)})
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record", action="store_true", help="keep what tests count in results/reliability")
+
+
+@pytest.fixture
+def reliability_record(request):
+    """Keeps the figures of a test, ``reliability_record("resume", kill_points=20)``, where --record asks for it."""
+    from avslib.reliability import FOLDER, write_reliability_record
+
+    def keep(name, **figures):
+        if request.config.getoption("--record"):
+            write_reliability_record(Path(__file__).resolve().parent.parent / FOLDER, name, **figures)
+
+    return keep

@@ -1,0 +1,28 @@
+"""What docs/RELIABILITY.md is printed from."""
+
+import math
+
+import pytest
+
+from avslib.errors import RecordError
+from avslib.reliability import read_reliability_record, write_reliability_record
+
+
+def test_a_record_is_read_back(tmp_path):
+    path = write_reliability_record(tmp_path, "resume", kill_points=20, by_kind={"saving": 7})
+    assert read_reliability_record(path).figures == {"kill_points": 20, "by_kind": {"saving": 7}}
+
+
+def test_an_edited_record_is_refused(tmp_path):
+    path = write_reliability_record(tmp_path, "resume", bytes_lost=1)
+    path.write_text(path.read_text().replace('"bytes_lost": 1', '"bytes_lost": 0'))
+    with pytest.raises(RecordError, match="was edited"):
+        read_reliability_record(path)
+
+
+@pytest.mark.parametrize("name,figures", [("../resume", {"n": 1}), ("resume", {}), ("resume", {"n": math.nan}),
+                                          ("resume", {"n": object()})])  # fmt: skip
+def test_no_record_of_what_is_no_figure(tmp_path, name, figures):
+    with pytest.raises(RecordError, match="reliability record"):
+        write_reliability_record(tmp_path, name, **figures)
+    assert not list(tmp_path.iterdir())
