@@ -1,5 +1,6 @@
 """Checkpoints: a folder with safetensors weights and the resolved config."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from avslib.models.ecmvae import ECMVAE
 
 __all__ = ["CONFIG", "WEIGHTS", "listed", "load_checkpoint", "load_strict", "load_weights", "save_checkpoint",
            "shipped_names"]  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
@@ -84,6 +87,7 @@ def load_weights(model: ECMVAE, source: str | Path, modules: Sequence[str] | Non
         raise WeightsError(
             f"checkpoint {path}: not a whole safetensors file ({error}); copy or train it again"
         ) from None
+    logger.info("weights %s: %s", path, ", ".join(modules) if modules else "all modules")
     wanted = model.state_dict()
     state = {k: v.to(wanted[k].dtype) if k in wanted else v for k, v in state.items()}
     if modules is not None:

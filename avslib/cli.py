@@ -1,6 +1,8 @@
 """`avs`: the command line over the same functions that Python users call."""
 
+import logging
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,7 +20,8 @@ from avslib import (
     cli_weights,
 )
 from avslib.cli_data import Quiet, Task
-from avslib.errors import AvsError
+from avslib.logs import show_logs
+from avslib.unforeseen import told
 
 app = typer.Typer(
     help="ECMVAE for audio-visual segmentation: build data, train, score, print tables.",
@@ -48,6 +51,20 @@ Overrides = Annotated[
 BFloat16 = Annotated[
     bool, typer.Option("--bf16", help="Compute in bfloat16: faster on hardware that has it, about 3 digits a product.")
 ]
+
+
+@app.callback()
+def common_options(
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "-v", "--verbose", count=True, help="Say on stderr what is read, kept and decided, and print the traceback "
+            "of an error; -vv says more.",
+        ),
+    ] = 0,
+) -> None:  # fmt: skip
+    """ECMVAE for audio-visual segmentation: build data, train, score, print tables."""
+    show_logs(verbose)
 
 
 @app.command("train")
@@ -198,15 +215,18 @@ def _print_metrics(metrics: dict, baselines: dict, paper: dict | None = None) ->
 
 
 def main() -> None:
-    """Entry point: an `AvsError` becomes one sentence on stderr and its exit code, which is 2 for bad input."""
+    """Entry point: an error becomes one sentence with its code on stderr, and its exit code (2 for bad input)."""
     arguments = sys.argv[1:]
     if arguments[:2] == ["notebooks", "run"]:
         arguments = cli_notebooks.join_pairs(arguments)
     try:
         app(arguments, prog_name="avs")
-    except AvsError as error:
-        print(f"avs: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    except Exception as error:
+        if logging.getLogger("avslib").isEnabledFor(logging.INFO):
+            traceback.print_exc()
+        sentence = told(error)
+        print(f"avs: {sentence} [{sentence.code}]", file=sys.stderr)
+        sys.exit(sentence.exit_code)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One run from configuration to run record: train, score the best checkpoint on val and the tests, write it down."""
 
 import json
+import logging
 import shutil
 import sys
 import time
@@ -26,6 +27,8 @@ from avslib.train import open_split, train
 from avslib.variants import method_name
 
 __all__ = ["ALL_OBJECTS", "SHUFFLED", "dataset_info", "default_out", "method_name", "publish", "run", "score"]
+
+logger = logging.getLogger(__name__)
 
 PUBLISHED = ("clips.csv", HISTORY, "run.json")
 SHUFFLED = "audio shuffled between clips"
@@ -107,7 +110,9 @@ def run(
     data, dataset = dataset_info(_root(config), config.data.task, config.data.max_clips)
     method = method_name(config) if method is None else method
     out = default_out(config) if out is None else Path(out)
+    logger.info("%s, seed %d, %s %s into %s", method, config.train.seed, dataset.id, dataset.clips, out)
     trained = train(config, out, resume=resume, progress=progress, console=console)
+    logger.info("best epoch %d, J on val %.4f; scoring it", trained.best_epoch + 1, trained.best_j)
     model = apply_speed_options(load_checkpoint(trained.checkpoint, PartialState().device))
     metrics: dict[str, dict] = {}
     scored: dict[str, dict] = {}

@@ -1,6 +1,7 @@
 """AVSBench's S4 and MS3 folders as a `Dataset`: names are checked when it is made, contents when a clip is read."""
 
 import copy
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,8 @@ from avslib.data.pictures import read_frame, read_mask, require_same_size
 from avslib.errors import DataError, UsageError
 
 __all__ = ["AVSBench", "Clip", "read_item", "read_skip_list", "stack_audio"]
+
+logger = logging.getLogger(__name__)
 
 AUDIO_TOLERANCE = 0.2  # seconds that may be missing: 4.8 s still give five log-mel patches
 
@@ -73,6 +76,7 @@ class AVSBench(Dataset):
         if masks and (sentence := masks_missing(self.folder, task)):
             raise DataError(sentence)
         self.clips = [make_clip(self.folder, task, row, frames, masks) for row in rows]
+        logger.info("%s, %s: %d clips, %d left out", path, split, len(self.clips), len(skipped))
         self.audio = None if audio is None else stack_audio(audio, [clip.name for clip in self.clips], frames)
 
     def with_audio(self, audio: Mapping[str, Float[Tensor, "T D"]]) -> "AVSBench":

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ from avslib.errors import DataError, NonFiniteError
 from avslib.files import atomic_path, sha256_file
 
 __all__ = ["AudioEncoder", "embed_dataset", "embed_packed"]
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "avslib-embeddings-1"
 
@@ -122,6 +125,7 @@ def _kept(
             warnings.warn(f"{path.parent}: embeddings are not kept ({error})", stacklevel=2)
             writable = False
         embeddings = _load(path, key, len(names), frames)
+        logger.info("audio embeddings: %s %s", "computed, kept in" if embeddings is None else "from", path)
         if embeddings is None:
             embeddings = compute()
             if writable:

@@ -1,5 +1,6 @@
 """Visual backbones from timm: four feature levels at strides 4, 8, 16 and 32."""
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from avslib.errors import ConfigError, InstallError, UsageError, WeightsError
 
 __all__ = ["STRIDES", "Backbone"]
+
+logger = logging.getLogger(__name__)
 
 STRIDES = (4, 8, 16, 32)
 
@@ -46,6 +49,8 @@ class Backbone(nn.Module):
                 f"model.backbone {name!r}: its ImageNet weights are neither cached nor reachable "
                 f"({type(error).__name__}); set model.pretrained to a file, or to false"
             ) from None
+        source = "ImageNet weights of " + ("a package" if packaged else "timm") if pretrained is True else pretrained
+        logger.info("backbone %s: %s", name, source or "random weights")
         strides = self.net.feature_info.reduction()
         if not set(STRIDES) <= set(strides):
             raise ConfigError(f"model.backbone {name!r}: needs features at strides {STRIDES}, has {tuple(strides)}")
