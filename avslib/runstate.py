@@ -16,6 +16,8 @@ from avslib.files import atomic_path
 __all__ = ["HISTORY", "STATE", "History", "RunState"]
 
 STATE, HISTORY = "state.pt", "history.csv"
+# a resumed run may have others: they change no step
+FREE = ("data.workers", "data.cache", "train.checkpoint_every")
 
 
 @dataclass
@@ -92,7 +94,7 @@ def _first_difference(saved: dict, wanted: dict, prefix: str = "") -> str | None
             inner = _first_difference(saved.get(key) or {}, value, f"{prefix}{key}.")
             if inner:
                 return inner
-        elif saved.get(key) != value:
+        elif saved.get(key) != value and prefix + key not in FREE:
             return prefix + key
     return None
 

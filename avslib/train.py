@@ -111,7 +111,7 @@ def train(
         synchronize_batch_norm(model, accelerator.device)
     optimizer = _optimizer(model, config)
     loader = (packed_loader if packed else train_loader)(trainset, config.data, t.batch_size, t.seed)
-    sampler = trainset if packed else loader.sampler
+    sampler = loader.sampler
     apply_speed_options(model, channels_last=t.channels_last, checkpointing=t.checkpointing, compile=t.compile)
     model, optimizer = accelerator.prepare(model, optimizer)
     if not packed:  # packed clips are shared out between the processes already

@@ -124,6 +124,35 @@ def test_workers_that_stay_see_the_epoch(packed):
             assert torch.equal(image, flips.flip(dict(plain[name]), epoch, clips.names.index(name))["image"])
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("world", [1, 2])
+def test_batches_do_not_depend_on_the_number_of_workers(packed, world):
+    def batches(workers, rank):
+        values = {"data.workers": workers, "data.task": read_index(packed)["task"], "data.flip_probability": 0.5}
+        clips = PackedClips(packed, "train", 32, shuffle=True, rank=rank, world=world, equal=True, buffer=4)
+        loader, found = packed_loader(clips, load_config("mini", values).data, 2, seed=1), []
+        for loader.sampler.epoch in range(2):
+            found += list(loader)
+        return found
+
+    for rank in range(world):
+        expected = batches(0, rank)
+        assert len(expected) == 2 * (CLIPS // world // 2)
+        for workers in (1, 2, 3):
+            assert all(same(*pair) for pair in zip(batches(workers, rank), expected, strict=True))
+
+
+def test_each_byte_is_read_once_however_many_workers_decode(packed, monkeypatch):
+    from avslib.data import packed as module
+
+    opened, open_shard = [], module._open
+    monkeypatch.setattr(module, "_open", lambda source, file: opened.append(file) or open_shard(source, file))
+    config = load_config("mini", {"data.workers": 2, "data.task": read_index(packed)["task"]}).data
+    list(packed_loader(PackedClips(packed, "train", 32, shuffle=True), config, 2, seed=1))
+    read = sorted(file for file in opened if file.endswith(".tar"))
+    assert read == [shard["file"] for shard in read_index(packed)["splits"]["train"]["shards"]]
+
+
 @pytest.mark.parametrize("url", ["memory", "file", "simplecache"])
 def test_any_fsspec_url(packed, url):
     expected = PackedClips(packed, "val").names
@@ -216,6 +245,7 @@ def test_training_sees_every_packed_clip_once_an_epoch(mini_data, tmp_path, monk
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(RunState, "save", save_and_stop)  # after step 3 of 4 of the first epoch
         train(load_config("mini", values), tmp_path / "stopped", progress=False)
+    values["data.workers"] = 2
     again = train(load_config("mini", values), tmp_path / "stopped", resume=True, progress=False)
     assert same(*(load_file(t.checkpoint / "model.safetensors") for t in (trained, again)))
     with pytest.raises(AvsError, match="avs data pack --skip"):

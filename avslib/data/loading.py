@@ -4,20 +4,23 @@ Order and flips are functions of (seed, epoch, clip), not of a generator's state
 what the uninterrupted one would have read.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from avslib.config import DataConfig
 from avslib.data.packed import PackedClips
 
 __all__ = [
-    "EpochSampler", "FlippedClips", "FlippedStream", "eval_loader", "packed_loader", "shuffle_audio", "train_loader",
+    "EpochSampler", "FlippedClips", "FlippedStream", "StreamSampler", "eval_loader", "packed_loader", "shuffle_audio",
+    "train_loader",
 ]  # fmt: skip
 
 
@@ -72,8 +75,47 @@ class FlippedClips(Dataset):
         return item
 
 
-class FlippedStream(IterableDataset):
-    """`FlippedClips` of a packed split: the same flips of the same clips, in the order of the stream."""
+class StreamSampler(Sampler[tuple[int, dict[str, Any]]]):
+    """(epoch, undecoded clip) of a packed split, read in one stream; set `epoch` before each pass.
+
+    What a sampler gives is made in the training process: however many workers decode the clips, their order is the
+    same, each byte is read once, and one shuffle buffer is held. A thread reads `ahead` clips before they are wanted.
+    """
+
+    def __init__(self, clips: PackedClips, ahead: int = 8):
+        self.clips, self.ahead = clips, ahead
+
+    @property
+    def epoch(self) -> int:
+        return self.clips.epoch
+
+    @epoch.setter
+    def epoch(self, value: int) -> None:
+        self.clips.epoch = value
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        epoch = self.epoch
+        return ((epoch, sample) for sample in _read_ahead(self.clips.samples(), self.ahead))
+
+
+def _read_ahead(items: Iterator[dict[str, Any]], ahead: int) -> Iterator[dict[str, Any]]:
+    end: dict[str, Any] = {}
+    pool = ThreadPoolExecutor(1, "avslib-read-ahead")
+    try:
+        waiting = deque(pool.submit(next, items, end) for _ in range(max(1, ahead)))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, items, end))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class FlippedStream(Dataset):
+    """`FlippedClips` of a packed split: the same flips of the same clips; items are asked for by what `StreamSampler`
+    reads."""
 
     def __init__(self, clips: PackedClips, config: DataConfig, seed: int):
         self.clips, self.flips = clips, FlippedClips(clips, config, seed)
@@ -81,9 +123,10 @@ class FlippedStream(IterableDataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        epoch = self.clips.epoch
-        return (self.flips.flip(item, epoch, number) for number, item in self.clips.numbered())
+    def __getitem__(self, key: tuple[int, dict[str, Any]]) -> dict[str, Any]:
+        epoch, sample = key
+        number, item = self.clips.decode(sample)
+        return self.flips.flip(item, epoch, number)
 
 
 def train_loader(dataset: Dataset, config: DataConfig, batch_size: int, seed: int) -> DataLoader:
@@ -102,14 +145,11 @@ def train_loader(dataset: Dataset, config: DataConfig, batch_size: int, seed: in
 
 
 def packed_loader(clips: PackedClips, config: DataConfig, batch_size: int, seed: int) -> DataLoader:
-    """As `train_loader`, from packed clips; the order is theirs, and their `epoch` is set before each pass.
-
-    The order depends on the number of workers and processes: a resumed run repeats the uninterrupted one only with as
-    many of both.
-    """
+    """As `train_loader`, from packed clips; the order is theirs, for this process, whatever the number of workers."""
     return DataLoader(
         FlippedStream(clips, config, seed),
         batch_size,
+        sampler=StreamSampler(clips, 2 * batch_size),
         num_workers=config.workers,
         drop_last=len(clips) >= batch_size,
         persistent_workers=config.workers > 0,

@@ -68,8 +68,11 @@ class PackedClips(IterableDataset):
     """Clips of one split of a packed folder: the items of `AVSBench`, as a stream.
 
     Shards and, inside each, clips are read in one pass; a buffer of undecoded clips shuffles them. Order is a function
-    of (seed, epoch) and of how many processes and workers share the stream; every clip comes once an epoch, in one
-    of them. Each shard that is read is compared with its checksum.
+    of (seed, epoch) and of how many processes share the stream; every clip comes once an epoch, in one of them. Each
+    shard that is read is compared with its checksum.
+
+    Training reads it through `avslib.data.loading.packed_loader`, whose batches do not depend on the number of workers.
+    In a plain ``DataLoader`` workers share the shards out: no clip twice, but an order that depends on their number.
 
     Args:
         source: folder, or fsspec URL (``s3://...``, ``hf://...``, ``https://...``, ``simplecache::...``).
@@ -80,7 +83,8 @@ class PackedClips(IterableDataset):
         buffer: clips in the shuffle buffer of each worker.
         rank, world: this process and how many there are; by default what torch.distributed says, else 0 and 1.
         equal: leave out up to world - 1 clips an epoch, so that all processes have as many.
-        batch_size: workers share out whole batches of it, so that only the last batch of an epoch is smaller.
+        batch_size: workers of a plain DataLoader share out whole batches of it, so that only the last one of an epoch
+            is smaller.
         verify: False leaves the checksums out.
 
     Attributes:
@@ -155,7 +159,7 @@ class PackedClips(IterableDataset):
 
     def numbered(self) -> Iterator[tuple[int, dict[str, str | Tensor]]]:
         """Items with the number of the clip in the order of the csv, for this process and worker."""
-        return map(self._decoded, self.samples())
+        return map(self.decode, self.samples())
 
     def samples(self) -> Iterator[dict[str, Any]]:
         """Undecoded pictures of each clip, as `webdataset` gives them, for this process and worker."""
@@ -229,7 +233,8 @@ class PackedClips(IterableDataset):
     def _bytes(self, sample: dict[str, Any], key: str) -> NamedBytes:
         return NamedBytes(sample[key], f"{sample['__url__']}, {sample['__key__']}.{key}")
 
-    def _decoded(self, sample: dict[str, Any]) -> tuple[int, dict[str, str | Tensor]]:
+    def decode(self, sample: dict[str, Any]) -> tuple[int, dict[str, str | Tensor]]:
+        """The number of the clip in the order of the csv, and its item, of what `samples` gives."""
         values, number = _values(sample), int(sample["__key__"])
         keys = {key.partition(".")[0]: key for key in sample}
         try:
