@@ -28,7 +28,8 @@ def matching_loss(logits: Float[Tensor, "N 1 H W"], fused: list[Float[Tensor, "N
     target = F.softmax(F.normalize(audio, dim=1), dim=1)
     terms = []
     for level in fused:
-        gate = torch.sigmoid(F.adaptive_avg_pool2d(logits, level.shape[-2:]))
+        # the levels' strides divide the image; the adaptive form has no deterministic gradient on a GPU
+        gate = torch.sigmoid(F.avg_pool2d(logits, logits.shape[-1] // level.shape[-1]))
         visual = F.normalize((gate * level).mean((2, 3)), dim=1)
         terms.append(F.kl_div(F.log_softmax(visual, dim=1), target, reduction="sum"))
     return torch.stack(terms).mean()
