@@ -10,7 +10,7 @@ __all__ = [
     "AvsError", "BadClipsError", "ConfigError", "DataError", "DiskFullError", "InstallError", "InternalError",
     "LogMelError", "MemoryLimitError", "NonFiniteError", "NotebookError", "OutputError", "PackedError", "PictureError",
     "Preempted", "ProcessesError", "RecordError", "RunStateError", "SoundError", "SweepError", "UsageError",
-    "VideoError", "WeightsError", "WorkerError", "kinds", "plain_kind",
+    "VideoError", "WeightsError", "WorkerError", "explained", "kinds", "plain_kind",
 ]  # fmt: skip
 
 
@@ -190,7 +190,7 @@ class InternalError(AvsError):
     """Something that avslib did not foresee, which is a bug."""
 
     code = "AVS900"
-    remedy = "Repeat the command as `avs -v ...` and report its traceback."
+    remedy = "Report it with the file that the sentence names; `avs -v COMMAND` prints the traceback."
     exit_code = 70
 
 
@@ -207,3 +207,11 @@ def plain_kind(error: AvsError) -> type[AvsError]:
     'VideoError'
     """
     return next(kind for kind in type(error).__mro__ if kind in (*kinds(), AvsError))
+
+
+def explained() -> str:
+    """The codes as a Markdown table: what happened, and what to do."""
+    lines = ["| code | from Python | what happened | what to do |", "| --- | --- | --- | --- |"]
+    for kind in kinds():
+        lines.append(f"| {kind.code} | `{kind.__name__}` | {' '.join(kind.__doc__.split())} | {kind.remedy} |")
+    return "\n".join(lines) + "\n"

@@ -6,7 +6,9 @@ A page holds a table between marks, ``<!-- table:ablation-s4 -->`` and ``<!-- /t
     results/ablation/runs  ablation-s4, ablation-ms3; table_TASK.{md,csv,tex,html} and differences_TASK.png beside them
     results/robustness     robustness; table.{md,csv,tex,html} and robustness_TASK.png there
     results/bench          bench-targets, bench; growth_DEVICE_BACKBONE.png there
+    results/reliability    reliability-summary, reliability
 
+The mark ``errors`` is the table of the error codes, from avslib/errors.py.
 Nothing here is typed by hand; `stale` says what no longer follows from the records.
 """
 
@@ -20,21 +22,24 @@ from avslib.ablation import render
 from avslib.bench.record import BenchRecord, read_bench_record
 from avslib.bench.report import markdown_page, targets_markdown
 from avslib.comparisons import Comparison, compare
-from avslib.errors import RecordError, UsageError
+from avslib.errors import RecordError, UsageError, explained
 from avslib.files import atomic_path
 from avslib.plots import save_figure
 from avslib.plots_bench import growth_figure
 from avslib.plots_robustness import robustness_figure
 from avslib.plots_study import differences_figure
 from avslib.records import RunRecord, load_records
+from avslib.reliability import FOLDER, ReliabilityRecord, read_reliability_record, records_markdown, summary_markdown
 from avslib.results import SPLITS, table
 from avslib.robustness_table import robustness_table
 from avslib.tables import SUFFIXES, fill_marks, mark_names
 
 __all__ = ["PAGES", "stale", "write"]
 
-PAGES = ("README.md", "results/ablation/README.md", "results/robustness/README.md", "results/bench/README.md")
+PAGES = ("README.md", "results/ablation/README.md", "results/robustness/README.md", "results/bench/README.md",
+         "docs/RELIABILITY.md")  # fmt: skip
 BENCH_TABLES = {"bench-targets": targets_markdown, "bench": markdown_page}
+RELIABILITY_TABLES = {"reliability-summary": summary_markdown, "reliability": records_markdown}
 TASKS = ("s4", "ms3")
 
 
@@ -64,6 +69,9 @@ class _Study:
     def _benches(self) -> list[BenchRecord]:
         return [read_bench_record(path) for path in sorted((self.root / "results/bench").glob("*.json"))]
 
+    def tried(self, make: Callable[[list[ReliabilityRecord]], str]) -> str:
+        return make([read_reliability_record(path) for path in sorted((self.root / FOLDER).glob("*.json"))])
+
     def ablation(self, task: str, fmt: str) -> str:
         return render(self.comparisons(task), self.records("ablation/runs"), task, fmt)
 
@@ -77,7 +85,8 @@ class _Study:
         made = {f"{data}-{task}": partial(self.results, task, data) for data in SPLITS for task in TASKS}
         made |= {f"ablation-{task}": partial(self.ablation, task, "md") for task in TASKS}
         made |= {name: partial(self.bench, make) for name, make in BENCH_TABLES.items()}
-        return made | {"robustness": self.robustness}
+        made |= {name: partial(self.tried, make) for name, make in RELIABILITY_TABLES.items()}
+        return made | {"robustness": self.robustness, "errors": explained}
 
     def texts(self) -> dict[Path, str]:
         """Every generated file of text as it should be."""

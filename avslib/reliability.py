@@ -6,6 +6,7 @@ code. The tables of docs/RELIABILITY.md are made from these files alone.
 
 import datetime
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,9 +16,25 @@ from avslib.errors import RecordError
 from avslib.files import atomic_path
 from avslib.records import GitState, config_hash, environment, git_state, portable
 
-__all__ = ["FOLDER", "ReliabilityRecord", "read_reliability_record", "write_reliability_record"]
+__all__ = ["FOLDER", "ReliabilityRecord", "read_reliability_record", "records_markdown", "summary_markdown",
+           "write_reliability_record"]  # fmt: skip
 
 FOLDER = Path("results/reliability")
+# what the summary says -> the figure that it is summed from
+SUMMARY = {
+    "faults injected": "faults",
+    "faults survived": "survived",
+    "kill points of a training, resumed": "kill_points",
+    "of them, equal to the uninterrupted run to the bit": "equal",
+    "damaged files tried": "damaged_files",
+    "of them, recognised or rebuilt": "recognised",
+    "hostile files tried": "hostile_files",
+    "of them, refused with a sentence": "refused",
+    "minutes of fuzzing": "minutes",
+    "inputs of fuzzing": "inputs",
+    "finds of fuzzing, each mended and kept as a test": "finds",
+    "bytes lost": "bytes_lost",
+}
 
 
 class ReliabilityRecord(BaseModel):
@@ -75,3 +92,39 @@ def read_reliability_record(path: str | Path) -> ReliabilityRecord:
     except (ValidationError, OSError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise RecordError(f"{path}: no readable reliability record ({reason}); make it again with --record") from None
+
+
+def summary_markdown(records: Sequence[ReliabilityRecord]) -> str:
+    """What the records add up to: a figure of one name is summed over the records that hold it."""
+    lines = ["| | |", "| --- | ---: |"]
+    for told, name in SUMMARY.items():
+        found = [_sum(record.figures[name]) for record in records if name in record.figures]
+        lines.append(f"| {told} | {f'{sum(found):,.0f}' if found else 'no record yet'} |")
+    return "\n".join(lines) + "\n"
+
+
+def records_markdown(records: Sequence[ReliabilityRecord]) -> str:
+    """A row for each record: its figures, versions, time and commit."""
+    lines = ["| record | figures | Python, PyTorch | made | commit |", "| --- | --- | --- | --- | --- |"]
+    for record in records:
+        figures = "; ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in record.figures.items())
+        versions = f"{record.environment['python']}, {record.environment['packages'].get('torch')}"
+        commit = (record.git.commit or "?")[:8] + (" + changes" if record.git.dirty else "")
+        lines.append(f"| {record.name} | {figures} | {versions} | {record.created[:10]} | {commit} |")
+    return "\n".join(lines) + "\n"
+
+
+def _sum(value: Any) -> float:
+    return sum(map(_sum, value.values())) if isinstance(value, dict) else float(value)
+
+
+def _text(value: Any) -> str:
+    """
+    >>> _text({"wav": 2.0, "png": {"bombs": 3}})
+    '(wav 2, png (bombs 3))'
+    """
+    if isinstance(value, dict):
+        return f"({', '.join(f'{name} {_text(part)}' for name, part in value.items())})"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
