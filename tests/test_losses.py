@@ -250,11 +250,11 @@ def leaves(rows):
     return [c.requires_grad_() for c in columns[:4]], columns[4]
 
 
-def assert_finite(loss, inputs, norm=True):
+def assert_finite(loss, inputs):
     assert loss.isfinite()
     for gradient in torch.autograd.grad(loss, inputs, allow_unused=True):
         assert gradient is None or gradient.isfinite().all()
-        assert gradient is None or not norm or gradient.norm().isfinite()
+        assert gradient is None or gradient.norm().isfinite()
 
 
 @given(vectors)
@@ -266,8 +266,7 @@ def test_latent_terms_are_finite_at_extreme_variances(rows):
     inputs = [mu_p, logvar_p, mu_q, logvar_q]
     p, q = (mu_p, logvar_p), (mu_q, logvar_q)
     for kind in FORMS:
-        # the official gradient is a density over its own deviation, e^50 here: finite, but its norm is not in float32
-        assert_finite(shared_code_divergence(p, q, kind, eps, -eps), inputs, norm=kind != "official")
+        assert_finite(shared_code_divergence(p, q, kind, eps, -eps), inputs)
     for scale in ("official", "consistent"):
         assert_finite(kl_loss(p, q, scale), inputs)
     for kind in ("official", "full"):
