@@ -82,7 +82,8 @@ class TPAVI(nn.Module):
             clip_mean = (u_mean @ m).view(groups, -1, m.shape[2])
             centred = u - u_mean
             covariance = centred.transpose(1, 2) @ centred / u.shape[1]
-            within = ((covariance @ m) * m).sum(1).view_as(clip_mean)
+            # seconds that sound alike (silence) can cancel in M: what rounding leaves may lie below 0
+            within = ((covariance @ m) * m).sum(1).clamp(min=0).view_as(clip_mean)
             group_mean = clip_mean.mean(1, keepdim=True)
             var = within.mean(1, keepdim=True) + (clip_mean - group_mean).square().mean(1, keepdim=True)
             # the bias cancels below, but stays in the graph: processes that train together expect a gradient of each
