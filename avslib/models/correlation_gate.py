@@ -41,7 +41,10 @@ class CorrelationGate(nn.Module):
 
     def forward(self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int, groups: int = 1
                 ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C"]]:
-        v, a = l2_normalize(x.permute(0, 2, 3, 1)), l2_normalize(audio)
-        correlation = F.cosine_similarity(self.theta(v), self.phi(a)[:, None, None], dim=-1)
-        gate = torch.sigmoid(self.scale * correlation + self.bias).unsqueeze(-1)
-        return self.layer_norm(v + self.output(gate * v)).permute(0, 3, 1, 2), a
+        # the squares of a map past 256 are not in float16, whose lengths would be infinite and the map 0
+        with torch.autocast(x.device.type, enabled=False):
+            x, audio = (t if t.dtype == torch.float64 else t.float() for t in (x, audio))
+            v, a = l2_normalize(x.permute(0, 2, 3, 1)), l2_normalize(audio)
+            correlation = F.cosine_similarity(self.theta(v), self.phi(a)[:, None, None], dim=-1)
+            gate = torch.sigmoid(self.scale * correlation + self.bias).unsqueeze(-1)
+            return self.layer_norm(v + self.output(gate * v)).permute(0, 3, 1, 2), a
