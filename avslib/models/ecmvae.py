@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from avslib.config import Config
+from avslib.distributed import is_synchronized, world_size
 from avslib.errors import UsageError
 from avslib.models.backbones import STRIDES, Backbone
 from avslib.models.branch import Branch, MIHeads
@@ -104,9 +106,11 @@ class ECMVAE(nn.Module, Pretrained):
             features: what the backbone gives for `image`, where it is known already (several samples of one clip).
 
         Raises:
-            AvsError: shapes that do not fit each other, `frames` or the configuration.
+            AvsError: shapes that do not fit each other, `frames` or the configuration; in training, a single row so
+                small that batch norm has no statistics.
         """
         _validate(image, audio, mask, frames, annotated, self.config.model.audio_dim)
+        self._require_statistics(image)
         if not self.config.model.use_audio:
             audio = torch.zeros_like(audio)
         features = self.backbone(image) if features is None else features
@@ -123,6 +127,7 @@ class ECMVAE(nn.Module, Pretrained):
                 if rows is not None:
                     features = [f.index_select(0, rows) for f in features]
                     image, audio, projected = (x.index_select(0, rows) for x in (image, audio, projected))
+                    self._require_statistics(image)
             latents = self.posterior.encode(image, audio, mask.to(image.dtype))
             runs.append(self._encoded("posterior", features, projected, latents, frames, noise, output))
         logits = {}
@@ -131,6 +136,18 @@ class ECMVAE(nn.Module, Pretrained):
             logits[run.name] = run.branch.decoder(run.branch.inject_codes(fused, run.codes, fused=True))
         output.logits, output.logits_posterior = logits["prior"], logits.get("posterior")
         return output
+
+    def _require_statistics(self, image: Float[Tensor, "N 3 H W"]) -> None:
+        """Raise where the coarsest level has one value a channel, of which there is no variance."""
+        n, _, h, w = image.shape
+        if not self.training or n * h * w != STRIDES[-1] ** 2:
+            return
+        norms = [m for m in self.modules() if isinstance(m, _BatchNorm) and m.training]
+        if not all(world_size() > 1 and is_synchronized(norm) for norm in norms):
+            raise UsageError(
+                f"training on one frame of {h}x{w} pixels leaves batch norm a single value a channel; take more clips "
+                "a step (train.batch_size) or larger images (model.image_size), or call model.eval()"
+            )
 
     def _encoded(
         self,
