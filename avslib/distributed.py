@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, distributed, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from avslib.errors import AvsError, ProcessesError, plain_kind
@@ -64,6 +65,7 @@ class _Gather(torch.autograd.Function):
         return torch.stack(parts)
 
     @staticmethod
+    @once_differentiable  # autograd does not see through all_reduce
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # every process used this process's part; its gradient is the sum of theirs
         gradient = gradient.clone(memory_format=torch.contiguous_format)
