@@ -8,9 +8,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from avslib.errors import UsageError
+from avslib.errors import NonFiniteError, UsageError
 
-__all__ = ["Reliability", "calibration_error", "entropy", "entropy_parts", "fit_temperature", "reliability"]
+__all__ = ["Reliability", "calibration_error", "entropy", "entropy_parts", "fit_temperature",
+           "logits_of_mean_probability", "reliability"]  # fmt: skip
 
 
 def entropy(p: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
@@ -39,6 +40,17 @@ def entropy_parts(
     """
     total, expected = entropy(samples.mean(0)), entropy(samples).mean(0)
     return total, expected, (total - expected).clamp(min=0)
+
+
+def logits_of_mean_probability(logits: Float[Tensor, "k *S"]) -> Float[Tensor, "*S"]:
+    """logit(mean_k sigmoid(logits_k)), by logarithms: finite also where the mean is 0 or 1 to the last digit.
+
+    >>> logits_of_mean_probability(torch.tensor([[0.0, 90.0], [0.0, 90.0]]))
+    tensor([ 0., 90.])
+    """
+    wide = logits.double()
+    log_p, log_not_p = (F.logsigmoid(x).logsumexp(0) for x in (wide, -wide))
+    return (log_p - log_not_p).to(logits.dtype)
 
 
 @dataclass
@@ -102,18 +114,20 @@ def fit_temperature(logits: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], s
     One number cannot move the boundary at 0.5, so J stays as it is. Source: Guo et al., ICML 2017.
 
     Raises:
-        AvsError: other shapes, or all targets alike, for which t has no minimum.
+        AvsError: other shapes, logits that are not finite, or all targets alike, for which t has no minimum.
 
     >>> logits = torch.tensor([4.0, 4.0, 4.0, -4.0])  # three of four are right: sigmoid should say 3/4
     >>> round(fit_temperature(logits, torch.tensor([1, 1, 0, 0])) / (4 / torch.tensor(3.0).log().item()), 3)
     1.0
     """
     target = target.to(logits.device).float()
-    if logits.shape != target.shape or target.min() == target.max():
+    if logits.shape != target.shape or target.unique().tolist() != [0, 1]:
         raise UsageError(
             "fit_temperature expects logits and targets of one shape, with zeros and ones among the targets"
         )
     logits = logits.detach().float()
+    if not logits.isfinite().all():
+        raise NonFiniteError("fit_temperature expects finite logits; those of the probabilities 0 and 1 are not")
     log_t = torch.zeros((), device=logits.device, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_t], max_iter=steps, line_search_fn="strong_wolfe")
 
