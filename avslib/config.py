@@ -132,7 +132,19 @@ class DataConfig(_Section):
     skip: str | None = Field(
         None, description="file with the names of clips to leave out, one a line (avs data check --fix-list writes it)"
     )
+    max_corrupt: int = Field(
+        5,
+        ge=0,
+        description="train clips that may be corrupt: another one takes the place of each, which is told; more of them "
+        "end the training",
+    )
     workers: int = Field(2, ge=0, description="processes that read clips; 0 reads in the training process")
+    timeout: int = Field(
+        600,
+        ge=0,
+        description="seconds that train batches may take to read before their workers count as stuck and are started "
+        "again; 0: no limit",
+    )
     cache: str | None = Field(
         None, description="folder of cached audio embeddings; default: inside the data folder's parent"
     )
@@ -147,6 +159,11 @@ class TrainConfig(_Section):
 
     epochs: int = Field(15, ge=1, description="passes over the train split")
     batch_size: int = Field(4, ge=1, description="clips a step and process")
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None,
+        description="clips that go through the network at once, where memory does not hold the batch: gradients add up "
+        "to its own, batch statistics are those of so many clips; auto: half as many each time that memory runs out",
+    )
     eval_batch_size: int = Field(4, ge=1, description="clips a step when scoring")
     eval_samples: int = Field(
         0, ge=0, description="0: score the mean code; k: the mean probability of k codes drawn from the prior"
@@ -160,6 +177,12 @@ class TrainConfig(_Section):
     schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate over the steps")
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from 0")
     clip_grad: float | None = Field(None, gt=0, description="largest gradient norm; larger ones are scaled down")
+    nonfinite: Literal["stop", "skip"] = Field(
+        "stop",
+        description="a loss or gradient that is not finite: stop: ends the training; skip: the step changes nothing, "
+        "which is told (the host then waits for the device at every step)",
+    )
+    max_skipped: int = Field(10, ge=0, description="steps in a row that may be skipped; one more ends the training")
     precision: Literal["no", "tf32", "bf16", "fp16"] = Field(
         "no",
         description="no: float32; tf32: float32 whose matrix products a GPU may round to 10 binary digits (those of "
@@ -290,7 +313,7 @@ def _validate(values: dict, source: str) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
+        name = ".".join(str(part) for part in first["loc"][:2])  # behind them come the members of a union
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, field_names(), n=1, cutoff=0.5)
             raise ConfigError(

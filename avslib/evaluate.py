@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, Subset
 from avslib.data.avsbench import AVSBench
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.data.loading import eval_loader
+from avslib.data.workers import lasting
 from avslib.distributed import gather_objects
 from avslib.errors import DataError
 from avslib.metrics import FScore, LegacyFScore, MeanIoU, frame_scores
@@ -92,7 +93,7 @@ def predict_batches(
     """
     model.eval()
     device = next(model.parameters()).device
-    for batch in eval_loader(dataset, batch_size, workers):
+    for batch in lasting(eval_loader(dataset, batch_size, workers)):
         rows = flatten_clips(batch, device)
         image = model.normalize(rows["image"])
         noises = [_clip_noise(model, rows["name"], frames, k) for k in range(samples)] or [None]

@@ -1,19 +1,21 @@
-"""A loss that is not finite ends a training, with the batch that it came from kept for inspection."""
+"""A loss that is not finite ends a training, or its step is skipped; the batch that it came from is kept."""
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from avslib.distributed import rank
+from avslib.distributed import gather_processes, rank
 from avslib.errors import NonFiniteError
+from avslib.faults import SKIPPED, Faults
 from avslib.files import atomic_path
 
-__all__ = ["NONFINITE", "FiniteWatch"]
+__all__ = ["NONFINITE", "FiniteWatch", "all_finite", "skip_step"]
 
 NONFINITE = "nonfinite_{rank}.pt"
 
@@ -44,15 +46,49 @@ class FiniteWatch:
         bad = next((name for name, value in parts.items() if not math.isfinite(value)), None)
         if bad is None:
             return
-        first = next(((n, batch) for n, batch, loss in self.recent if not math.isfinite(loss)), None)
-        saved = ""
-        if first is not None:
-            path = out / NONFINITE.format(rank=rank())
-            tensors = {name: value for name, value in first[1].items() if isinstance(value, Tensor)}
-            with atomic_path(path) as part:
-                torch.save({"step": first[0], "clips": list(first[1]["name"]), "batch": tensors}, part)
-            saved = f" The batch of step {first[0]}, where it began, is in {path}."
+        saved = self.keep(out)
         raise NonFiniteError(
             f"step {step}: {bad} is not finite; lower train.lr or set train.clip_grad.{saved} "
             f"The last saved state is in {out}"
+        )
+
+    def keep(self, out: Path, latest: bool = False) -> str:
+        """Write the first remembered batch whose loss is not finite and say so, or nothing where all are.
+
+        Args:
+            latest: write the latest one in that case: its gradients are not finite.
+        """
+        first = next((seen for seen in self.recent if not math.isfinite(seen[2])), self.recent[-1] if latest else None)
+        if first is None:
+            return ""
+        path, (step, batch, _) = out / NONFINITE.format(rank=rank()), first
+        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        with atomic_path(path) as part:
+            torch.save({"step": step, "clips": list(batch["name"]), "batch": tensors}, part)
+        return f" The batch of step {step}, where it began, is in {path}."
+
+
+def all_finite(loss: Float[Tensor, ""], parameters: Iterable[nn.Parameter] = ()) -> bool:
+    """Whether the loss and the gradients are finite in all processes. The host waits for the device."""
+    finite = loss.detach().isfinite()
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if gradients:
+        finite = finite & nn.utils.get_total_norm(gradients).isfinite()
+    return bool(gather_processes(finite.float()).min())
+
+
+def skip_step(step: int, most: int, faults: Faults, watch: FiniteWatch, out: Path) -> None:
+    """Note a skipped step, the first one with its batch; all processes do it together.
+
+    Raises:
+        NonFiniteError: more than `most` in a row.
+    """
+    if not faults.skipped(0, step):
+        watch.keep(out, latest=True)
+    faults.note(step, SKIPPED, "its loss or gradient is not finite")
+    faults.agree()
+    if len(faults.skipped(step - most, step)) > most:
+        raise NonFiniteError(
+            f"step {step}: {most + 1} steps in a row had a loss or gradient that is not finite, and train.max_skipped "
+            f"is {most}; lower train.lr or set train.clip_grad. The batch of the first one is in {out}"
         )

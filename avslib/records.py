@@ -39,7 +39,7 @@ DEFINITIONS = {
 # What may differ between two runs of one variant: it changes no figure, or it is the seed itself.
 NOT_THE_VARIANT = (
     "train.seed", "train.checkpoint_every", "train.channels_last", "train.checkpointing", "train.compile", "data.root",
-    "data.workers", "data.cache",
+    "train.nonfinite", "train.max_skipped", "data.workers", "data.timeout", "data.max_corrupt", "data.cache",
 )  # fmt: skip
 PACKAGES = ("accelerate", "numpy", "pillow", "safetensors", "scipy", "soundfile", "timm", "torch", "torchaudio",
             "torchmetrics", "torchvision")  # fmt: skip
@@ -146,8 +146,8 @@ def git_state() -> dict[str, Any]:
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=True)
+        return os.fsdecode(done.stdout).strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:

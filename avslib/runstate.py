@@ -16,8 +16,9 @@ from avslib.files import atomic_path
 __all__ = ["HISTORY", "STATE", "History", "RunState"]
 
 STATE, HISTORY = "state.pt", "history.csv"
-# a resumed run may have others: they change no step
-FREE = ("data.workers", "data.cache", "train.checkpoint_every")
+# a resumed run may have others: they change no step, or they are the way out of what ended the run
+FREE = ("data.workers", "data.timeout", "data.max_corrupt", "data.cache", "train.checkpoint_every",
+        "train.checkpointing", "train.micro_batch", "train.nonfinite", "train.max_skipped")  # fmt: skip
 
 
 @dataclass
@@ -30,6 +31,8 @@ class RunState:
         seconds: time spent in earlier processes of the same run.
         sums: loss parts summed since the last row of the history.
         processes: how many train together.
+        faults: what the run survived, see `avslib.faults`.
+        micro_batch: clips that go through the network at once, where memory did not hold more (``auto``).
     """
 
     step: int = 0
@@ -38,6 +41,8 @@ class RunState:
     seconds: float = 0.0
     sums: dict[str, Tensor | float] = field(default_factory=dict)
     processes: int = field(default_factory=world_size)
+    faults: list[dict[str, str | int]] = field(default_factory=list)
+    micro_batch: int | None = None
 
     def save(
         self,
@@ -73,7 +78,10 @@ class RunState:
             state = torch.load(out / STATE, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
             raise RunStateError(f"{out / STATE}: damaged ({type(error).__name__}); remove it to start again") from None
-        differing = _first_difference(state["config"], config.model_dump(mode="json"))
+        # fields that a later version added were at their defaults
+        earlier = Config().model_dump(mode="json")
+        earlier |= {k: earlier.get(k, {}) | v if isinstance(v, dict) else v for k, v in state["config"].items()}
+        differing = _first_difference(earlier, config.model_dump(mode="json"))
         if differing:
             raise RunStateError(
                 f"{out}: was trained with another config ({differing} differs); resume with the same one, "

@@ -11,13 +11,13 @@ that process would do; without, batch statistics and the orthogonality loss are 
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from accelerate import skip_first_batches
 from accelerate.utils import set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -29,6 +29,7 @@ from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.embeddings import embed_dataset, embed_packed
 from avslib.data.loading import packed_loader, train_loader
 from avslib.data.packed import PackedClips
+from avslib.data.workers import lasting
 from avslib.distributed import (
     gather_objects,
     mean_over_processes,
@@ -38,15 +39,18 @@ from avslib.distributed import (
     together,
     world_size,
 )
-from avslib.errors import ConfigError, Preempted, ProcessesError
-from avslib.evaluate import evaluate, flatten_clips
-from avslib.finite import FiniteWatch
-from avslib.losses import objective
+from avslib.errors import BadClipsError, ConfigError, Preempted, ProcessesError, WorkerError
+from avslib.evaluate import Scores, evaluate, flatten_clips
+from avslib.faults import MEMORY, WORKERS, Faults
+from avslib.finite import FiniteWatch, all_finite, skip_step
+from avslib.gradients import add_gradients
 from avslib.models.audio_encoders import build_audio_encoder
 from avslib.models.ecmvae import ECMVAE
 from avslib.models.speed_options import apply_speed_options, tf32_products
+from avslib.out_of_memory import MicroBatches, halving
 from avslib.preemption import StopRequest, on_sigterm
 from avslib.runstate import HISTORY, History, RunState
+from avslib.undo import Buffers
 
 __all__ = ["BEST", "Trained", "open_packed", "open_split", "train"]
 
@@ -57,12 +61,14 @@ SCORED_SIZE = 224
 
 @dataclass
 class Trained:
-    """The checkpoint of the best epoch (counted from 0), its J on val, and the time the training took."""
+    """The checkpoint of the best epoch (counted from 0), its J on val, the time the training took, and what it survived
+    (a sentence for the record, empty where nothing happened)."""
 
     checkpoint: Path
     best_epoch: int
     best_j: float
     seconds: float
+    survived: str = ""
 
 
 def train(
@@ -82,13 +88,14 @@ def train(
     Args:
         config: ``data.root`` and ``data.task`` say on what.
         out: new folder; gets ``best/`` (weights and config), ``history.csv`` (losses and val scores) and, while the
-            training lasts, ``state.pt``, from which `resume` goes on.
+            training lasts, ``state.pt``, from which `resume` goes on; ``faults.csv`` where it survived any.
         resume: go on with an interrupted run in `out`; starts one where there is none.
         on_row: called in the main process with each row of ``history.csv`` once it is written (step, epoch, lr and
             loss parts; or step, epoch, val_J and val_F), for example to draw it. What it raises ends the training.
 
     Raises:
-        AvsError: no data, `out` holds another run, a loss that is not finite.
+        AvsError: no data, `out` holds another run, a loss that is not finite, more corrupt clips than may be, memory
+            that does not hold the batch, data workers that die again and again.
         Preempted: SIGTERM came; the step was finished and its state saved.
     """
     out, t = Path(out), config.train
@@ -126,7 +133,32 @@ def train(
     steps_per_epoch, base_lrs = len(loader), [t.lr, t.lr * t.backbone_lr_factor]
     total = t.epochs * steps_per_epoch
     history = History(out / HISTORY, state.step, main, on_row)
-    noise, watch = torch.Generator(), FiniteWatch(LOG_EVERY)
+    watch = FiniteWatch(LOG_EVERY)
+    faults = Faults(state.faults, out if main else None, console, config.data.max_corrupt)
+    buffers = Buffers(plain) if t.nonfinite == "skip" or t.micro_batch == "auto" else None
+
+    def undo() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        if buffers:
+            buffers.restore()
+
+    def fewer(clips: int, why: str) -> None:
+        state.micro_batch = clips
+        faults.note(state.step + 1, MEMORY, why)
+
+    def save() -> None:
+        state.sums = _over_processes(state.sums)
+        watch.require(state.sums, state.step, out)
+        state.seconds = time.perf_counter() - start
+        if main:
+            state.save(out, config, plain, optimizer, accelerator.scaler)
+
+    def score(clips: int) -> Scores:
+        # they do not depend on how many clips are scored at once
+        options = {"workers": config.data.workers, "samples": t.eval_samples, "rank": accelerator.process_index}
+        return evaluate(plain, valset, batch_size=clips, world=accelerator.num_processes, **options)
+
+    memory, scored_at_once = MicroBatches(t, state.micro_batch, undo, fewer), t.eval_batch_size
     first, start = state.step, time.perf_counter() - state.seconds
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
@@ -137,55 +169,55 @@ def train(
             epoch, done = divmod(state.step, steps_per_epoch)
             sampler.epoch = epoch
             model.train()
-            for batch in skip_first_batches(loader, done) if done else loader:
-                rows = flatten_clips(batch, accelerator.device)
-                noise.manual_seed(_step_seed(t.seed, state.step))
-                rate = _learning_rate(state.step, total, config)
-                for group, base in zip(optimizer.param_groups, base_lrs, strict=False):
-                    group["lr"] = base * rate
+            batches = lasting(loader, done, on_restart=lambda why: faults.note(state.step, WORKERS, why))
+            with _saving(save, state, steps_per_epoch):
+                for batch in batches:
+                    faults.see_clips(state.step, batch)
+                    rows = flatten_clips(batch, accelerator.device)
+                    rate = _learning_rate(state.step, total, config)
+                    for group, base in zip(optimizer.param_groups, base_lrs, strict=False):
+                        group["lr"] = base * rate
+                    if buffers:
+                        buffers.keep()
+                    gradients = partial(add_gradients, accelerator, model, rows, state.step, trainset.frames, config)
+                    losses = memory.run(gradients, len(batch["name"]), f"step {state.step + 1}")
 
-                image, mask = plain.normalize(rows["image"]), rows["mask"].float()
-                # asked of the task, not of the tensor, which would make the host wait for the device at every step
-                annotated = rows["annotated"] if config.data.task == "s4" else None
-                with accelerator.autocast():
-                    output = model(image, rows["audio"], mask, frames=trainset.frames, noise=noise, annotated=annotated)
-                losses = objective(output, mask, config, noise=noise)
-                accelerator.backward(losses["loss"])
-                if t.clip_grad:
-                    accelerator.clip_grad_norm_(model.parameters(), t.clip_grad)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                    state.step += 1
+                    done += 1
+                    watch.see(state.step, batch, losses["loss"])
+                    scaled = accelerator.scaler is not None  # which skips gradients that are not finite by itself
+                    if t.nonfinite == "skip" and not all_finite(losses["loss"], () if scaled else model.parameters()):
+                        undo()
+                        skip_step(state.step, t.max_skipped, faults, watch, out)
+                    else:
+                        if t.clip_grad:
+                            accelerator.clip_grad_norm_(model.parameters(), t.clip_grad)
+                        optimizer.step()
+                        optimizer.zero_grad(set_to_none=True)
+                        state.sums = {name: state.sums.get(name, 0) + value for name, value in losses.items()}
 
-                state.step += 1
-                done += 1
-                watch.see(state.step, batch, losses["loss"])
-                state.sums = {name: state.sums.get(name, 0) + value.detach() for name, value in losses.items()}
-                if done % LOG_EVERY == 0 or done == steps_per_epoch:
-                    sums = _over_processes(state.sums)
-                    means = {name: float(value) / (done % LOG_EVERY or LOG_EVERY) for name, value in sums.items()}
-                    watch.require(means, state.step, out)
-                    state.sums = {}
-                    history.add(step=state.step, epoch=epoch, lr=rate * t.lr, **means)
-                    pace = (
-                        (state.step - first) / (time.perf_counter() - began) * t.batch_size * accelerator.num_processes
-                    )
-                    bar.update(task, completed=state.step, description=f"loss {means['loss']:.3f}, {pace:.1f} clips/s")
-                stopping = _agreed(stop, done)
-                if (stopping or state.step % t.checkpoint_every == 0) and done < steps_per_epoch:
-                    state.sums = _over_processes(state.sums)
-                    watch.require(state.sums, state.step, out)
-                    state.seconds = time.perf_counter() - start
-                    if main:
-                        state.save(out, config, plain, optimizer, accelerator.scaler)
-                    if stopping:
-                        raise _preempted(out, state.step)
+                    if done % LOG_EVERY == 0 or done == steps_per_epoch:
+                        faults.agree()
+                        steps = done % LOG_EVERY or LOG_EVERY
+                        steps -= len(faults.skipped(state.step - steps + 1, state.step))
+                        means = {k: float(v) / steps for k, v in _over_processes(state.sums).items()}
+                        watch.require(means, state.step, out)
+                        state.sums = {}
+                        if means:
+                            history.add(step=state.step, epoch=epoch, lr=rate * t.lr, **means)
+                        pace = (state.step - first) / (time.perf_counter() - began)
+                        pace *= t.batch_size * accelerator.num_processes
+                        shown = f"loss {means['loss']:.3f}" if means else "steps skipped"
+                        bar.update(task, completed=state.step, description=f"{shown}, {pace:.1f} clips/s")
+                    stopping = _agreed(stop, done)
+                    if (stopping or state.step % t.checkpoint_every == 0) and done < steps_per_epoch:
+                        faults.agree()
+                        save()
+                        if stopping:
+                            raise _preempted(out, state.step)
 
             share_buffers(plain)
-            rank, world = accelerator.process_index, accelerator.num_processes
-            val = evaluate(
-                plain, valset, batch_size=t.eval_batch_size, workers=config.data.workers, samples=t.eval_samples,
-                rank=rank, world=world,
-            )  # fmt: skip
+            val, scored_at_once = halving(score, scored_at_once, "scoring val")
             j, f = val.metrics["J"], val.metrics["F"]
             history.add(step=state.step, epoch=epoch, val_J=j, val_F=f)
             state.seconds = time.perf_counter() - start
@@ -199,7 +231,20 @@ def train(
             if _agreed(stop):
                 raise _preempted(out, state.step)
     accelerator.wait_for_everyone()
-    return Trained(out / BEST, state.best_epoch, state.best_j, state.seconds)
+    return Trained(out / BEST, state.best_epoch, state.best_j, state.seconds, faults.summary())
+
+
+@contextmanager
+def _saving(save: Callable[[], None], state: RunState, steps_per_epoch: int) -> Iterator[None]:
+    """Save the state between two steps where what is read ends the training."""
+    try:
+        yield
+    except (BadClipsError, WorkerError) as error:
+        # a single process of several cannot; at the end of an epoch the state is that before its scores
+        if world_size() > 1 or state.step % steps_per_epoch == 0:
+            raise
+        save()
+        raise type(error)(f"{error}; the state of step {state.step} is saved: go on with --resume") from None
 
 
 def open_split(config: Config, split: str, *, progress: bool = False) -> AVSBench:
@@ -272,10 +317,6 @@ def _learning_rate(step: int, total: int, config: Config) -> float:
     t = config.train
     rise = min(1.0, (step + 1) / (t.warmup_steps + 1))
     return rise if t.schedule == "constant" else rise * 0.5 * (1 + math.cos(math.pi * step / total))
-
-
-def _step_seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, step, 0]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _over_processes(parts: dict[str, Tensor | float]) -> dict[str, Tensor | float]:

@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from avslib.config import DataConfig
+from avslib.data.corrupt import first_readable
 from avslib.data.packed import PackedClips
+from avslib.data.workers import TIMEOUT
 
 __all__ = [
     "EpochSampler", "FlippedClips", "FlippedStream", "StreamSampler", "eval_loader", "packed_loader", "shuffle_audio",
@@ -46,6 +48,8 @@ class FlippedClips(Dataset):
 
     ``official`` is what the released loaders do: S4 flips the first frame (and its mask) alone, MS3 flips each frame by
     a coin of its own. ``clip`` flips whole clips, which keeps motion plausible.
+
+    The place of a clip that cannot be read is taken by the next one, which `avslib.data.corrupt` tells.
     """
 
     def __init__(self, dataset: Dataset, config: DataConfig, seed: int):
@@ -64,8 +68,13 @@ class FlippedClips(Dataset):
         return heads if c.task == "ms3" else heads & (torch.arange(frames) == 0)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        item = dict(self.dataset[key[1]])
-        return self.flip(item, *key)
+        epoch, index = key
+        clips = len(self.dataset)
+        order = ((index + i) % clips for i in range(clips))
+        number, item = first_readable(
+            self.dataset.__getitem__, order, lambda i: self.dataset.clips[i].name, self.config.max_corrupt
+        )
+        return self.flip(item, epoch, number)
 
     def flip(self, item: dict[str, Any], epoch: int, index: int) -> dict[str, Any]:
         """The item with the frames flipped that the coins of (epoch, index) say."""
@@ -115,7 +124,7 @@ def _read_ahead(items: Iterator[dict[str, Any]], ahead: int) -> Iterator[dict[st
 
 class FlippedStream(Dataset):
     """`FlippedClips` of a packed split: the same flips of the same clips; items are asked for by what `StreamSampler`
-    reads."""
+    reads. The place of a clip that cannot be read is taken by the next one of the batch."""
 
     def __init__(self, clips: PackedClips, config: DataConfig, seed: int):
         self.clips, self.flips = clips, FlippedClips(clips, config, seed)
@@ -123,10 +132,18 @@ class FlippedStream(Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, key: tuple[int, dict[str, Any]]) -> dict[str, Any]:
-        epoch, sample = key
-        number, item = self.clips.decode(sample)
-        return self.flips.flip(item, epoch, number)
+    def __getitems__(self, keys: list[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+        return [self._item([*keys[i:], *keys[:i]]) for i in range(len(keys))]
+
+    def _item(self, keys: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+        def number(key: tuple[int, dict[str, Any]]) -> int:
+            return int(key[1]["__key__"])
+
+        key, item = first_readable(
+            lambda key: self.clips.decode(key[1])[1], keys, lambda key: self.clips.names[number(key)],
+            self.flips.config.max_corrupt,
+        )  # fmt: skip
+        return self.flips.flip(item, key[0], number(key))
 
 
 def train_loader(dataset: Dataset, config: DataConfig, batch_size: int, seed: int) -> DataLoader:
@@ -140,6 +157,7 @@ def train_loader(dataset: Dataset, config: DataConfig, batch_size: int, seed: in
         num_workers=config.workers,
         drop_last=drop_last,
         persistent_workers=config.workers > 0,
+        timeout=config.timeout if config.workers else 0,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -153,13 +171,15 @@ def packed_loader(clips: PackedClips, config: DataConfig, batch_size: int, seed:
         num_workers=config.workers,
         drop_last=len(clips) >= batch_size,
         persistent_workers=config.workers > 0,
+        timeout=config.timeout if config.workers else 0,
         pin_memory=torch.cuda.is_available(),
     )
 
 
 def eval_loader(dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoader:
     """All clips in their own order."""
-    return DataLoader(dataset, batch_size, num_workers=workers, pin_memory=torch.cuda.is_available())
+    timeout = TIMEOUT if workers else 0
+    return DataLoader(dataset, batch_size, num_workers=workers, timeout=timeout, pin_memory=torch.cuda.is_available())
 
 
 def shuffle_audio(audio: Mapping[str, Float[Tensor, "T D"]], seed: int = 0) -> dict[str, Float[Tensor, "T D"]]:

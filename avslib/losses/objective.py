@@ -23,8 +23,8 @@ from avslib.models.latent import Noise, draw_noise
 __all__ = ["objective"]
 
 
-def objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise = None
-              ) -> dict[str, Tensor]:
+def objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise = None,
+              weight: float = 1.0) -> dict[str, Tensor]:
     """All loss terms of one pass.
 
     With several processes the objective is the mean of what they get. The matching loss, a sum over the rows of the
@@ -32,12 +32,15 @@ def objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Conf
     as much as in one process with the whole batch. The other terms are means over rows, but for the orthogonality: it
     sees the batches of all processes if ``train.sync_batch`` is set, else each process's own.
 
+    In the same way the objective of a batch is the mean of those of its parts, weighted by their shares in it.
+
     Args:
         output: what the model gave for this mask.
         mask: 1 = sounding; rows that are not annotated (``output.annotated``) count in no term that needs a mask.
         config: its ``loss`` section chooses weights and forms.
         noise: of the divergence of c where it is sampled: None or a generator to draw it, or a mapping with
             ``js_prior`` and ``js_posterior`` [A, K].
+        weight: share of these rows in the batch, where it goes through the network in parts.
 
     Returns:
         ``loss`` and its parts, unweighted: seg_prior, seg_posterior, match_prior, match_posterior, kl_sv, kl_sa,
@@ -54,10 +57,11 @@ def objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Conf
                          "the shape of the logits")
     # half precision is for the network; sums over pixels and exponentials of log-variances need float32
     with torch.autocast(output.logits.device.type, enabled=False):
-        return _objective(output, mask, config, noise)
+        return _objective(output, mask, config, noise, world_size() / weight)
 
 
-def _objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise) -> dict[str, Tensor]:
+def _objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise, of_sums: float
+               ) -> dict[str, Tensor]:
     w, z = config.loss, output.codes
     rows = slice(None)
     if output.annotated is not None:  # found on the host, which would otherwise wait for the device
@@ -69,10 +73,10 @@ def _objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Con
     if output.logits_posterior is not None:
         logits = output.logits_posterior[rows] if on_all else output.logits_posterior
         parts["seg_posterior"] = structure_loss(logits, mask, w.structure_weighting)
-    parts["match_prior"] = world_size() * matching_loss(output.logits, output.fused["prior"], output.audio["prior"])
+    parts["match_prior"] = of_sums * matching_loss(output.logits, output.fused["prior"], output.audio["prior"])
     if output.logits_posterior is not None:
         fused, audio = output.fused["posterior"], output.audio["posterior"]
-        parts["match_posterior"] = world_size() * matching_loss(output.logits_posterior, fused, audio)
+        parts["match_posterior"] = of_sums * matching_loss(output.logits_posterior, fused, audio)
         prior = {name: (mu, logvar) if on_all else (mu[rows], logvar[rows])
                  for name, (mu, logvar) in output.latents.items() if not name.endswith("_y")}
         parts |= {f"kl_{code}": kl_loss(output.latents[name + "_y"], prior[name], w.kl_scale)
