@@ -1,19 +1,20 @@
 """Checkpoints: a folder with safetensors weights and the resolved config."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from avslib.config import Config, load_config
 from avslib.errors import ConfigError, WeightsError
 from avslib.files import atomic_path
 from avslib.models.ecmvae import ECMVAE
+from avslib.tensor_files import load_tensors, save_tensors
 
 __all__ = ["CONFIG", "WEIGHTS", "listed", "load_checkpoint", "load_strict", "load_weights", "save_checkpoint",
            "shipped_names"]  # fmt: skip
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
+CONFIG_HASH = "config_sha256"
+EDITED = "# edited"
 SHIPPED = Path(__file__).parent / "assets" / "checkpoints"
 
 
@@ -52,21 +55,31 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + (f" (and {more} more)" if more > 0 else "")
 
 
-def save_checkpoint(folder: str | Path, model: ECMVAE, *, half: bool = False) -> Path:
+def save_checkpoint(folder: str | Path, model: ECMVAE, *, half: bool = False, replace: bool = True) -> Path:
     """Write `folder`/model.safetensors and config.yaml, each beside and renamed.
+
+    The weights carry a checksum of their own and that of the configuration: both are compared when they are loaded.
 
     Args:
         half: store floating-point tensors as float16 where they fit (half the size; read back as float32).
+        replace: False keeps a checkpoint that is there.
+
+    Raises:
+        OutputError: `replace` is off, and `folder` holds another checkpoint.
     """
     folder = Path(folder)
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    state = model.state_dict()
     if half:
         state = {k: v.half() if v.is_floating_point() and v.half().isfinite().all() else v for k, v in state.items()}
-    with atomic_path(folder / WEIGHTS) as path:
-        save_file(state, path)
-    with atomic_path(folder / CONFIG) as path:
-        path.write_text(yaml.safe_dump(model.config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    text = yaml.safe_dump(model.config.model_dump(mode="json"), sort_keys=False)
+    save_tensors(folder / WEIGHTS, state, {CONFIG_HASH: _text_sha256(text)}, replace=replace)
+    with atomic_path(folder / CONFIG, replace=replace) as path:
+        path.write_text(text, encoding="utf-8")
     return folder
+
+
+def _text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_weights(model: ECMVAE, source: str | Path, modules: Sequence[str] | None = None) -> None:
@@ -79,11 +92,14 @@ def load_weights(model: ECMVAE, source: str | Path, modules: Sequence[str] | Non
     Raises:
         AvsError: no such file, weights missing or of another shape, a module that the model does not have.
     """
-    path = _weights_path(source)
+    _load(model, _weights_path(source), modules)
+
+
+def _load(model: ECMVAE, path: Path, modules: Sequence[str] | None = None) -> dict[str, str]:
+    """As `load_weights`; returns the file's metadata."""
     try:
-        with safe_open(path, framework="pt") as f:
-            state = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+        state, metadata = load_tensors(path)
+    except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"checkpoint {path}: not a whole safetensors file ({error}); copy or train it again"
         ) from None
@@ -99,6 +115,7 @@ def load_weights(model: ECMVAE, source: str | Path, modules: Sequence[str] | Non
         chosen = {k for k, part in parts.items() if part & set(modules)}
         state = {k: v for k, v in wanted.items() if k not in chosen} | {k: state[k] for k in chosen if k in state}
     load_strict(model, state, f"weights {path}")
+    return metadata
 
 
 def _module_names(model: ECMVAE) -> list[str]:
@@ -110,8 +127,10 @@ def _module_names(model: ECMVAE) -> list[str]:
 def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> ECMVAE:
     """The model of a checkpoint folder (or of the .safetensors file in it), in eval mode.
 
+    A configuration that was changed by hand is taken when its last line is ``# edited``.
+
     Raises:
-        AvsError: no such folder, no config beside the weights, weights that do not fit the config.
+        AvsError: no such folder, no config beside the weights, weights that do not fit the config, either damaged.
     """
     path = _weights_path(source)
     config_path = path.parent / CONFIG
@@ -119,8 +138,17 @@ def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> E
         raise WeightsError(f"checkpoint {path}: {CONFIG} is missing beside it; copy the whole checkpoint folder")
     config: Config = load_config(config_path).replace({"model.pretrained": False})
     model = ECMVAE(config)
-    load_weights(model, path)
+    _require_own_config(config_path, _load(model, path))
     return model.to(device).eval()
+
+
+def _require_own_config(path: Path, metadata: Mapping[str, str]) -> None:
+    text = path.read_text(encoding="utf-8")
+    if metadata.get(CONFIG_HASH, _text_sha256(text)) != _text_sha256(text) and not text.rstrip().endswith(EDITED):
+        raise WeightsError(
+            f"checkpoint {path}: not the {CONFIG} that {WEIGHTS} was saved with: it is damaged, cut off or edited; "
+            f"copy the whole folder again, or add the last line {EDITED!r} if you changed it yourself"
+        )
 
 
 def shipped_names() -> list[str]:

@@ -20,7 +20,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import psutil
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from avslib.config import Config
 from avslib.errors import RecordError
@@ -36,6 +45,7 @@ DEFINITIONS = {
     "F": "max over 255 thresholds of the mean F curve (beta^2 = 0.3) over all frames whose mask is not empty",
     "F_legacy@N": "the same maximum per batch of N test clips, averaged over the batches (as released evaluations do)",
 }
+RECORD, CLIPS = "run.json", "clips.csv"
 # What may differ between two runs of one variant: it changes no figure, or it is the seed itself.
 NOT_THE_VARIANT = (
     "train.seed", "train.checkpoint_every", "train.channels_last", "train.checkpointing", "train.compile", "data.root",
@@ -90,7 +100,17 @@ class RunRecord(_Part):
     baselines: dict[str, dict[str, Metrics]] = {}
     definitions: dict[str, str]
     notes: str = ""
+    clips_sha256: Annotated[str, Field(description="of clips.csv beside it; empty: an old record")] = ""
+    content_hash: Annotated[str, Field(description="of all the rest, as the file holds it; empty: an old record")] = ""
     _path: Path | None = PrivateAttr(None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _unedited(cls, values: Any, validate: ModelWrapValidatorHandler["RunRecord"]) -> "RunRecord":
+        record = validate(values)
+        if isinstance(values, dict) and values.get("content_hash") not in (None, "", _content_hash(values)):
+            raise ValueError("content_hash is not that of the record: it is damaged or was edited")
+        return record
 
     @model_validator(mode="after")
     def _hash_matches(self) -> "RunRecord":
@@ -165,6 +185,10 @@ def config_hash(config: Mapping[str, Any]) -> str:
     """
     text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _content_hash(values: Mapping[str, Any]) -> str:
+    return config_hash({key: value for key, value in values.items() if key != "content_hash"})
 
 
 def variant_hash(config: Mapping[str, Any]) -> str:
@@ -257,15 +281,23 @@ def write_record(folder: str | Path, record: RunRecord, clips: Iterable[Mapping[
     """
     folder = Path(folder)
     if clips is not None:
-        with atomic_path(folder / "clips.csv") as part, open(part, "w", newline="", encoding="utf-8") as stream:
+        with atomic_path(folder / CLIPS) as part, open(part, "w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, ["name", "split", "baseline", "J"], restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows({**clip, "J": f"{float(clip['J']):.6f}"} for clip in clips)
-    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
-    with atomic_path(folder / "run.json") as part:
+        record.clips_sha256 = _text_sha256(folder / CLIPS)
+    values = record.model_dump(mode="json", exclude={"content_hash"})
+    record.content_hash = _content_hash(values)
+    text = json.dumps(values | {"content_hash": record.content_hash}, indent=1, ensure_ascii=False, allow_nan=False)
+    with atomic_path(folder / RECORD) as part:
         part.write_text(text + "\n", encoding="utf-8")
-    record._path = folder / "run.json"
+    record._path = folder / RECORD
     return record.path
+
+
+def _text_sha256(path: Path) -> str:
+    """Of the lines: a checkout on Windows may end them otherwise."""
+    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
 def load_records(root: str | Path) -> list[RunRecord]:
@@ -277,7 +309,7 @@ def load_records(root: str | Path) -> list[RunRecord]:
     if not root.is_dir():
         raise RecordError(f"{root}: there is no such folder of run records; runs are kept in results/runs")
     records: dict[str, RunRecord] = {}
-    for path in sorted(root.rglob("run.json")):
+    for path in sorted(root.rglob(RECORD)):
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -291,9 +323,17 @@ def load_records(root: str | Path) -> list[RunRecord]:
 
 
 def load_clips(record: RunRecord) -> list[dict[str, Any]]:
-    """Rows of the record's clips.csv, `J` as float; an empty list where the run kept none."""
-    path = record.path.with_name("clips.csv") if record.path else None
+    """Rows of the record's clips.csv, `J` as float; an empty list where the run kept none.
+
+    Raises RecordError when the file is damaged, or is not the one that was written with the record.
+    """
+    path = record.path.with_name(CLIPS) if record.path else None
     if path is None or not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as stream:
-        return [{**row, "J": float(row["J"])} for row in csv.DictReader(stream)]
+    if record.clips_sha256 and record.clips_sha256 != _text_sha256(path):
+        raise RecordError(f"{path}: is not the file that was written with run.json: damaged or edited; restore both")
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            return [{**row, "J": float(row["J"])} for row in csv.DictReader(stream)]
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        raise RecordError(f"{path}: no readable table of clips ({error!r}); restore it or delete it") from None

@@ -1,9 +1,12 @@
 """What a training run keeps on disk while it lasts: the state that --resume goes on from, and the history."""
 
 import csv
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +14,9 @@ from torch import Tensor, nn
 from avslib.config import Config
 from avslib.distributed import world_size
 from avslib.errors import OutputError, RunStateError
-from avslib.files import atomic_path
+from avslib.files import atomic_path, flush_to_disk, told_when_full
+from avslib.locks import LOCK
+from avslib.records import RECORD
 
 __all__ = ["HISTORY", "STATE", "History", "RunState"]
 
@@ -55,8 +60,11 @@ class RunState:
         """Write ``state.pt``: this, the configuration, weights, optimiser and, with fp16, the gradients' scale."""
         state = {"config": config.model_dump(mode="json"), "run": asdict(self), "model": model.state_dict(),
                  "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}  # fmt: skip
-        with atomic_path(out / STATE) as path:
-            torch.save(state, path)
+        if (out / HISTORY).is_file():  # the state must never be ahead of it
+            flush_to_disk(out / HISTORY)
+        # through a stream of Python's, which tells when the disk is full; torch's own writer does not
+        with atomic_path(out / STATE) as path, open(path, "wb") as stream:
+            torch.save(state, stream)
 
     @classmethod
     def open(cls, out: Path, config: Config, resume: bool) -> tuple["RunState", dict | None]:
@@ -67,17 +75,19 @@ class RunState:
                 run of another number of processes.
         """
         if not (out / STATE).is_file():
-            if out.exists() and any(out.iterdir()) and not resume:
+            if not resume and out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
                 raise OutputError(f"{out}: the folder is not empty; choose a new one with --out")
+            if (out / RECORD).is_file():
+                raise OutputError(
+                    f"{out}: holds the record of a finished run, and no state to go on from; choose a new folder with "
+                    "--out"
+                )
             return cls(), None
         if not resume:
             raise OutputError(
                 f"{out}: holds a run already; go on with it by --resume, or choose a new folder with --out"
             )
-        try:
-            state = torch.load(out / STATE, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise RunStateError(f"{out / STATE}: damaged ({type(error).__name__}); remove it to start again") from None
+        state = _read_state(out / STATE)
         # fields that a later version added were at their defaults
         earlier = Config().model_dump(mode="json")
         earlier |= {k: earlier.get(k, {}) | v if isinstance(v, dict) else v for k, v in state["config"].items()}
@@ -96,6 +106,23 @@ class RunState:
         return run, state
 
 
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch.load does not look at the checksums that torch.save writes: it would load any numbers
+            if broken := archive.testzip():
+                raise zipfile.BadZipFile(broken)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if missing := {"config", "run", "model", "optimizer"} - state.keys():
+            raise KeyError(*missing)
+        return state
+    except Exception as error:  # zipfile and torch raise many kinds for a damaged file
+        raise RunStateError(
+            f"{path}: damaged ({type(error).__name__}); copy it again, or remove it: --resume then starts this run "
+            "from its first step"
+        ) from None
+
+
 def _first_difference(saved: dict, wanted: dict, prefix: str = "") -> str | None:
     for key, value in wanted.items():
         if isinstance(value, dict):
@@ -105,6 +132,25 @@ def _first_difference(saved: dict, wanted: dict, prefix: str = "") -> str | None
         elif saved.get(key) != value and prefix + key not in FREE:
             return prefix + key
     return None
+
+
+def _whole_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a history; a damaged one is left out with a warning, since a log is no reason to end a training."""
+    with open(path, newline="", encoding="utf-8", errors="replace") as stream:
+        rows = list(csv.DictReader(stream, quoting=csv.QUOTE_NONE))
+    whole = [row for row in rows if _is_whole(row)]
+    if len(whole) < len(rows):
+        warnings.warn(f"{path}: {len(rows) - len(whole)} damaged rows are left out", stacklevel=4)
+    return whole
+
+
+def _is_whole(row: Mapping[Any, Any]) -> bool:
+    """Whether these are numbers, none of them missing at the end."""
+    try:
+        [float(text) for text in row.values() if text != ""]
+        return row["step"].isdecimal()
+    except (TypeError, ValueError, KeyError):
+        return False
 
 
 class History:
@@ -128,10 +174,9 @@ class History:
             return
         kept = []
         if step and path.is_file():
-            with open(path, newline="", encoding="utf-8") as stream:
-                kept = [row for row in csv.DictReader(stream) if row["step"].isdigit() and int(row["step"]) <= step]
+            kept = [row for row in _whole_rows(path) if int(row["step"]) <= step]
         with atomic_path(path) as part, open(part, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, self.FIELDS, lineterminator="\n")
+            writer = csv.DictWriter(stream, self.FIELDS, restval="", extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             writer.writerows(kept)
 
@@ -139,7 +184,7 @@ class History:
         """Append a row; it is on disk when this returns."""
         if self.write:
             text = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
-            with open(self.path, "a", newline="", encoding="utf-8") as stream:
+            with told_when_full(self.path), open(self.path, "a", newline="", encoding="utf-8") as stream:
                 csv.DictWriter(stream, self.FIELDS, restval="", lineterminator="\n").writerow(text)
             if self.on_row:
                 self.on_row(values)

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -44,6 +45,7 @@ from avslib.evaluate import Scores, evaluate, flatten_clips
 from avslib.faults import MEMORY, WORKERS, Faults
 from avslib.finite import FiniteWatch, all_finite, skip_step
 from avslib.gradients import add_gradients
+from avslib.locks import run_folder
 from avslib.models.audio_encoders import build_audio_encoder
 from avslib.models.ecmvae import ECMVAE
 from avslib.models.speed_options import apply_speed_options, tf32_products
@@ -94,13 +96,26 @@ def train(
             loss parts; or step, epoch, val_J and val_F), for example to draw it. What it raises ends the training.
 
     Raises:
-        AvsError: no data, `out` holds another run, a loss that is not finite, more corrupt clips than may be, memory
+        AvsError: no data, `out` holds another run or is being trained into, a loss that is not finite, more corrupt clips than may be, memory
             that does not hold the batch, data workers that die again and again.
         Preempted: SIGTERM came; the step was finished and its state saved.
     """
     out, t = Path(out), config.train
     accelerator = start_processes("no" if t.precision == "tf32" else t.precision)
-    main = accelerator.is_main_process
+    with run_folder(out):
+        return _train(accelerator, config, out, resume, progress, console, on_row)
+
+
+def _train(
+    accelerator: Accelerator,
+    config: Config,
+    out: Path,
+    resume: bool,
+    progress: bool,
+    console: Console | None,
+    on_row: Callable[[Mapping[str, float]], None] | None,
+) -> Trained:
+    t, main = config.train, accelerator.is_main_process
     progress = progress and main
     console = console if console and main else Console(quiet=not progress)
     state, saved = together(lambda: RunState.open(out, config, resume))

@@ -100,6 +100,10 @@ def test_clips_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "one" / "clips.csv"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("a,test,,0.5", "a,test,,0.6"), encoding="utf-8")
+    with pytest.raises(AvsError, match=r"not the file that was written with run.json"):
+        clip_scores(records, "test")
+    for record in records:  # as older ones are
+        record.clips_sha256 = ""
     with pytest.raises(AvsError, match=r"mean J on test is 0.5500, but run.json says 0.5000"):
         clip_scores(records[:1], "test")
     path.write_text(text + "a,test,,0.5\n", encoding="utf-8")

@@ -25,9 +25,11 @@ from avslib.errors import RecordError, UsageError
 from avslib.evaluate import flatten_clips
 from avslib.experiment import run
 from avslib.files import atomic_path
+from avslib.locks import LOCK
 from avslib.models.ecmvae import ECMVAE
 from avslib.models.latent import PRIOR
 from avslib.records import RunRecord, load_records
+from avslib.runstate import STATE
 from avslib.train import BEST, open_split
 
 __all__ = [
@@ -96,7 +98,7 @@ def train_variant(
         half = {name: z.half() if z.is_floating_point() else z for name, z in codes.items()}
         save_file({name: z.contiguous() for name, z in half.items()}, part)
     shutil.rmtree(out / BEST)
-    for name in ("state.pt", "clips.csv"):
+    for name in (STATE, LOCK, "clips.csv"):
         (out / name).unlink(missing_ok=True)
     return load_variant(out, record.id)
 

@@ -19,7 +19,7 @@ from avslib.config import load_config
 from avslib.errors import AvsError, DataError, SweepError
 from avslib.experiment import dataset_info, run
 from avslib.files import atomic_path
-from avslib.records import RunRecord, load_records, variant_hash, write_record
+from avslib.records import RECORD, RunRecord, load_records, variant_hash, write_record
 from avslib.runstate import STATE
 from avslib.sweep.grid import Job
 from avslib.variants import variant
@@ -109,6 +109,8 @@ def record_failure(out: str | Path, job: Job, reason: BaseException, threads: in
 def _train(job: Job, work: Path, baselines: bool) -> RunRecord:
     # a worker runs one job after another, and accelerate keeps the first one's precision
     AcceleratorState._reset_state(reset_partial_state=True)
+    if not (work / job.id / STATE).is_file():  # what an earlier sweep published has no say in this one
+        (work / job.id / RECORD).unlink(missing_ok=True)
     return run(job.config, work / job.id, resume=True, progress=False, method=job.method, baselines=baselines)
 
 

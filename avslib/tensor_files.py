@@ -1,0 +1,54 @@
+"""Tensors in safetensors files that carry their own checksum, since the format has none."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from avslib.files import atomic_path
+
+__all__ = ["load_tensors", "save_tensors", "tensors_sha256"]
+
+SHA256 = "sha256"
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Hex SHA-256 of names, kinds, shapes and bytes; the order of the names is of no account."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{value.dtype}\0{list(value.shape)}\0".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, replace: bool = True
+) -> None:
+    """Write tensors, with their checksum in the metadata, beside and renamed.
+
+    Raises:
+        DiskFullError, OutputError: as :func:`avslib.files.atomic_path`, which explains `replace`, too.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic_path(path, replace=replace) as part:
+        save_file(tensors, part, {"format": "pt", SHA256: tensors_sha256(tensors), **(metadata or {})})
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file and its metadata, compared with the checksum where there is one.
+
+    Raises:
+        SafetensorError: damaged, cut off, or no safetensors file.
+        OSError: it cannot be read.
+    """
+    with safe_open(path, framework="pt") as stream:
+        metadata = stream.metadata() or {}
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    if metadata.get(SHA256, "") and metadata[SHA256] != tensors_sha256(tensors):
+        raise SafetensorError("its content is not that of its SHA-256")
+    return tensors, metadata
