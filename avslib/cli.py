@@ -216,6 +216,8 @@ def _print_metrics(metrics: dict, baselines: dict, paper: dict | None = None) ->
 
 def main() -> None:
     """Entry point: an error becomes one sentence with its code on stderr, and its exit code (2 for bad input)."""
+    if hasattr(sys.stdout, "reconfigure"):  # in a locale such as C, a letter that it lacks must not end the command
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:]
     if arguments[:2] == ["notebooks", "run"]:
         arguments = cli_notebooks.join_pairs(arguments)
