@@ -1,6 +1,5 @@
 """Scoring a model on a split: J, F and F_legacy, and the J of every clip."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, zip_longest
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset
 
+from avslib.calibration import logits_of_mean_probability
 from avslib.data.avsbench import AVSBench
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.data.loading import eval_loader
@@ -23,6 +23,7 @@ from avslib.distributed import gather_objects
 from avslib.errors import DataError
 from avslib.metrics import FScore, LegacyFScore, MeanIoU, frame_scores
 from avslib.models.ecmvae import ECMVAE
+from avslib.seeds import sample_seed
 
 __all__ = ["Scores", "all_objects", "evaluate", "flatten_clips", "predict_batches", "test_splits"]
 
@@ -99,7 +100,7 @@ def predict_batches(
         noises = [_clip_noise(model, rows["name"], frames, k) for k in range(samples)] or [None]
         features = model.backbone(image)
         runs = [model(image, rows["audio"], frames=frames, noise=n, features=features).logits.float() for n in noises]
-        logits = runs[0] if len(runs) == 1 else torch.stack(runs).double().sigmoid().mean(0).logit().float()
+        logits = runs[0] if len(runs) == 1 else logits_of_mean_probability(torch.stack(runs))
         if logits.shape != rows["mask"].shape:
             logits = F.interpolate(logits, rows["mask"].shape[-2:], mode="bilinear", align_corners=False)
         yield rows, logits
@@ -109,8 +110,7 @@ def _clip_noise(model: ECMVAE, names: list[str], frames: int, sample: int) -> di
     """Standard-normal noise of one sample of each clip."""
     drawn = []
     for name in names:
-        seed = int.from_bytes(hashlib.sha256(f"{sample} {name}".encode()).digest()[:7])
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(sample_seed(sample, name))
         drawn.append(model.prior.draw(generator, frames, model.config.model.latent_dim))
     return {name: torch.cat([d[name] for d in drawn]) for name in drawn[0]}
 
