@@ -216,6 +216,9 @@ class TrainConfig(_Section):
         "the whole batch would; false: each over its own clips, which is faster",
     )
     checkpoint_every: int = Field(200, ge=1, description="steps between saved run states, from which --resume goes on")
+    tensorboard: bool = Field(
+        False, description="losses and scores for TensorBoard too, in the run's folder tensorboard/ (extra tensorboard)"
+    )
 
 
 class Config(_Section):

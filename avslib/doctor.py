@@ -30,6 +30,7 @@ EXTRAS = {
     "notebooks": ("jupyterlab", "the course: python run.py lab, avs notebooks"),
     "book": ("sphinx", "the course as an HTML site: python run.py book"),
     "sweep": ("dask", "avs ablate on several processes or a cluster (--executor serial works without)"),
+    "tensorboard": ("tensorboard", "losses in TensorBoard (train.tensorboard)"),
     "test": ("pytest", "python run.py test"),
 }
 PROGRAMS = {

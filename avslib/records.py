@@ -49,6 +49,7 @@ RECORD, CLIPS = "run.json", "clips.csv"
 # What may differ between two runs of one variant: it changes no figure, or it is the seed itself.
 NOT_THE_VARIANT = (
     "train.seed", "train.checkpoint_every", "train.channels_last", "train.checkpointing", "train.compile", "data.root",
+    "train.tensorboard",
     "train.nonfinite", "train.max_skipped", "data.workers", "data.timeout", "data.max_corrupt", "data.cache",
 )  # fmt: skip
 PACKAGES = ("accelerate", "numpy", "pillow", "safetensors", "scipy", "soundfile", "timm", "torch", "torchaudio",
