@@ -52,6 +52,7 @@ from avslib.models.speed_options import apply_speed_options, tf32_products
 from avslib.out_of_memory import MicroBatches, halving
 from avslib.preemption import StopRequest, on_sigterm
 from avslib.runstate import HISTORY, History, RunState
+from avslib.tensorboard_log import tensorboard_rows
 from avslib.undo import Buffers
 
 __all__ = ["BEST", "Trained", "open_packed", "open_split", "train"]
@@ -102,8 +103,8 @@ def train(
     """
     out, t = Path(out), config.train
     accelerator = start_processes("no" if t.precision == "tf32" else t.precision)
-    with run_folder(out):
-        return _train(accelerator, config, out, resume, progress, console, on_row)
+    with run_folder(out), tensorboard_rows(t.tensorboard, out, on_row) as told:
+        return _train(accelerator, config, out, resume, progress, console, told)
 
 
 def _train(
