@@ -4,24 +4,17 @@ Waveforms are float samples at one rate; a level is the mean square of all sampl
 exceed 1, since clipping would change its SNR.
 """
 
-import hashlib
 import math
 from collections.abc import Collection, Mapping
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from avslib.errors import UsageError
+from avslib.seeds import clip_rng
 
-__all__ = ["clip_rng", "in_noise", "noise_alone", "off_screen", "power", "white_noise"]
-
-
-def clip_rng(seed: int, name: str) -> np.random.Generator:
-    """A generator of (seed, clip name): what it draws depends on no other clip and on no order."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
+__all__ = ["in_noise", "noise_alone", "off_screen", "power", "white_noise"]
 
 
 def power(waveform: Float[Tensor, "S"]) -> float:

@@ -74,6 +74,9 @@ def train_command(
     preset: Annotated[str, typer.Option(help="Name of a preset (paper, mini, demo), or a YAML file.")] = "mini",
     override: Overrides = None,
     seed: Annotated[int | None, typer.Option(help="Short for -o train.seed=SEED.")] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Short for -o train.deterministic=true: the same bits on a GPU too.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default: results/runs/<id>.")] = None,
     resume: Annotated[
         bool, typer.Option(help="Go on with an interrupted run; starts one where there is none.")
@@ -86,6 +89,7 @@ def train_command(
 
     config = load_config(preset, override or []).replace({"data.root": str(data), "data.task": task})
     config = config if seed is None else config.replace({"train.seed": seed})
+    config = config.replace({"train.deterministic": True}) if deterministic else config
     out = out or default_out(config)
     record = run(config, out, resume=resume, progress=not quiet, console=console)
     _print_metrics(record.metrics, record.baselines)

@@ -200,6 +200,11 @@ class TrainConfig(_Section):
         False, description="backbone, necks and decoders by torch.compile, which takes minutes at the first step"
     )
     seed: int = Field(1234, ge=0, description="seeds initialisation, loader order, flips and the latent noise")
+    deterministic: bool = Field(
+        False,
+        description="the same bits again on a GPU too (on a CPU they are in any case), by slower operations where "
+        "there are such; one that has no such form ends the training by name",
+    )
     init_from: str | None = Field(
         None,
         description="weights to start from: a checkpoint folder or file, or the name of a "

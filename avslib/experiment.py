@@ -15,6 +15,7 @@ from avslib.checkpoints import load_checkpoint
 from avslib.config import Config
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.data.loading import shuffle_audio
+from avslib.deterministic import deterministic
 from avslib.distributed import rank, together, world_size
 from avslib.errors import ConfigError
 from avslib.evaluate import Scores, all_objects, evaluate, test_splits
@@ -111,17 +112,18 @@ def run(
     method = method_name(config) if method is None else method
     out = default_out(config) if out is None else Path(out)
     logger.info("%s, seed %d, %s %s into %s", method, config.train.seed, dataset.id, dataset.clips, out)
-    trained = train(config, out, resume=resume, progress=progress, console=console)
-    logger.info("best epoch %d, J on val %.4f; scoring it", trained.best_epoch + 1, trained.best_j)
-    model = apply_speed_options(load_checkpoint(trained.checkpoint, PartialState().device))
-    metrics: dict[str, dict] = {}
-    scored: dict[str, dict] = {}
-    clips = []
-    for split in ["val", *test_splits(_root(config), config.data.task)]:
-        beside = baselines and split != "val"
-        for name, scores in score(model, config, split, baselines=beside, progress=progress).items():
-            (scored.setdefault(name, {}) if name else metrics)[split] = scores.metrics
-            clips += scores.rows(split, name)
+    with deterministic(config.train.deterministic):
+        trained = train(config, out, resume=resume, progress=progress, console=console)
+        logger.info("best epoch %d, J on val %.4f; scoring it", trained.best_epoch + 1, trained.best_j)
+        model = apply_speed_options(load_checkpoint(trained.checkpoint, PartialState().device))
+        metrics: dict[str, dict] = {}
+        scored: dict[str, dict] = {}
+        clips = []
+        for split in ["val", *test_splits(_root(config), config.data.task)]:
+            beside = baselines and split != "val"
+            for name, scores in score(model, config, split, baselines=beside, progress=progress).items():
+                (scored.setdefault(name, {}) if name else metrics)[split] = scores.metrics
+                clips += scores.rows(split, name)
     seconds = max(trained.seconds, time.perf_counter() - start)
     if rank() and console:
         console.quiet = True

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from avslib.config import Config
 from avslib.losses import objective
 from avslib.micro_batches import NoiseOfPart, parts
+from avslib.seeds import dropout_seed, step_seed
 
 __all__ = ["add_gradients"]
 
@@ -27,14 +27,16 @@ def add_gradients(
 ) -> dict[str, Float[Tensor, ""]]:
     """Add the gradients of a batch to those of the parameters, `size` clips at a time; returns the loss and its parts.
 
-    The latent noise comes from (seed, step), and is that of the whole batch whatever the size.
+    The latent noise comes from (seed, step), and is that of the whole batch whatever the size. Where a backbone has
+    dropout, it draws from torch's own generator, which is seeded here.
 
     Args:
         rows: the batch as `avslib.evaluate.flatten_clips` gives it, `frames` rows a clip.
     """
     clips, generator, sums = len(rows["name"]), torch.Generator(), {}
+    torch.manual_seed(dropout_seed(config.train.seed, step, accelerator.process_index))
     for part in parts(clips, size):
-        generator.manual_seed(_step_seed(config.train.seed, step))
+        generator.manual_seed(step_seed(config.train.seed, step))
         noise = NoiseOfPart(generator, part)
         image = accelerator.unwrap_model(model).normalize(part.of(rows["image"]))
         audio, mask = part.of(rows["audio"]), part.of(rows["mask"]).float()
@@ -48,7 +50,3 @@ def add_gradients(
             accelerator.backward(losses["loss"] * part.weight)
         sums = {name: sums.get(name, 0) + value.detach() * part.weight for name, value in losses.items()}
     return sums
-
-
-def _step_seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, step, 0]).generate_state(1, np.uint64)[0] >> 1)

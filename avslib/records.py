@@ -50,7 +50,8 @@ RECORD, CLIPS = "run.json", "clips.csv"
 NOT_THE_VARIANT = (
     "train.seed", "train.checkpoint_every", "train.channels_last", "train.checkpointing", "train.compile", "data.root",
     "train.tensorboard",
-    "train.nonfinite", "train.max_skipped", "data.workers", "data.timeout", "data.max_corrupt", "data.cache",
+    "train.deterministic", "train.nonfinite", "train.max_skipped", "data.workers", "data.timeout", "data.max_corrupt",
+    "data.cache",
 )  # fmt: skip
 PACKAGES = ("accelerate", "numpy", "pillow", "safetensors", "scipy", "soundfile", "timm", "torch", "torchaudio",
             "torchmetrics", "torchvision")  # fmt: skip

@@ -1,8 +1,8 @@
 """The training loop: read it top to bottom.
 
-Seed plan: the initial weights come from ``train.seed``, and are equal for variants with the same modules; order and
-flips of an epoch from (seed, epoch, clip); the latent noise of a step from (seed, step). Nothing depends on a generator
-that runs on, so a resumed run repeats the uninterrupted one to the bit.
+Seed plan (`avslib.seeds`): the initial weights come from ``train.seed``, and are equal for variants with the same
+modules; order and flips of an epoch from (seed, epoch, clip); the latent noise of a step from (seed, step). Nothing
+depends on a generator that runs on, so a resumed run repeats the uninterrupted one to the bit.
 
 Several processes (``accelerate launch``) share each step's batch out: process r of P reads the r-th part of what one
 process with P times the batch size would read, and gets the same noise for it. With ``train.sync_batch`` they do what
@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -31,6 +30,7 @@ from avslib.data.embeddings import embed_dataset, embed_packed
 from avslib.data.loading import packed_loader, train_loader
 from avslib.data.packed import PackedClips
 from avslib.data.workers import lasting
+from avslib.deterministic import deterministic
 from avslib.distributed import (
     gather_objects,
     mean_over_processes,
@@ -52,6 +52,7 @@ from avslib.models.speed_options import apply_speed_options, tf32_products
 from avslib.out_of_memory import MicroBatches, halving
 from avslib.preemption import StopRequest, on_sigterm
 from avslib.runstate import HISTORY, History, RunState
+from avslib.seeds import global_seed, own_generators
 from avslib.tensorboard_log import tensorboard_rows
 from avslib.undo import Buffers
 
@@ -86,7 +87,7 @@ def train(
     """Train a model and keep the checkpoint with the best J on val.
 
     Started in several processes, all of them call it alike; the first one alone writes, all raise together, and `out`
-    must be on a disk that they share.
+    must be on a disk that they share. The caller's random generators are left as they were.
 
     Args:
         config: ``data.root`` and ``data.task`` say on what.
@@ -102,9 +103,10 @@ def train(
         Preempted: SIGTERM came; the step was finished and its state saved.
     """
     out, t = Path(out), config.train
-    accelerator = start_processes("no" if t.precision == "tf32" else t.precision)
-    with run_folder(out), tensorboard_rows(t.tensorboard, out, on_row) as told:
-        return _train(accelerator, config, out, resume, progress, console, told)
+    with own_generators(), deterministic(t.deterministic):
+        accelerator = start_processes("no" if t.precision == "tf32" else t.precision)
+        with run_folder(out), tensorboard_rows(t.tensorboard, out, on_row) as told:
+            return _train(accelerator, config, out, resume, progress, console, told)
 
 
 def _train(
@@ -128,7 +130,7 @@ def _train(
     packed = config.data.packed is not None
     trainset, valset = together(lambda: _open(config, progress))
     # just before the weights are drawn: what the audio encoder draws before it is no part of the seed's meaning
-    set_seed(t.seed)
+    global_seed(t.seed)
     model = together(lambda: _first_model(config, fresh=saved is None))
     if t.sync_batch:
         synchronize_batch_norm(model, accelerator.device)

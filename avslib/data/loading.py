@@ -19,6 +19,7 @@ from avslib.config import DataConfig
 from avslib.data.corrupt import first_readable
 from avslib.data.packed import PackedClips
 from avslib.data.workers import TIMEOUT
+from avslib.seeds import flip_rng, order_rng
 
 __all__ = [
     "EpochSampler", "FlippedClips", "FlippedStream", "StreamSampler", "eval_loader", "packed_loader", "shuffle_audio",
@@ -39,7 +40,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return self.size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch, 0]).permutation(self.size)
+        order = order_rng(self.seed, self.epoch).permutation(self.size)
         return ((self.epoch, int(i)) for i in order)
 
 
@@ -61,7 +62,7 @@ class FlippedClips(Dataset):
     def coins(self, epoch: int, index: int) -> Bool[Tensor, "T"]:
         """Which frames are flipped."""
         c, frames = self.config, self.config.frames_of("train")
-        coins = np.random.default_rng([self.seed, epoch, 1, index]).random(frames)
+        coins = flip_rng(self.seed, epoch, index).random(frames)
         heads = torch.from_numpy(coins < c.flip_probability)
         if c.flip == "clip":
             return heads[:1].expand(frames)
@@ -159,6 +160,7 @@ def train_loader(dataset: Dataset, config: DataConfig, batch_size: int, seed: in
         persistent_workers=config.workers > 0,
         timeout=config.timeout if config.workers else 0,
         pin_memory=torch.cuda.is_available(),
+        generator=_unused(),
     )
 
 
@@ -173,13 +175,22 @@ def packed_loader(clips: PackedClips, config: DataConfig, batch_size: int, seed:
         persistent_workers=config.workers > 0,
         timeout=config.timeout if config.workers else 0,
         pin_memory=torch.cuda.is_available(),
+        generator=_unused(),
     )
 
 
 def eval_loader(dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoader:
     """All clips in their own order."""
     timeout = TIMEOUT if workers else 0
-    return DataLoader(dataset, batch_size, num_workers=workers, timeout=timeout, pin_memory=torch.cuda.is_available())
+    return DataLoader(
+        dataset, batch_size, num_workers=workers, timeout=timeout, pin_memory=torch.cuda.is_available(),
+        generator=_unused(),
+    )  # fmt: skip
+
+
+def _unused() -> torch.Generator:
+    """What a loader draws a seed for its workers from, else at each pass from torch's own; they draw nothing."""
+    return torch.Generator()
 
 
 def shuffle_audio(audio: Mapping[str, Float[Tensor, "T D"]], seed: int = 0) -> dict[str, Float[Tensor, "T D"]]:

@@ -3,14 +3,12 @@
 import hashlib
 import io
 import json
-import random
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from avslib.data.avsbench import read_item, stack_audio
 from avslib.data.pack import FORMAT, INDEX
 from avslib.errors import PackedError, UsageError
+from avslib.seeds import buffer_rng, shard_rng
 
 __all__ = ["NamedBytes", "PackedClips", "read_index"]
 
@@ -169,7 +168,7 @@ class PackedClips(IterableDataset):
         if self.shuffle:
             from webdataset import shuffle
 
-            rng = random.Random(f"{self.seed} {self.epoch} {self.rank} {worker}")
+            rng = buffer_rng(self.seed, self.epoch, self.rank, worker)
             samples = shuffle(self.buffer, initial=self.buffer, rng=rng)(samples)
         return samples
 
@@ -201,7 +200,7 @@ class PackedClips(IterableDataset):
     ) -> Iterator[dict[str, Any]]:
         numbers = range(len(self.shards))
         if self.shuffle and order:
-            numbers = np.random.default_rng([self.seed, self.epoch, 2]).permutation(len(self.shards))
+            numbers = shard_rng(self.seed, self.epoch).permutation(len(self.shards))
         at = 0
         for number in numbers:
             shard = self.shards[number]
