@@ -2,6 +2,8 @@
 
     python tests/long_run.py DATA OUT STEPS [SECTION.FIELD=VALUE ...]    preset mini; figures as JSON on stdout
     python tests/long_run.py --record NAME DATA OUT STEPS ...            and in results/reliability/NAME.json
+
+It looks at the end of each epoch, when the processes that read val have ended.
 """
 
 import gc
@@ -29,9 +31,10 @@ def held() -> dict[str, float]:
     process = psutil.Process()
     own = {str(p.pid) for p in (process, *process.children(recursive=True))}
     shared = [name for name in os.listdir("/dev/shm") if own & set(name.replace(".", "_").split("_"))]
+    temporary = list(Path(tempfile.gettempdir()).rglob("*"))
     return {"rss_mb": process.memory_info().rss / 2**20, "gpu_mb": torch.cuda.memory_allocated() / 2**20,
             "handles": process.num_fds(), "threads": process.num_threads(), "children": len(own) - 1,
-            "shared_memory_files": len(shared), "temporary_files": sum(1 for _ in Path(tempfile.gettempdir()).rglob("*")),
+            "shared_memory_files": len(shared), "temporary_files": len(temporary),
             "objects": len(gc.get_objects())}  # fmt: skip
 
 
@@ -52,7 +55,7 @@ def growth(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def main(data: str, out: str, steps: int, *overrides: str) -> dict:
-    """Train for at least `steps` steps, in whole epochs; look at the end of each, where no worker should be left."""
+    """Train for at least `steps` steps, in whole epochs; what was held and how it grew."""
     config = load_config("mini", [f"data.root={data}", *overrides])
     per_epoch = len(open_split(config, "train").clips) // config.train.batch_size
     config = config.replace({"train.epochs": -(-steps // per_epoch)})
