@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from avslib.errors import OutputError
+
 app = typer.Typer(
     help="Build Mini-AVS, check or prepare a folder in AVSBench layout, pack it for streaming.", no_args_is_help=True
 )
@@ -32,7 +34,7 @@ def build_mini_command(
     """Compose Mini-AVS from real photographs and sounds, in AVSBench's folder layout."""
     from avslib.data.mini.build import build_mini
 
-    manifest = build_mini(out, size, seed, workers=workers, progress=not quiet)
+    manifest = build_mini(out, size, seed, workers=workers, progress=not quiet, verify=True)
     counts = {task: sum(splits.values()) for task, splits in manifest["counts"].items()}
     console.print(f"{out}: {counts['s4']} S4 and {counts['ms3']} MS3 clips, size {size}, seed {seed}", soft_wrap=True)
 
@@ -53,6 +55,9 @@ def check_command(
     """Check a data folder: exit code 0 sound, 1 usable with warnings, 2 not usable."""
     from avslib.data.check import check
 
+    for path in (fix_list, sheet):
+        if path and path.exists():
+            raise OutputError(f"{path}: is there already; name another file, or remove it first")
     report = check(root, deep=deep, progress=not quiet and not json)
     print(report.to_json()) if json else console.print(report)
     if fix_list:

@@ -1,5 +1,6 @@
 """Locks between processes that write to one folder, on one machine or on a disk that several share."""
 
+import errno
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +17,7 @@ __all__ = ["LOCK", "locked", "run_folder"]
 LOCK = ".lock"
 # a process that was just killed, or told to stop, may take some seconds to go
 PATIENCE = 10.0
+NO_FOLDER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def locked(path: str | Path, what: str, patience: float | None = None) -> Iterat
     """Hold the lock file `path` against other processes, and other calls in this one, until the block ends.
 
     The system gives the lock back when the process ends, however it ends; the empty file stays, as removing it could
-    let two in. Yields False, after a warning, where the disk has no locks or cannot be written.
+    let two in. Yields False where the folder cannot be written, and, after a warning, where the disk has no locks.
 
     Args:
         what: goes on in this folder, for the sentence: "a training".
@@ -39,7 +41,9 @@ def locked(path: str | Path, what: str, patience: float | None = None) -> Iterat
             path.parent.mkdir(parents=True, exist_ok=True)
             _acquire(lock, path.parent, what, patience)
     except (OSError, NotImplementedError) as error:
-        warnings.warn(f"{path}: no lock can be had there ({error}); start nothing else in this folder", stacklevel=3)
+        if getattr(error, "errno", None) not in NO_FOLDER:  # where nobody can write, nobody is in the way
+            sentence = f"{path}: no lock can be had there ({error}); start nothing else in this folder"
+            warnings.warn(sentence, stacklevel=3)
     try:
         yield lock.is_locked
     finally:

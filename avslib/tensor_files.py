@@ -1,6 +1,7 @@
 """Tensors in safetensors files that carry their own checksum, since the format has none."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from avslib.files import atomic_path
 
 __all__ = ["load_tensors", "save_tensors", "tensors_sha256"]
 
-SHA256 = "sha256"
+# one entry alone, since safetensors writes several in any order: same tensors, same bytes
+ENTRY, SHA256 = "avslib", "sha256"
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -36,19 +38,23 @@ def save_tensors(
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_path(path, replace=replace) as part:
-        save_file(tensors, part, {"format": "pt", SHA256: tensors_sha256(tensors), **(metadata or {})})
+        save_file(tensors, part, {ENTRY: json.dumps({SHA256: tensors_sha256(tensors), **(metadata or {})})})
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file and its metadata, compared with the checksum where there is one.
+    """The tensors of a file and what `save_tensors` noted beside them, compared with the checksum where there is one.
 
     Raises:
         SafetensorError: damaged, cut off, or no safetensors file.
         OSError: it cannot be read.
     """
     with safe_open(path, framework="pt") as stream:
-        metadata = stream.metadata() or {}
+        entry = (stream.metadata() or {}).get(ENTRY, "{}")
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-    if metadata.get(SHA256, "") and metadata[SHA256] != tensors_sha256(tensors):
+    try:
+        metadata = dict(json.loads(entry))
+    except (TypeError, ValueError):
+        raise SafetensorError("its metadata are damaged") from None
+    if SHA256 in metadata and metadata[SHA256] != tensors_sha256(tensors):
         raise SafetensorError("its content is not that of its SHA-256")
     return tensors, metadata

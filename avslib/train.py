@@ -98,8 +98,8 @@ def train(
             loss parts; or step, epoch, val_J and val_F), for example to draw it. What it raises ends the training.
 
     Raises:
-        AvsError: no data, `out` holds another run or is being trained into, a loss that is not finite, more corrupt clips than may be, memory
-            that does not hold the batch, data workers that die again and again.
+        AvsError: no data, `out` holds another run or is being trained into, a loss that is not finite, more corrupt
+            clips than may be, memory that does not hold the batch, data workers that die again and again.
         Preempted: SIGTERM came; the step was finished and its state saved.
     """
     out, t = Path(out), config.train

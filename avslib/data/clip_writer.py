@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
-from avslib.audio import SAMPLE_RATE, log_mel
+from avslib.audio import SAMPLE_RATE, load_clip, log_mel
 from avslib.data.avsbench import AUDIO_TOLERANCE
 from avslib.data.layout import LAYOUTS, clip_folders, is_plain_name, make_clip
-from avslib.data.pickles import LOG_MEL
-from avslib.errors import AvsError, VideoError
+from avslib.data.pickles import LOG_MEL, load_log_mel
+from avslib.data.pictures import read_frame
+from avslib.errors import AvsError, DiskFullError, VideoError
 from avslib.files import atomic_path
+from avslib.tensor_files import load_tensors, save_tensors
 from avslib.video import PHASE, probe, read_video
 
 __all__ = ["SECONDS", "ClipJob", "Outcome", "make_clips"]
@@ -47,7 +49,7 @@ class Outcome:
 
 
 def make_clips(job: ClipJob, folder: Path, task: str, size: int, masks: Path | None) -> list[Outcome]:
-    """Write the clips of one video below `folder`; raises nothing, what fails is told in the outcomes."""
+    """Write the clips of one video below `folder`; what fails is told in the outcomes. Raises DiskFullError alone."""
     key, outcomes, by_phase = LAYOUTS[task].key, [], {}
     cuts = job.cuts or []
     try:
@@ -66,6 +68,8 @@ def make_clips(job: ClipJob, folder: Path, task: str, size: int, masks: Path | N
                 row = wanted[name][1]
                 _write_clip(folder, task, row, pictures, sound, size)
                 outcomes.append(_with_masks(Outcome(name, "made", "", row), folder, task, masks))
+    except DiskFullError:
+        raise
     except Exception as error:  # one video must not stop the others, whatever its decoder meets
         reason = str(error) if isinstance(error, AvsError) else f"{job.video}: {type(error).__name__}: {error}"
     else:
@@ -119,11 +123,28 @@ def _cut(
 
 
 def _is_whole(folder: Path, task: str, row: dict[str, str]) -> bool:
+    """Whether all files of a clip are there and can be read, which takes far less time than to decode its video."""
     try:
         clip = make_clip(folder, task, row, SECONDS, masks=False)
-    except AvsError:
+        if clip.wav_path is None or clip.log_mel_path is None:
+            return False
+        load_clip(clip.wav_path, SECONDS, AUDIO_TOLERANCE)
+        load_log_mel(clip.log_mel_path, SECONDS)
+        if clip.log_mel_path.suffix == ".safetensors":
+            load_tensors(clip.log_mel_path)
+    except (AvsError, SafetensorError):
         return False
-    return clip.wav_path is not None and clip.log_mel_path is not None
+    return all(map(_is_picture, clip.frame_paths))
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        with Image.open(path) as picture:
+            picture.verify()  # the checksums, which decoding alone does not look at
+        read_frame(path)
+    except Exception:  # PIL raises many kinds for a damaged file
+        return False
+    return True
 
 
 def _write_clip(folder: Path, task: str, row: dict, pictures: list, sound: Float[np.ndarray, "S"], size: int) -> None:
@@ -138,12 +159,11 @@ def _write_clip(folder: Path, task: str, row: dict, pictures: list, sound: Float
         stream.writeframes(samples.tobytes())
     # of the samples as the wav holds them, so that either file gives the same embedding
     patches = log_mel(torch.from_numpy(samples.astype(np.float32) / 32768), SAMPLE_RATE, SECONDS)
-    with atomic_path(data / "audio_log_mel" / inner / f"{name}.safetensors") as part:
-        save_file({LOG_MEL: patches.contiguous()}, part)
+    save_tensors(data / "audio_log_mel" / inner / f"{name}.safetensors", {LOG_MEL: patches})
     frames = data / "visual_frames" / seen
-    if frames.is_dir():  # a folder cannot be replaced in one step: fill in what it lacks
+    if frames.is_dir():  # a folder cannot be replaced in one step: fill in what it lacks, or holds damaged
         for number, picture in enumerate(pictures, 1):
-            if not (path := frames / f"{stem}_{number}.png").exists():
+            if not _is_picture(path := frames / f"{stem}_{number}.png"):
                 with atomic_path(path) as part:
                     _write_png(part, picture, size)
         return

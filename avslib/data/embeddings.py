@@ -7,14 +7,12 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from filelock import FileLock
 from jaxtyping import Float
 from rich.progress import track
 from safetensors import safe_open
@@ -25,8 +23,9 @@ from avslib.audio import SAMPLE_RATE, load_clip, log_mel
 from avslib.data.avsbench import AUDIO_TOLERANCE, AVSBench
 from avslib.data.packed import NamedBytes, PackedClips
 from avslib.data.pickles import load_log_mel
-from avslib.errors import DataError, NonFiniteError
+from avslib.errors import DataError, DiskFullError, NonFiniteError
 from avslib.files import atomic_path, sha256_file
+from avslib.locks import locked
 
 __all__ = ["AudioEncoder", "embed_dataset", "embed_packed"]
 
@@ -116,22 +115,17 @@ def _kept(
     """What the cache holds for `content`, else what `compute` gives, kept for the next time."""
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     path = Path(cache_dir) / f"{key[:32]}.safetensors"
-    with ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(path.with_suffix(".lock")))
-            writable = True
-        except OSError as error:
-            warnings.warn(f"{path.parent}: embeddings are not kept ({error})", stacklevel=2)
-            writable = False
+    with locked(path.with_suffix(".lock"), "the computation of audio embeddings"):
         embeddings = _load(path, key, len(names), frames)
         logger.info("audio embeddings: %s %s", "computed, kept in" if embeddings is None else "from", path)
         if embeddings is None:
             embeddings = compute()
-            if writable:
-                metadata = {"key": key, "sha256": _checksum(embeddings), "names": json.dumps(names)}
+            metadata = {"key": key, "sha256": _checksum(embeddings), "names": json.dumps(names)}
+            try:
                 with atomic_path(path) as temporary:
                     save_file({"embeddings": embeddings}, temporary, metadata)
+            except (OSError, DiskFullError) as error:
+                warnings.warn(f"{path.parent}: embeddings are not kept ({error})", stacklevel=2)
     return dict(zip(names, embeddings, strict=True))
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,8 +14,9 @@ from avslib.data.layout import LAYOUTS, Clip, find_folder, read_csv
 from avslib.data.pickles import LOG_MEL, load_log_mel
 from avslib.errors import OutputError, UsageError
 from avslib.files import atomic_path
+from avslib.locks import locked
 
-__all__ = ["FORMAT", "INDEX", "pack"]
+__all__ = ["FORMAT", "INDEX", "index_sha256", "pack"]
 
 FORMAT, INDEX = "avslib-packed-1", "index.json"
 
@@ -55,12 +56,20 @@ def pack(
     out = Path(out)
     if shard_mb <= 0:
         raise UsageError(f"shard_mb is {shard_mb}; expected a size above 0, in MB")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out}: exists and is not an empty folder; choose a new one")
     folder = find_folder(root, task)
     rows = read_csv(folder / LAYOUTS[task].csv, task)
     splits = list(splits or dict.fromkeys(row["split"] for row in rows))
     datasets = {split: AVSBench(root, task, split, frames=frames, skip=skip, masks=masks) for split in splits}
+    # beside it: what is locked does not exist yet
+    with locked(out.with_name(f".{out.name}.lock"), f"packing into {out.name}"):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise OutputError(f"{out}: exists and is not an empty folder; choose a new one")
+        return _pack(out, task, datasets, frames, shard_mb * 1e6, progress)
+
+
+def _pack(
+    out: Path, task: str, datasets: Mapping[str, AVSBench], frames: int, limit: float, progress: bool
+) -> dict[str, Any]:
     index = {"format": FORMAT, "task": task, "frames": frames, "splits": {}}
     if out.is_dir():  # a folder cannot be replaced in one step, not even an empty one on every system
         out.rmdir()
@@ -73,13 +82,20 @@ def pack(
             remaining = list(enumerate(dataset.clips))
             while remaining:
                 path = part / f"{split}-{len(shards):06d}.tar"
-                count, digest, size = _write_shard(path, remaining, frames, shard_mb * 1e6)
+                count, digest, size = _write_shard(path, remaining, frames, limit)
                 shards.append({"file": path.name, "sha256": digest, "bytes": size, "clips": count})
                 remaining = remaining[count:]
                 bar.advance(line, count)
             index["splits"][split] = {"shards": shards, "names": names}
+        index["sha256"] = index_sha256(index)
         (part / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return index
+
+
+def index_sha256(index: Mapping[str, Any]) -> str:
+    """Of what an index says of the clips; the checksums of the shards are in it."""
+    values = {key: value for key, value in index.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 class _Hashing:

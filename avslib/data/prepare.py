@@ -4,7 +4,7 @@ import csv
 import math
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -15,7 +15,8 @@ from rich.progress import track
 from avslib.data.clip_writer import ClipJob, Outcome, make_clips
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.errors import AvsError, DataError, UsageError, WorkerError
-from avslib.files import atomic_path
+from avslib.files import atomic_path, told_when_full
+from avslib.locks import LOCK, locked
 
 __all__ = ["LOG", "VIDEO_ENDINGS", "Prepared", "prepare"]
 
@@ -68,8 +69,9 @@ def prepare(
     last ``_``). Without a table every video is cut end to end into clips ``<file>_<second>`` of `split`, whose category
     is the folder that the video lies in ("unknown" directly below `videos`); what is left at the end is not used.
 
-    A clip that is there whole is left alone, so that a stopped run goes on; a clip's folder of frames appears only when
-    the clip is whole. A video that fails stops no other one. The csv lists the clips that are there.
+    A clip whose files are there and can be read is left alone, so that a stopped run goes on; a clip's folder of frames
+    appears only when the clip is whole. Processes that fill one folder take turns. A video that fails stops no other
+    one; a full disk stops all. The csv lists the clips that are there.
 
     Args:
         videos: folder of video files, searched in depth; one video file; or the table itself, beside its videos.
@@ -90,12 +92,26 @@ def prepare(
         videos, table = videos.parent, videos
     files, folder = _videos(videos), Path(out) / layout.folder
     planned = _whole_videos(videos, files, split) if table is None else _rows(files, table, task)
-    known = _listed(folder, task)
+    # two at once would list only their own clips in the csv
+    with locked(folder / LOCK, "avs data prepare"):
+        return _prepare(planned, folder, task, (size, masks), workers or _cpus(), progress)
+
+
+def _prepare(
+    planned: Iterable[ClipJob | Outcome],
+    folder: Path,
+    task: str,
+    options: tuple[int, str | Path | None],
+    workers: int,
+    progress: bool,
+) -> Prepared:
+    layout, known = LAYOUTS[task], _listed(folder, task)
     folder.mkdir(parents=True, exist_ok=True)
     result = Prepared(folder, folder / LOG)
     rows = {(row["split"], row[layout.key]): row for row in known}
     jobs = []
-    with open(result.log, "w", encoding="utf-8", newline="") as stream:
+    # written as it goes, since it is what one looks at meanwhile
+    with told_when_full(result.log), open(result.log, "w", encoding="utf-8", newline="") as stream:
         log = csv.writer(stream, lineterminator="\n")
         log.writerow(("clip", "status", "reason"))
 
@@ -111,8 +127,7 @@ def prepare(
         for item in planned:
             note(item) if isinstance(item, Outcome) else jobs.append(item)
         try:
-            options = (folder, task, size, masks)
-            found = _run(jobs, options, workers or _cpus())
+            found = _run(jobs, (folder, task, *options), workers)
             for outcomes in track(found, "preparing", len(jobs), disable=not progress):
                 for outcome in outcomes:
                     note(outcome)

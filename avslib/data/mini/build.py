@@ -5,21 +5,25 @@ import json
 import multiprocessing
 import os
 import shutil
+import tempfile
+import warnings
 import wave
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from avslib.data.mini.assets import BANK, SPLITS, bank_hash
 from avslib.data.mini.compose import TASKS, ComposedClip, compose_clip
-from avslib.errors import OutputError, UsageError
-from avslib.files import atomic_path
+from avslib.data.mini.listing import clip_of, damaged_files, write_listing
+from avslib.errors import DataError, OutputError, UsageError
+from avslib.files import atomic_path, flush_to_disk
+from avslib.locks import locked
 
 __all__ = ["SIZES", "build_mini"]
 
@@ -47,13 +51,15 @@ def build_mini(
     progress: bool = True,
     image_size: int = 224,
     counts: Mapping[str, Mapping[str, int]] | None = None,
+    verify: bool = False,
 ) -> dict:
     """Compose Mini-AVS into the folder `out`, or find it there already built.
 
     The clips are written in AVSBench's layout (``Single-source/``, ``Multi-sources/``); beside it ``object_masks/``
     holds for val and the test splits the outlines of *all* objects in view, and ``manifest.json`` the assets, places,
     gains and on/off seconds of each clip. A folder of that name appears only when the whole build is done; processes
-    that build the same one at once wait for the first.
+    that build the same one at once wait for the first. ``files.csv`` lists every file with its size and SHA-256: what
+    a build found there lacks, or holds cut off or damaged, is composed again, with a warning.
 
     Args:
         out: the folder to make. The same build found there (version, seed, counts, image size, assets) is reused.
@@ -64,12 +70,13 @@ def build_mini(
         progress: show a progress bar on stderr.
         image_size: side of the frames in pixels.
         counts: clips by task and split, instead of a named size.
+        verify: compare the checksums of a build found there, which reads all of it, and not the sizes alone.
 
     Returns:
         The manifest.
 
     Raises:
-        AvsError: an unknown size or task, or `out` holds something else.
+        AvsError: an unknown size or task, or `out` holds something else, or its list of files is damaged.
     """
     out = Path(out)
     manifest = {
@@ -82,25 +89,58 @@ def build_mini(
         "assets": bank_hash(),
     }
     found = _existing(out, manifest)
-    if found is not None:
+    if found is not None and not damaged_files(out, verify):
         return found
-    out.parent.mkdir(parents=True, exist_ok=True)
     # notebooks and tests that start together build once: the others wait, and find it
-    with FileLock(out.with_name(f".{out.name}.lock")):
-        return _existing(out, manifest) or _build(out, manifest, workers or _cpus(), progress)
+    with locked(out.with_name(f".{out.name}.lock"), f"a build of {out.name}"):
+        found = _existing(out, manifest)
+        if found is None:
+            return _build(out, manifest, workers or _cpus(), progress)
+        if bad := damaged_files(out, verify):
+            _mend(out, found, bad)
+        return found
 
 
 def _build(out: Path, manifest: dict, workers: int, progress: bool) -> dict:
     with atomic_path(out) as part:
         part.mkdir()
         manifest["clips"] = _compose_all(part, manifest, workers, progress)
-        _write_tables(part, manifest["clips"])
-        shutil.copy(BANK / "ATTRIBUTION.md", part)
-        shutil.copytree(BANK / "LICENSES", part / "LICENSES")
-        _write_manifest(part / "manifest.json", manifest)
+        _write_rest(part, manifest)
+        write_listing(part)
         if out.is_dir():
             out.rmdir()
     return manifest
+
+
+def _write_rest(root: Path, manifest: dict) -> None:
+    """All that belongs to a build beside the clips."""
+    _write_tables(root, manifest["clips"])
+    shutil.copy(BANK / "ATTRIBUTION.md", root)
+    shutil.copytree(BANK / "LICENSES", root / "LICENSES")
+    _write_manifest(root / "manifest.json", manifest)
+
+
+def _mend(out: Path, manifest: dict, bad: list[str]) -> None:
+    """Compose the clips anew that files of a build are missing or damaged of, and put those files in their places."""
+    warnings.warn(f"{out}: {len(bad)} files missing or damaged, made again; the first is {bad[0]}", stacklevel=3)
+    if "manifest.json" in bad:
+        raise DataError(f"{out}: manifest.json is damaged; remove the folder, and it is built again")
+    names, number = {clip_of(path) for path in bad}, Counter()
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+        part = Path(folder)
+        for clip in manifest["clips"]:
+            task, split = clip["task"], clip["split"]
+            index = number[task, split]
+            number[task, split] += 1
+            if clip["name"] in names:
+                _write_clip(part, task, split, compose_clip(task, split, index, *_options(manifest)))
+        _write_rest(part, manifest)
+        for path in bad:
+            if (part / path).is_file():
+                (out / path).parent.mkdir(parents=True, exist_ok=True)
+                flush_to_disk(part / path)
+                os.replace(part / path, out / path)
+    write_listing(out, bad)
 
 
 def _counts(size: str, tasks: tuple[str, ...], counts: Mapping[str, Mapping[str, int]] | None) -> dict:
@@ -156,8 +196,12 @@ def _compose_all(root: Path, manifest: dict, workers: int, progress: bool) -> li
     return [record for _, found in sorted(records.items()) for record in found]
 
 
+def _options(manifest: dict) -> tuple[int, int]:
+    return manifest["seed"], manifest["image_size"]
+
+
 def _run(root: Path, chunks: list[tuple], manifest: dict, workers: int) -> Iterator[tuple[tuple, list[dict]]]:
-    options = (manifest["seed"], manifest["image_size"])
+    options = _options(manifest)
     if workers <= 1:
         for chunk in chunks:
             yield chunk, _write_chunk(root, *chunk, *options)
