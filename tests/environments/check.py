@@ -123,10 +123,22 @@ def audit(python: str, record: bool) -> int:
         print("pip-audit gave no report (its message is above).", file=sys.stderr)
         return 2
     figures, code = verdict(packages)
-    print("{audited} of {pins} pins audited; known vulnerabilities: {vulnerable}".format(**figures))
+    figures["behind"] = behind()
+    print(f"{figures['audited']} of {figures['pins']} pins audited, vulnerable: {figures['vulnerable'] or 'none known'}")
+    print(f"an installer finds newer ones today: {figures['behind']}")
     if record:
         keep(Path(sys.executable), "audit", figures | {"date": str(datetime.date.today())})
     return code
+
+
+def behind() -> list[str] | None:
+    """Newer releases that an installer finds today; None without uv, which alone resolves for all systems."""
+    if (uv := shutil.which("uv")) is None:
+        return None
+    options = ["--universal", "--python-version", "3.11", "--all-extras", "--no-header", "--no-annotate", "--quiet"]
+    newest = subprocess.check_output([uv, "pip", "compile", *options, "pyproject.toml"], cwd=ROOT, text=True)
+    old = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return sorted(set(newest.splitlines()) - set(old))
 
 
 def verdict(packages: list[dict]) -> tuple[dict, int]:
