@@ -124,7 +124,7 @@ def audit(python: str, record: bool) -> int:
         return 2
     figures, code = verdict(packages)
     figures["behind"] = behind()
-    print(f"{figures['audited']} of {figures['pins']} pins audited, vulnerable: {figures['vulnerable'] or 'none known'}")
+    print(f"{figures['audited']} of {figures['pins']} pins audited; vulnerable: {figures['vulnerable'] or 'none'}")
     print(f"an installer finds newer ones today: {figures['behind']}")
     if record:
         keep(Path(sys.executable), "audit", figures | {"date": str(datetime.date.today())})
