@@ -15,6 +15,8 @@ from avslib.checkpoints import listed, load_strict, save_checkpoint
 from avslib.config import load_config
 from avslib.errors import UsageError, WeightsError
 from avslib.models.ecmvae import ECMVAE
+from avslib.state_dicts import plain_tensor, read_state_dict
+from avslib.untrusted import first_line
 
 __all__ = ["convert_official", "detect_backbone", "import_official", "load_official"]
 
@@ -116,7 +118,8 @@ def convert_official(state: Mapping[str, Tensor], backbone: str = "auto") -> tup
             unknown.append(name)
         else:
             # 1x1x1 convolutions of the fusion are linear layers here
-            converted[target] = value.flatten(1) if name.startswith("fusion_modules") and value.ndim == 5 else value
+            inner = name.startswith("fusion_modules") and tuple(value.shape[2:]) == (1, 1, 1)
+            converted[target] = value.flatten(1) if inner else value
     if unknown:
         raise WeightsError(f"{len(unknown)} names in the weights are not ECMVAE's: {listed(unknown)}; "
                            "give the state dict as released")
@@ -148,7 +151,7 @@ def import_official(
             raise UsageError(f"{source.name}: S4 and MS3 weights have the same tensors, and the file's name does not "
                              "tell which these are; give --task s4 or --task ms3")
         task = named[0]
-    state = _read_torch(source)
+    state = read_state_dict(source)
     model = load_official(state, backbone)
     model.config = model.config.replace({"data.task": task, "model.audio_weights": audio_weights})
     save_checkpoint(out, model)
@@ -169,14 +172,14 @@ def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "au
     Raises:
         AvsError: unreadable file, unknown names, missing names, other shapes; the first of them is named.
     """
-    state = _read_torch(Path(source)) if isinstance(source, (str, Path)) else source
+    state = read_state_dict(source) if isinstance(source, (str, Path)) else source
     if not isinstance(state, Mapping):
         raise WeightsError(f"released weights: expected a path or a state dict, got {type(state).__name__}")
     state = _unwrap(state)
-    odd = next((k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor | np.ndarray)), None)
-    if odd is not None:
-        raise WeightsError(f"released weights: entry {odd!r} holds {type(state[odd]).__name__}; expected tensors under "
-                           "text names, the state dict alone")
+    for k, v in state.items():
+        if not isinstance(k, str) or not (isinstance(v, np.ndarray) or plain_tensor(v)):
+            raise WeightsError(f"released weights: entry {first_line(repr(k))} holds {type(v).__name__}; expected "
+                               "plain tensors under text names, the state dict alone")
     converted, _ = convert_official({k: torch.as_tensor(v) for k, v in state.items()}, backbone)
     name = detect_backbone([k.removeprefix("module.") for k in state]) if backbone == "auto" else backbone
     model = ECMVAE(load_config("paper", {"model.backbone": name, "model.pretrained": False}))
@@ -194,19 +197,3 @@ def _unwrap(state: Mapping, depth: int = 3) -> Mapping:
 
 def _has_encoder(state: Mapping) -> bool:
     return any(str(name).removeprefix("module.").startswith("encoder.") for name in state)
-
-
-def _read_torch(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise WeightsError(f"weights {path}: no such file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch's own text advises to load without this protection
-        raise WeightsError(
-            f"weights {path}: not a state dict of tensors alone ({type(error).__name__}); anything else in "
-            "such a file can run code when it is loaded, so it is refused"
-        ) from None
-    if not isinstance(state, Mapping):
-        raise WeightsError(f"weights {path}: expected a state dict, found {type(state).__name__}")
-    return state

@@ -14,22 +14,22 @@ from typing import BinaryIO
 import torch
 from jaxtyping import Float
 from rich.progress import track
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from avslib.errors import AvsError, DataError, LogMelError
 from avslib.files import atomic_path
+from avslib.state_dicts import Refused, check_opcodes, load_tensors
+from avslib.untrusted import read_bytes
 
 __all__ = ["LOG_MEL", "convert_audio", "load_log_mel", "load_tensor"]
 
 LOG_MEL = "log_mel"
 
-LARGEST_FILE = 64 * 2**20
-
-
-class _Refused(Exception):
-    """The pickle names something that a tensor does not need."""
+LARGEST_FILE = 8 * 2**20  # bytes: five patches have 123,000, so this is more than five minutes
+MOST_OPCODES = 20_000  # a pickled tensor has fewer than 100
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _allowed(module: str, name: str):
@@ -37,9 +37,9 @@ def _allowed(module: str, name: str):
 
     def storage(data: bytes):
         try:
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise _Refused("more than numbers inside its storage") from error
+            return load_tensors(io.BytesIO(data), MOST_OPCODES)
+        except (pickle.UnpicklingError, Refused) as error:
+            raise Refused("more than numbers inside its storage") from error
 
     def tensor(storage, offset, size, stride, *_requires_grad_and_hooks):
         return torch._utils._rebuild_tensor(storage, offset, size, stride)
@@ -49,11 +49,11 @@ def _allowed(module: str, name: str):
 
     def latin1(text: str, encoding: str) -> bytes:
         if encoding != "latin1":
-            raise _Refused(f"_codecs.encode to {encoding!r}")
+            raise Refused(f"_codecs.encode to {encoding!r}")
         return text.encode("latin1")
 
-    def ordered_dict(*items):
-        return collections.OrderedDict(*items)
+    def ordered_dict(*_items):  # hooks of a tensor, which are left out
+        return collections.OrderedDict()
 
     return {
         ("torch.storage", "_load_from_bytes"): storage,
@@ -66,10 +66,18 @@ def _allowed(module: str, name: str):
 
 # The class written in Python: the one in C sizes its memo by a number in the file, up to 32 GiB.
 class _TensorUnpickler(pickle._Unpickler):
+    def load_other(self):
+        raise Refused("objects of other classes")
+
+    # without what sets attributes or makes objects but by calling a stand-in
+    dispatch = pickle._Unpickler.dispatch | dict.fromkeys(
+        (code[0] for code in (pickle.BUILD, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ)), load_other
+    )
+
     def find_class(self, module, name):
         found = _allowed(module, name)
         if found is None:
-            raise _Refused(f"{module}.{name}")
+            raise Refused(f"{module}.{name}")
         return found
 
 
@@ -79,17 +87,11 @@ def load_tensor(path: str | Path) -> Tensor:
     Raises:
         AvsError: the file is missing, damaged, too large, names anything but tensor rebuilding, or holds no tensor.
     """
-    path = Path(path)
+    data = read_bytes(path, LARGEST_FILE, LogMelError, "a pickled log-mel tensor")
     try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= LARGEST_FILE else b""
-    except OSError as error:
-        raise LogMelError(f"{path}: cannot be read ({error.strerror}); expected a pickled log-mel tensor") from error
-    if size > LARGEST_FILE:
-        raise LogMelError(f"{path}: has {size} bytes; a log-mel pickle has at most {LARGEST_FILE}")
-    try:
+        check_opcodes(io.BytesIO(data), MOST_OPCODES, frozenset())
         value = _TensorUnpickler(io.BytesIO(data)).load()
-    except _Refused as refused:
+    except Refused as refused:
         raise LogMelError(
             f"{path}: refused, because the pickle asks for {refused}, which no tensor needs; "
             "nothing was run: get the file again from its authors"
@@ -102,12 +104,11 @@ def load_tensor(path: str | Path) -> Tensor:
 
 
 def _load_safetensors(path: str | Path | BinaryIO) -> Tensor:
+    opened, what = hasattr(path, "read"), f"safetensors with {LOG_MEL!r}"
+    data = path.read() if opened else read_bytes(path, LARGEST_FILE, LogMelError, what)
     try:
-        if hasattr(path, "read"):
-            return load(path.read())[LOG_MEL]
-        with safe_open(path, "pt") as stream:
-            return stream.get_tensor(LOG_MEL)
-    except (OSError, KeyError, SafetensorError) as error:
+        return load(data)[LOG_MEL]
+    except (KeyError, ValueError, SafetensorError) as error:
         raise LogMelError(
             f"{path}: not a whole safetensors file with {LOG_MEL!r} ({error}); convert it again"
         ) from None
@@ -161,6 +162,7 @@ def load_log_mel(path: str | Path | BinaryIO, frames: int = 5) -> Float[Tensor, 
     value = _load_safetensors(path) if safe else load_tensor(path)
     if value.ndim != 4 or value.shape[0] < frames or tuple(value.shape[1:]) != (1, 96, 64):
         raise LogMelError(f"{path}: holds a tensor of shape {list(value.shape)}; expected [{frames}, 1, 96, 64]")
-    if not value.is_floating_point() or not torch.isfinite(value).all():
+    value = value[:frames]  # a file of a few bytes can speak of any number of them
+    if value.dtype not in DTYPES or not torch.isfinite(value).all():
         raise LogMelError(f"{path}: holds values that are not finite floats; compute the log-mel again")
-    return value[:frames].float()
+    return value.float()

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from avslib.errors import ConfigError, InstallError, UsageError, WeightsError
+from avslib.state_dicts import plain_tensor, read_state_dict
 
 __all__ = ["STRIDES", "Backbone"]
 
@@ -39,6 +40,8 @@ class Backbone(nn.Module):
     def __init__(self, name: str = "pvt_v2_b5", pretrained: bool | str = False):
         super().__init__()
         self.name = name
+        if ":" in name:  # timm would fetch what "hf-hub:" names, or read "local-dir:", whatever `pretrained` says
+            raise ConfigError(f"model.backbone {name!r}: expected a model of timm's own, without a colon")
         packaged = pretrained is True and name in PACKAGED
         try:
             self.net = timm.create_model(name, features_only=True, pretrained=pretrained is True and not packaged)
@@ -66,13 +69,17 @@ class Backbone(nn.Module):
         elif isinstance(pretrained, str):
             if not Path(pretrained).is_file():
                 raise WeightsError(f"model.pretrained {pretrained!r}: no such file; give a state dict of timm's {name}")
-            self._load(_read(Path(pretrained)))
+            self._load(read_state_dict(pretrained))
 
     def _load(self, state: dict[str, Tensor]) -> None:
         wanted = self.net.state_dict()
         missing = [k for k in wanted if k not in state]
         if missing:
             raise WeightsError(f"weights for backbone {self.name!r} lack {len(missing)} tensors, first {missing[0]!r}")
+        other = [k for k, v in wanted.items() if not plain_tensor(state[k]) or state[k].shape != v.shape]
+        if other:
+            raise WeightsError(f"weights for backbone {self.name!r}: {other[0]!r} is no tensor of shape "
+                               f"{list(wanted[other[0]].shape)}; give a state dict of timm's {self.name}")  # fmt: skip
         self.net.load_state_dict({k: state[k] for k in wanted})
 
     def forward(self, image: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _ _ _"]]:
@@ -87,13 +94,6 @@ class Backbone(nn.Module):
         return [f.permute(0, 3, 1, 2) for f in features] if self.channels_last else features
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is none of its own
-        raise WeightsError(f"weights {path}: not a state dict of tensors alone ({type(error).__name__})") from None
-
-
 def _packaged_state_dict(name: str) -> dict[str, Tensor]:
     """Weights from a package, renamed to timm's: both list the same tensors in the same order."""
     package, file = PACKAGED[name]
@@ -104,7 +104,7 @@ def _packaged_state_dict(name: str) -> dict[str, Tensor]:
             "or set model.pretrained to false"
         )
     path = Path(spec.submodule_search_locations[0]) / file
-    given = _read(path)
+    given = read_state_dict(path)
     wanted = timm.create_model(name, pretrained=False).state_dict()
     if [v.shape for v in given.values()] != [v.shape for v in wanted.values()]:
         raise WeightsError(f"{path}: its tensors are not those of timm's {name}; reinstall {package.replace('_', '-')}")

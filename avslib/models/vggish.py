@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from avslib.errors import UsageError, WeightsError
 from avslib.files import atomic_path
+from avslib.state_dicts import plain_tensor, read_state_dict
+from avslib.untrusted import first_line
 
 __all__ = ["VGGish", "import_vggish", "load_vggish"]
 
@@ -59,28 +61,26 @@ def load_vggish(path: str | Path) -> VGGish:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such VGGish weights file; expected the released VGGish state dict")
-    try:
-        if path.suffix == ".safetensors":
-            import safetensors.torch
+    if path.suffix == ".safetensors":
+        import safetensors.torch
 
+        try:
             state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsError(f"{path}: not a plain state dict of tensors ({type(error).__name__}); expected the released "
-                           "VGGish state dict as .pth or .safetensors") from error
+        except Exception as error:
+            raise WeightsError(f"{path}: not a whole safetensors file ({type(error).__name__}); expected the released "
+                               "VGGish state dict") from error  # fmt: skip
+    else:
+        state = read_state_dict(path, "VGGish weights")
     with torch.device("meta"):
         model = VGGish()
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {}
-    if isinstance(state, dict):
-        found = {str(name): value for name, value in state.items() if not str(name).startswith("pproc.")}
+    found = {first_line(name): value for name, value in state.items() if not str(name).startswith("pproc.")}
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or unexpected:
         raise WeightsError(f"{path}: not a VGGish state dict; missing: {', '.join(missing) or 'nothing'}; "
                            f"unexpected: {', '.join(unexpected[:20]) or 'nothing'}")
     for name, shape in expected.items():
-        if not isinstance(found[name], Tensor) or tuple(found[name].shape) != shape:
+        if not plain_tensor(found[name]) or tuple(found[name].shape) != shape:
             raise WeightsError(f"{path}: entry {name} is not a tensor of shape {list(shape)}, as VGGish's is")
     model.load_state_dict({name: value.float() for name, value in found.items()}, assign=True)
     return model.eval().requires_grad_(False)
