@@ -17,6 +17,7 @@ from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, masks_miss
 from avslib.data.pickles import load_log_mel
 from avslib.data.pictures import read_frame, read_mask, require_same_size
 from avslib.errors import DataError, UsageError
+from avslib.untrusted import LARGEST_TEXT, read_text
 
 __all__ = ["AVSBench", "Clip", "read_item", "read_skip_list", "stack_audio"]
 
@@ -166,10 +167,7 @@ def read_skip_list(path: str | Path) -> set[str]:
     """Names of clips to leave out, one a line; empty lines and lines that begin with # say nothing.
 
     Raises:
-        AvsError: the file cannot be read.
+        AvsError: the file cannot be read, or has more than `LARGEST_TEXT` bytes.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); expected clip names, one a line") from None
+    lines = read_text(path, LARGEST_TEXT, DataError, "clip names, one a line").splitlines()
     return {line.strip() for line in lines if line.strip() and not line.startswith("#")}

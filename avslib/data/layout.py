@@ -1,17 +1,23 @@
 """Where AVSBench keeps its files, and which files a row of its csv stands for."""
 
 import csv
+import io
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from avslib.errors import DataError, UsageError
+from avslib.untrusted import LARGEST_TEXT, first_line, read_text
 
 __all__ = [
     "LAYOUTS", "Clip", "Layout", "clip_folders", "find_folder", "is_plain_name", "make_clip", "masks_missing",
     "read_csv",
 ]  # fmt: skip
+
+LONGEST_NAME = 200  # bytes of UTF-8: file systems take 255, and "_10.safetensors" and the like follow
+DEVICES = frozenset(("CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")))
 
 
 @dataclass(frozen=True)
@@ -62,42 +68,47 @@ def find_folder(root: str | Path, task: str) -> Path:
 def read_csv(path: str | Path, task: str, optional: tuple[str, ...] = ()) -> list[dict[str, str]]:
     """Rows of the task's csv, with the `optional` columns where it has them (others are left out).
 
-    Raises AvsError on a missing column, an empty cell, a name that leads elsewhere.
+    Raises AvsError on a missing column, an empty cell, a name that leads elsewhere, or more than `LARGEST_TEXT` bytes.
     """
     columns, key = LAYOUTS[task].columns, LAYOUTS[task].key
+    text = read_text(path, LARGEST_TEXT, DataError, "a csv file in UTF-8")
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(f"{path}: has no column {', '.join(map(repr, missing))}; expected {','.join(columns)}")
-            rows = []
-            for row in reader:
-                for column in columns:
-                    if not is_plain_name(row[column]):
-                        raise DataError(
-                            f"{path}, line {reader.line_num}: {column} is {row[column]!r}; "
-                            "expected a plain name, without slashes"
-                        )
-                kept = [*columns, *(column for column in optional if row.get(column))]
-                rows.append({column: row[column] for column in kept})
-    except (OSError, UnicodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        missing = [column for column in columns if column not in (reader.fieldnames or ())]
+        if missing:
+            raise DataError(f"{path}: has no column {', '.join(map(repr, missing))}; expected {','.join(columns)}")
+        rows = []
+        for row in reader:
+            for column in columns:
+                if not is_plain_name(row[column]):
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: {column} is {first_line(repr(row[column]))}; "
+                        "expected a plain name, without slashes, that any system takes for one file"
+                    )
+            kept = [*columns, *(column for column in optional if row.get(column))]
+            rows.append({column: row[column] for column in kept})
+    except csv.Error as error:
         raise DataError(f"{path}: cannot be read as a csv file in UTF-8 ({error})") from error
-    names = [(row["split"], row[key]) for row in rows]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path}: {key} {twice[1]!r} comes twice in split {twice[0]!r}; remove one of the rows")
+    name, count = Counter((row["split"], row[key]) for row in rows).most_common(1)[0] if rows else ((), 0)
+    if count > 1:
+        raise DataError(f"{path}: {key} {name[1]!r} comes twice in split {name[0]!r}; remove one of the rows")
     return rows
 
 
 def is_plain_name(value: str | None) -> bool:
-    """Whether a csv cell is one path component on every system, so that it cannot lead out of the folder."""
+    """Whether a csv cell is one path component on every system, so that it cannot lead out of the folder.
+
+    Not plain are: nothing, more than `LONGEST_NAME` bytes, ``.`` and ``..``, slashes and backslashes, drives,
+    characters that print nothing (NUL, line ends, marks that turn the direction of text), those that Windows keeps for
+    itself, its devices (``CON``, ``nul.txt``), and a dot or space at the end, which Windows drops.
+    """
     return (
         bool(value)
         and value.isprintable()
-        and value not in (".", "..")
-        and PurePosixPath(value).name == value
-        and PureWindowsPath(value).name == value
+        and len(value.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
+        and not set(value) & set('<>:"/\\|?*')
+        and value[-1] not in " ."
+        and value.partition(".")[0].rstrip().upper() not in DEVICES
     )
 
 
