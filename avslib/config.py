@@ -8,14 +8,17 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from avslib.errors import ConfigError
+from avslib.untrusted import LARGEST_YAML, first_line, parse_yaml, read_text
 
 __all__ = ["Config", "DataConfig", "LossConfig", "ModelConfig", "TrainConfig", "load_config", "preset_names"]
 
 PRESETS = Path(__file__).parent / "presets"
+# a checkpoint brings its configuration: one that asks for terabytes is refused before a network is built
+WIDEST, LARGEST_SIDE = 4096, 4096
+Width = Annotated[int, Field(ge=1, le=WIDEST)]
 
 
 class _Section(BaseModel):
@@ -32,18 +35,18 @@ class ModelConfig(_Section):
         "false: random; a path: a state dict for the backbone",
     )
     image_size: int = Field(
-        224, ge=32, multiple_of=32, description="side in pixels that the latent encoders are built for"
+        224, ge=32, le=LARGEST_SIDE, multiple_of=32, description="side in pixels that the latent encoders are built for"
     )
     audio_encoder: Literal["vggish", "soundnet"] = Field(
         "vggish", description="frozen network behind the audio embedding"
     )
     audio_weights: str | None = Field(None, description="path of the audio encoder's weights; soundnet ships its own")
-    audio_dim: int = Field(128, ge=1, description="length of the audio embedding")
+    audio_dim: int = Field(128, ge=1, le=WIDEST, description="length of the audio embedding")
     use_audio: bool = Field(True, description="false: the embedding is replaced by zeros (the network without sound)")
     neck: Literal["basic", "aspp"] = Field(
         "basic", description="basic: 1x1, 3x3, 3x3 convolutions; aspp: four dilated ones"
     )
-    channels: int = Field(128, ge=4, multiple_of=4, description="C, channels of neck, fusion and decoder")
+    channels: int = Field(128, ge=4, le=WIDEST, multiple_of=4, description="C, channels of neck, fusion and decoder")
     fusion: Literal["tpavi", "correlation_gate"] = Field(
         "tpavi",
         description="tpavi: all seconds of the clip interact; correlation_gate: each position is gated by its "
@@ -64,15 +67,17 @@ class ModelConfig(_Section):
         description="where the fused codes enter: neck: the coarsest map before the fusion, as released; all_levels: "
         "each of the four; decoder: the coarsest map after the fusion, as the paper's figure draws it",
     )
-    latent_dim: int = Field(16, ge=1, description="K, length of each latent code")
-    mi_dim: int = Field(6, ge=1, description="M, length of the mutual-information heads")
-    image_encoder_channels: tuple[int, int, int, int, int] = Field(
+    latent_dim: int = Field(16, ge=1, le=WIDEST, description="K, length of each latent code")
+    mi_dim: int = Field(6, ge=1, le=WIDEST, description="M, length of the mutual-information heads")
+    image_encoder_channels: tuple[Width, Width, Width, Width, Width] = Field(
         (16, 32, 64, 128, 128), description="channels of the latent encoders that see the image alone"
     )
-    map_encoder_channels: tuple[int, int, int, int, int] = Field(
+    map_encoder_channels: tuple[Width, Width, Width, Width, Width] = Field(
         (16, 32, 64, 64, 64), description="channels of the latent encoders that see audio and a map"
     )
-    map_vector: int = Field(32, ge=1, description="length of the map's vector beside the audio in those encoders")
+    map_vector: int = Field(
+        32, ge=1, le=WIDEST, description="length of the map's vector beside the audio in those encoders"
+    )
 
 
 class LossConfig(_Section):
@@ -269,19 +274,22 @@ def load_config(source: str | Path = "paper", overrides: list[str] | dict[str, A
             raise ConfigError(
                 f"config {str(source)!r}: no such preset or file; presets are {', '.join(preset_names())}"
             )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"config {source}: not valid YAML ({str(error).splitlines()[0]})") from None
+    text = read_text(path, LARGEST_YAML, ConfigError, "a configuration in YAML")
+    values = parse_yaml(text, f"config {source}", ConfigError) or {}
     if not isinstance(values, dict):
         raise ConfigError(
             f"config {source}: expected sections such as 'train:' at the top, found {type(values).__name__}"
         )
+    fields = [key for part in values.values() if isinstance(part, dict) for key in part]
+    odd = next((key for key in [*values, *fields] if not isinstance(key, str)), None)
+    if odd is not None:
+        raise ConfigError(f"config {source}: {first_line(repr(odd))} is no name of a field; expected text")
     if "extends" in values:
         base = values.pop("extends")
         if base not in preset_names() or path == PRESETS / f"{base}.yaml":
             raise ConfigError(
-                f"config {source}: extends {base!r}; expected a preset, one of {', '.join(preset_names())}"
+                f"config {source}: extends {first_line(repr(base))}; expected a preset, one of "
+                f"{', '.join(preset_names())}"
             )
         values = _apply(load_config(base).model_dump(mode="json"), _flatten(values))
     return _validate(_apply(values, overrides), str(source))
@@ -309,11 +317,10 @@ def _apply(values: dict, overrides: list[str] | dict[str, Any]) -> dict:
 def _parse(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals:
-        raise ConfigError(f"override {override!r}: expected section.field=value, for example train.epochs=3")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML") from None
+        raise ConfigError(
+            f"override {first_line(override)!r}: expected section.field=value, for example train.epochs=3"
+        )
+    return key.strip(), parse_yaml(value, f"override {first_line(override)!r}", ConfigError)
 
 
 def _validate(values: dict, source: str) -> Config:
@@ -325,10 +332,10 @@ def _validate(values: dict, source: str) -> Config:
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, field_names(), n=1, cutoff=0.5)
             raise ConfigError(
-                f"config {source}: unknown field {name!r}; "
+                f"config {source}: unknown field {first_line(name)!r}; "
                 + (f"did you mean {near[0]!r}?" if near else f"fields are {', '.join(field_names())}")
             ) from None
-        given = f" (got {first['input']!r})" if not isinstance(first["input"], dict) else ""
+        given = f" (got {first_line(repr(first['input']))})" if not isinstance(first["input"], dict) else ""
         raise ConfigError(f"config {source}: {name or 'value'}: {first['msg']}{given}") from None
 
 

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from avslib.course.lesson import METRICS, base_folder
 from avslib.errors import InstallError, NotebookError
 from avslib.files import atomic_path
+from avslib.untrusted import LARGEST_YAML, parse_yaml, read_text
 
 __all__ = ["MAX_BYTES", "check_parameters", "find", "given_for", "notebooks_folder", "parameters", "read_parameters",
            "refresh", "run_notebook"]  # fmt: skip
@@ -93,10 +92,8 @@ def read_parameters(path: str | Path) -> dict[str, dict[str, Any]]:
     Raises:
         AvsError: no such file, or not a mapping of mappings.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise NotebookError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
+    text = read_text(path, LARGEST_YAML, NotebookError, "a YAML file of parameters")
+    values = parse_yaml(text, str(path), NotebookError) or {}
     if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()):
         raise NotebookError(f"{path}: expected sections such as 'all:' or '07:', each with NAME: value lines")
     return {str(k).zfill(2) if str(k) != "all" else "all": v for k, v in values.items()}

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from avslib.config import Config, load_config, preset_names
 from avslib.errors import AvsError, ConfigError
 from avslib.records import portable, run_id, variant_hash
+from avslib.untrusted import LARGEST_YAML, first_line, parse_yaml, read_text
 from avslib.variants import VARIANTS, variant
 
 __all__ = ["Grid", "Job", "MiniData", "jobs", "load_grid"]
@@ -193,13 +193,8 @@ def load_grid(path: str | Path) -> Grid:
         AvsError: no such file, not YAML, or a field that is unknown or wrong; one sentence with the right name.
     """
     path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise ConfigError(f"grid {path}: cannot be read ({reason}); configs/ablate-mini.yaml is an example") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"grid {path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    text = read_text(path, LARGEST_YAML, ConfigError, "a grid such as configs/ablate-mini.yaml")
+    values = parse_yaml(text, f"grid {path}", ConfigError)
     if not isinstance(values, dict):
         raise ConfigError(f"grid {path}: expected fields such as variants: and tasks: at the top; see "
                           "configs/ablate-mini.yaml")  # fmt: skip
@@ -302,5 +297,5 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{name}: is missing; a grid needs a list of variants"
     message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
+    given = "" if first["type"] == "value_error" else f" (got {first_line(repr(first['input']))})"
     return f"{name}: {message}{given}"
