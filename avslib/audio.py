@@ -17,22 +17,28 @@ __all__ = ["SAMPLE_RATE", "fit_length", "load_clip", "load_wav", "log_mel", "mel
 
 SAMPLE_RATE = 16000
 RATES = (1000, 384_000)  # sample rates of sound hardware; a damaged header says others
+MOST_CHANNELS = 32
+MOST_SAMPLES = 2**28  # of all channels: 1 GiB as float32, 46 minutes of stereo at 48 kHz
 WINDOW, HOP, FFT = 400, 160, 512
 MELS, PATCH = 64, 96
 MEL_LOW_HZ, MEL_HIGH_HZ = 125.0, 7500.0
 
 
-def load_wav(path: str | Path | BinaryIO) -> tuple[Float[Tensor, "C S"], int]:
+def load_wav(path: str | Path | BinaryIO, seconds: float | None = None) -> tuple[Float[Tensor, "C S"], int]:
     """Read a sound file, by path or from its open bytes, as float samples in [-1, 1].
 
     Any format of libsndfile works where the package `soundfile` is installed (WAV, FLAC, OGG, MP3); without it WAV
-    alone is read, by SciPy, with the same result.
+    alone is read, by SciPy, with the same result. What the header says is looked at before any sample is read.
+
+    Args:
+        seconds: read no more than these from the beginning; None: all.
 
     Returns:
         waveform [C, S] float32, and its rate in Hz.
 
     Raises:
-        AvsError: the file is missing, not a sound file, empty, or holds samples that are not finite.
+        AvsError: the file is missing, not a sound file, empty, or holds samples that are not finite; a rate outside
+            `RATES`, more than `MOST_CHANNELS` channels, more than `MOST_SAMPLES` samples to be read.
     """
     opened = hasattr(path, "read")
     if not opened and not Path(path).is_file():
@@ -41,9 +47,15 @@ def load_wav(path: str | Path | BinaryIO) -> tuple[Float[Tensor, "C S"], int]:
         import soundfile
     except (ImportError, OSError):  # OSError: the package is there, its libsndfile is not
         samples, rate = _read_with_scipy(path)
+        samples = samples[: _frames_to_read(path, *samples.shape, rate, seconds)]
     else:
         try:
-            samples, rate = soundfile.read(path if opened else str(path), dtype="float32", always_2d=True)
+            with soundfile.SoundFile(path if opened else str(path)) as sound:
+                rate = sound.samplerate
+                frames = _frames_to_read(path, sound.frames, sound.channels, rate, seconds)
+                samples = sound.read(frames, dtype="float32", always_2d=True)
+        except SoundError:
+            raise
         except (RuntimeError, ValueError, TypeError) as error:
             raise SoundError(f"{path}: cannot be read as a sound file ({error}); write it as a WAV file") from error
     if samples.size == 0:
@@ -51,6 +63,18 @@ def load_wav(path: str | Path | BinaryIO) -> tuple[Float[Tensor, "C S"], int]:
     if not np.isfinite(samples).all():
         raise SoundError(f"{path}: holds samples that are NaN or infinite; convert it again")
     return torch.from_numpy(np.ascontiguousarray(samples.T)), int(rate)
+
+
+def _frames_to_read(path: str | Path | BinaryIO, frames: int, channels: int, rate: int, seconds: float | None) -> int:
+    """Samples of each channel that are wanted of a file whose header says these; none of them are in memory yet."""
+    if not RATES[0] <= rate <= RATES[1] or not 1 <= channels <= MOST_CHANNELS:
+        raise SoundError(f"{path}: its header says {channels} channels of {rate} samples a second; expected up to "
+                         f"{MOST_CHANNELS}, and {RATES[0]} to {RATES[1]}: convert it to 16 kHz WAV")  # fmt: skip
+    frames = frames if seconds is None else min(frames, math.ceil(seconds * rate))
+    if frames * channels > MOST_SAMPLES:
+        raise SoundError(f"{path}: its header says {frames / rate:.0f} s in {channels} channels; expected at most "
+                         f"{MOST_SAMPLES} samples: cut it into shorter files")  # fmt: skip
+    return frames
 
 
 def _read_with_scipy(path: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
@@ -108,7 +132,7 @@ def load_clip(path: str | Path | BinaryIO, seconds: int = 5, tolerance: float = 
     Raises:
         AvsError: as `load_wav`, and when more than `tolerance` seconds are missing.
     """
-    waveform = to_mono_16k(*load_wav(path))
+    waveform = to_mono_16k(*load_wav(path, seconds + 1))
     length = waveform.shape[-1] / SAMPLE_RATE
     if length < seconds - tolerance:
         raise SoundError(f"{path}: lasts {length:.2f} s; expected {seconds} s, one second for each frame of the clip")

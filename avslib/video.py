@@ -1,6 +1,8 @@
 """Video files in and out, with PyAV: frames by their time stamps, sound as 16 kHz mono, both streamed.
 
-Nothing here holds more than a few frames and a second of sound, however long the file is.
+Nothing here holds more than a few frames and a minute of sound, however long the file is. What a file may ask for is
+bounded, in its header and in every frame: pixels of a frame and of a second, tracks, channels, rates, and time stamps
+that jump. Only containers of picture and sound are opened, not lists that lead to other files or to the network.
 """
 
 import math
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from avslib.audio import SAMPLE_RATE
+from avslib.audio import RATES, SAMPLE_RATE
 from avslib.errors import UsageError, VideoError
 from avslib.files import atomic_path
 
@@ -26,6 +28,18 @@ PHASE = 15 / 16
 # what is left after the last whole step is dropped when it is shorter than this share of a step
 SHORTEST_TAIL = 0.1
 LARGEST_GAP = 60  # seconds of silence put in where time stamps of the sound jump; more is a damaged time stamp
+LARGEST_FRAME = 8192 * 4352  # pixels: 8K
+MOST_PIXELS = 4 * 10**9  # in a second: 8K at 120 frames; so a second of video takes less than a minute to decode
+MOST_TRACKS, MOST_CHANNELS = 32, 32
+FASTEST = 1000  # frames a second; a header that says more is damaged
+LONGEST = 24 * 3600  # seconds of a video
+LONGEST_STILL = 600  # seconds that one frame may stand; time stamps that jump further are damaged
+PATIENCE = 60  # seconds to open a file, or to read a packet
+# demuxers of FFmpeg; not among them are hls, concat, dash and sdp, which open what they name
+CONTAINERS = (
+    "aac,ac3,aiff,amr,ape,apng,asf,au,av1,avi,caf,dv,eac3,flac,flv,gif,h263,h264,hevc,ivf,loas,m4v,matroska,mjpeg,mov,mp3,"
+    "mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,tta,vc1,voc,w64,wav,wtv,wv,yuv4mpegpipe"
+)
 SOUND_RATES = (16000, 22050, 24000, 32000, 44100, 48000)  # that AAC and all players know, in Hz
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
 
@@ -50,7 +64,7 @@ class VideoInfo:
     Attributes:
         width, height: in pixels as shown, after the rotation flag.
         seconds: length of the picture track; None where the file does not say.
-        fps: mean frame rate; None where the file does not say.
+        fps: mean frame rate; None where the file does not say, or says more than `FASTEST`.
         rotation: degrees counter-clockwise by which a player turns the pictures.
         sound_rate, channels: of the first sound track, 0 without one.
     """
@@ -85,7 +99,7 @@ def probe(path: str | Path) -> VideoInfo:
     """What a video file holds; decodes one frame, so that a file that cannot be read is found out here.
 
     Raises:
-        AvsError: no such file, empty, no video or damaged, or a sound file.
+        AvsError: no such file, empty, no video or damaged, or a sound file; beyond the limits of this module.
     """
     with _open(path) as container:
         stream = _picture_track(container, path)
@@ -94,11 +108,13 @@ def probe(path: str | Path) -> VideoInfo:
             raise VideoError(f"{path}: its video track holds no frame that can be decoded; record or convert it again")
         turn = _turn(frame)
         width, height = (frame.height, frame.width) if turn % 2 else (frame.width, frame.height)
-        length = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 10**6
-        rate = stream.average_rate or stream.guessed_rate
+        length = float(stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 10**6)
+        if length > LONGEST:
+            raise VideoError(f"{path}: its header says {length / 3600:.0f} hours; expected at most {LONGEST // 3600}")
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
         sound = next(iter(container.streams.audio), None)
         return VideoInfo(
-            width, height, float(length) or None, float(rate) if rate else None, turn * 90,
+            width, height, length if length > 0 else None, rate if 0 < rate <= FASTEST else None, turn * 90,
             sound.codec_context.sample_rate if sound else 0, sound.codec_context.channels if sound else 0,
         )  # fmt: skip
 
@@ -119,7 +135,7 @@ def read_video(
         AvsError: as `probe`, at once; no sound track, at once; `BrokenOff`, when the place
             is reached where a file breaks off.
     """
-    if not (0 < fps <= 1000 and 0 <= phase < 1):
+    if not (0 < fps <= FASTEST and 0 <= phase < 1):
         raise UsageError(f"fps is {fps} and phase {phase}; expected fps above 0 and a phase from 0 to below 1")
     info = probe(path)
     if sound and audio is None and not info.sound_rate:
@@ -164,15 +180,25 @@ def _pictures(path: str | Path, fps: float, phase: float, info: VideoInfo) -> It
         stream = _picture_track(container, path)
         stream.thread_type = "AUTO"
         origin, usual = _origin(container), 1 / (info.fps or 25)
-        held, image, index, end = None, None, 0, 0.0
+        held, image, index, end, pixels = None, None, 0, 0.0, 0
         for frame in _decoded(container, stream):
             time = float(frame.time - origin) if frame.time is not None else end
+            pixels += frame.width * frame.height
+            if pixels > MOST_PIXELS * (end + 1):
+                raise VideoError(f"{path}: has more than {MOST_PIXELS:,} pixels a second; make it smaller")
+            if time > min(end + LONGEST_STILL, LONGEST):
+                raise BrokenOff(
+                    f"{path}: its time stamps jump from {end:.1f} to {time:.1f} s, the file is damaged; "
+                    "get it again or convert it",
+                    end,
+                    time,
+                )
             while held is not None and (index + phase) / fps < time - 1e-6:
                 image = _rgb(held) if image is None else image
                 yield index, image
                 index += 1
             length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else usual
-            held, image, end = frame, None, max(end, time + length)
+            held, image, end = frame, None, max(end, time + min(length, LONGEST_STILL))
         steps = max(1, math.ceil(end * fps - SHORTEST_TAIL))
         while held is not None and index < steps:
             image = _rgb(held) if image is None else image
@@ -195,6 +221,7 @@ def _sound_blocks(path: str | Path, rate: int) -> Iterator[Float[np.ndarray, "S"
         stream = container.streams.audio[0]
         origin, resampler, source, position = _origin(container), None, 0, 0
         for frame in _decoded(container, stream):
+            _check_sound(path, frame.sample_rate, frame.layout.nb_channels)
             samples = _mono(frame)
             if frame.sample_rate != source:
                 position = round(position * frame.sample_rate / source) if source else 0
@@ -202,6 +229,8 @@ def _sound_blocks(path: str | Path, rate: int) -> Iterator[Float[np.ndarray, "S"
                 resampler = None if source == rate else av.AudioResampler(format="flt", layout="mono", rate=rate)
             start = round(float(frame.time - origin) * source) if frame.time is not None else position
             gap = start - position
+            if start > LONGEST * source:
+                raise VideoError(f"{path}: its sound goes on after {LONGEST // 3600} hours; the file is damaged")
             if gap < 0 and position == 0:
                 position, samples = min(0, start + len(samples)), samples[-gap:]
             elif source // 20 < gap < LARGEST_GAP * source:
@@ -211,6 +240,12 @@ def _sound_blocks(path: str | Path, rate: int) -> Iterator[Float[np.ndarray, "S"
                 position += len(samples)
         if resampler is not None:
             yield _joined(resampler.resample(None))
+
+
+def _check_sound(path: str | Path, rate: int, channels: int) -> None:
+    if not RATES[0] <= rate <= RATES[1] or not 1 <= channels <= MOST_CHANNELS:
+        raise VideoError(f"{path}: its sound has {channels} channels of {rate} samples a second; expected up to "
+                         f"{MOST_CHANNELS}, and {RATES[0]} to {RATES[1]}: convert it")  # fmt: skip
 
 
 def _resampled(resampler: Any, samples: Float[np.ndarray, "S"], rate: int, position: int) -> Float[np.ndarray, "R"]:
@@ -237,6 +272,10 @@ def _mono(frame: Any) -> Float[np.ndarray, "S"]:
     return np.nan_to_num(samples.astype(np.float32).mean(0), posinf=0, neginf=0)
 
 
+LIMITS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file", "max_streams": str(MOST_TRACKS),
+          "max_pixels": str(LARGEST_FRAME)}  # fmt: skip
+
+
 @contextmanager
 def _open(path: str | Path) -> Iterator[Any]:
     import av
@@ -247,7 +286,8 @@ def _open(path: str | Path) -> Iterator[Any]:
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: is empty (0 bytes); copy or record it again")
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        # "file:", since FFmpeg takes what stands before a colon in a name for a protocol
+        container = av.open(f"file:{path.absolute()}", metadata_errors="replace", options=LIMITS, timeout=PATIENCE)
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(
@@ -281,6 +321,8 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
     """Frames in the order they are shown; packets that do not decode are passed over, as players do."""
     import av
 
+    if stream.type == "video":
+        stream.codec_context.options = {"max_pixels": LIMITS["max_pixels"]}
     packets = container.demux(stream)
     while True:
         try:
@@ -302,7 +344,14 @@ def _turn(frame: Any) -> int:
 
 
 def _rgb(frame: Any) -> UInt8[np.ndarray, "H W 3"]:
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), _turn(frame)))
+    import av
+
+    try:
+        pixels = frame.to_ndarray(format="rgb24")
+    except (av.FFmpegError, ValueError) as error:
+        raise VideoError(f"a frame of {frame.width}x{frame.height} pixels in the form {frame.format.name} cannot be "
+                         f"read ({error}); convert the video to mp4") from None  # fmt: skip
+    return np.ascontiguousarray(np.rot90(pixels, _turn(frame)))
 
 
 def write_video(

@@ -1,5 +1,6 @@
 """Frames and masks from files that may be damaged, of another size, or hostile."""
 
+import io
 from pathlib import Path
 from typing import BinaryIO
 
@@ -7,30 +8,45 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from avslib.errors import AvsError, PictureError
+from avslib.errors import PictureError
+from avslib.untrusted import first_line, read_bytes
 
 __all__ = ["read_frame", "read_mask", "require_same_size"]
 
-LARGEST_PICTURE = 64 * 10**6  # pixels; larger ones are decompression bombs, or not frames
+LARGEST_PICTURE = 64 * 10**6  # pixels; larger ones are decompression bombs, or not frames; decoded within 10 s
+LARGEST_FILE = 256 * 2**20  # bytes: `LARGEST_PICTURE` in 32 bits, not compressed
+MOST_SCANS = 100  # of a progressive JPEG, which has 10: each costs a pass over all pixels, and takes 10 bytes
 
 
 def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:
     """A decoded picture and its own (height, width); a JPEG much larger than `wanted` is decoded smaller."""
+    what = "a PNG or JPEG picture"
+    stream = path if hasattr(path, "read") else io.BytesIO(read_bytes(path, LARGEST_FILE, PictureError, what))
     try:
-        picture = Image.open(path, formats=("PNG", "JPEG"))
+        picture = Image.open(stream, formats=("PNG", "JPEG"))
         size = picture.height, picture.width
         if size[0] * size[1] > LARGEST_PICTURE:
             raise PictureError(f"{path}: has {size[1]}x{size[0]} pixels, more than {LARGEST_PICTURE}; resize it")
+        if picture.format != "PNG" and _bytes_of(stream).count(b"\xff\xda") > MOST_SCANS:
+            raise PictureError(f"{path}: has more than {MOST_SCANS} scans, which no camera writes; save it again")
         if wanted:
             picture.draft("RGB", wanted[::-1])
         picture.load()
-    except AvsError:
+        return picture, size
+    except PictureError:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise PictureError(
-            f"{path}: missing, truncated or no PNG or JPEG picture ({error}); get the file again"
+            f"{path}: missing, truncated or no PNG or JPEG picture ({first_line(error)}); get the file again"
         ) from error
-    return picture, size
+
+
+def _bytes_of(stream: BinaryIO) -> bytes:
+    at = stream.seek(0, io.SEEK_CUR)
+    stream.seek(0)
+    data = stream.read()
+    stream.seek(at)
+    return data
 
 
 def read_frame(
