@@ -1,6 +1,5 @@
 """One run from configuration to run record: train, score the best checkpoint on val and the tests, write it down."""
 
-import json
 import logging
 import shutil
 import sys
@@ -13,11 +12,11 @@ from rich.console import Console
 
 from avslib.checkpoints import load_checkpoint
 from avslib.config import Config
-from avslib.data.layout import LAYOUTS, find_folder, read_csv
+from avslib.data.layout import LAYOUTS, find_folder, is_plain_name, read_csv
 from avslib.data.loading import shuffle_audio
 from avslib.deterministic import deterministic
 from avslib.distributed import rank, together, world_size
-from avslib.errors import ConfigError
+from avslib.errors import ConfigError, DataError
 from avslib.evaluate import Scores, all_objects, evaluate, test_splits
 from avslib.files import atomic_path, sha256_file
 from avslib.models.ecmvae import ECMVAE
@@ -25,6 +24,7 @@ from avslib.models.speed_options import apply_speed_options
 from avslib.records import DatasetInfo, RunRecord, git_state, new_record, run_id, write_record
 from avslib.runstate import HISTORY
 from avslib.train import open_split, train
+from avslib.untrusted import LARGEST_JSON, parse_json, read_text
 from avslib.variants import method_name
 
 __all__ = ["ALL_OBJECTS", "SHUFFLED", "dataset_info", "default_out", "method_name", "publish", "run", "score"]
@@ -48,8 +48,12 @@ def dataset_info(root: str | Path, task: str, max_clips: int | None = None) -> t
         clips[row["split"]] = min(clips.get(row["split"], 0) + 1, max_clips or sys.maxsize)
     manifest = Path(root) / "manifest.json"
     if manifest.is_file():
-        values = json.loads(manifest.read_text(encoding="utf-8"))
-        name = f"mini-{values['size']}-seed{values['seed']}-{sha256_file(manifest)[:8]}"
+        what = "the manifest of a Mini-AVS build"
+        values = parse_json(read_text(manifest, LARGEST_JSON, DataError, what), manifest, DataError, what)
+        size, seed = (values.get(key) if isinstance(values, dict) else None for key in ("size", "seed"))
+        if not isinstance(size, str) or not is_plain_name(size) or not isinstance(seed, int):
+            raise DataError(f"{manifest}: does not say size and seed; expected {what} (avs data build-mini makes one)")
+        name = f"mini-{size}-seed{seed}-{sha256_file(manifest)[:8]}"
         return "mini", DatasetInfo(id=name, clips=clips)
     return "avsbench", DatasetInfo(id=f"avsbench-{task}-{sha256_file(csv_path)[:8]}", clips=clips)
 

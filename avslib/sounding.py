@@ -18,6 +18,7 @@ from avslib.data.mini.build import VERSION
 from avslib.data.mini.compose import plan_clip
 from avslib.data.mini.scene import render_scene
 from avslib.errors import RecordError
+from avslib.untrusted import LARGEST_JSON, first_line, read_text
 
 __all__ = ["ClipLabels", "read_labels", "sounding_in_view"]
 
@@ -58,13 +59,13 @@ def read_labels(root: str | Path, dataset: AVSBench) -> dict[str, ClipLabels]:
     if not path.is_file():
         return {clip.name: _labels_avsbench(clip.category, dataset.frames) for clip in dataset.clips}
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(read_text(path, LARGEST_JSON, RecordError, "the manifest of a Mini-AVS build"))
         clips = {clip["name"]: clip for clip in manifest["clips"]}
         same = (manifest["version"], manifest["assets"]) == (VERSION, bank_hash())
         labels = {clip.name: _labels_mini(clips[clip.name], manifest) for clip in dataset.clips}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(
-            f"{path}: cannot be read, or says nothing of a clip of the csv ({type(error).__name__}: {error}); "
+            f"{path}: cannot be read, or says nothing of a clip of the csv ({first_line(error)}); "
             "build Mini-AVS again (avs data build-mini)"
         ) from None
     if not same:

@@ -7,17 +7,20 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from avslib.data.avsbench import read_item, stack_audio
+from avslib.data.layout import LAYOUTS, is_plain_name
 from avslib.data.pack import FORMAT, INDEX
 from avslib.errors import PackedError, UsageError
 from avslib.seeds import buffer_rng, shard_rng
+from avslib.untrusted import LARGEST_JSON, first_line, parse_json
 
 __all__ = ["NamedBytes", "PackedClips", "read_index"]
 
@@ -35,22 +38,60 @@ class NamedBytes(io.BytesIO):
         return self.title
 
 
+class _Shard(BaseModel):
+    file: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    clips: int = Field(ge=0, strict=True)
+
+    @field_validator("file")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        if not is_plain_name(name):
+            raise ValueError("expected a plain name, without slashes")
+        return name
+
+
+class _Split(BaseModel):
+    shards: list[_Shard]
+    names: list[str]
+
+    @model_validator(mode="after")
+    def _as_many(self) -> "_Split":
+        if sum(shard.clips for shard in self.shards) != len(self.names):
+            raise ValueError("has not as many names as its shards have clips")
+        return self
+
+
+class _Index(BaseModel):
+    format: Any
+    task: Literal[tuple(LAYOUTS)]
+    frames: int = Field(ge=1, strict=True)
+    splits: dict[str, _Split] = Field(min_length=1)
+
+
 def read_index(source: str | Path) -> dict[str, Any]:
     """``index.json`` of a packed folder or URL. Raises AvsError when there is none, or none of `avs data pack`."""
+    where = f"{source}/{INDEX}"
     try:
         with _open(source, INDEX) as stream:
-            index = json.load(stream)
-        if index["format"] == FORMAT and index["splits"]:
-            return index
-        raise PackedError(
-            f"{source}/{INDEX}: has format {index['format']!r}; expected {FORMAT!r}: pack the clips again"
-        )
+            data = stream.read(LARGEST_JSON + 1)
     except FileNotFoundError:
         raise PackedError(f"{source}: holds no {INDEX}; expected a folder or URL that avs data pack wrote") from None
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PackedError(f"{source}/{INDEX}: damaged, or not written by avs data pack ({error!r})") from None
     except OSError as error:
-        raise PackedError(f"{source}/{INDEX}: cannot be read ({error})") from None
+        raise PackedError(f"{where}: cannot be read ({error})") from None
+    if len(data) > LARGEST_JSON:
+        raise PackedError(f"{where}: has more than {LARGEST_JSON} bytes; it was not written by avs data pack")
+    index = parse_json(data, where, PackedError, "what avs data pack wrote")
+    if isinstance(index, dict) and index.get("format", FORMAT) != FORMAT:
+        found = first_line(repr(index["format"]))
+        raise PackedError(f"{where}: has format {found}; expected {FORMAT!r}: pack the clips again")
+    try:
+        _Index.model_validate(index)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = first_line(".".join(str(part) for part in first["loc"]))
+        raise PackedError(f"{where}: damaged, or not written by avs data pack ({place}: {first['msg']})") from None
+    return index
 
 
 def _open(source: str | Path, file: str) -> BinaryIO:
@@ -210,31 +251,42 @@ class PackedClips(IterableDataset):
             at += shard["clips"]
 
     def _read(self, shard: dict, start: int, stop: int, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
-        from webdataset.tariterators import group_by_keys, tar_file_iterator
+        from webdataset.tariterators import group_by_keys
 
         where, count = f"{self.source}/{shard['file']}", 0
         try:
             with _open(self.source, shard["file"]) as stream:
                 hashing = _Hashing(stream) if self.verify else stream
-                files = tar_file_iterator(hashing, select_files=wanted)
-                for sample in islice(group_by_keys({"__url__": where, **file} for file in files), start, stop):
+                files = _files(hashing, where, wanted)
+                for sample in islice(group_by_keys(files), start, stop):
                     yield sample
                     count += 1
                 if self.verify and hashing.rest() != shard["sha256"]:
                     raise PackedError(f"{where}: damaged: its SHA-256 is not the one in {INDEX}; {AGAIN}")
         except FileNotFoundError:
             raise PackedError(f"{where}: no such shard, though {INDEX} names it; {AGAIN}") from None
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise PackedError(f"{where}: damaged, or cut off while it was read ({error}); {AGAIN}") from None
+        except PackedError:
+            raise
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:  # ValueError: a file that is there twice
+            raise PackedError(
+                f"{where}: damaged, or cut off while it was read ({first_line(error)}); {AGAIN}"
+            ) from None
         if count < stop - start:
             raise PackedError(f"{where}: holds fewer clips than the {shard['clips']} that {INDEX} says; {AGAIN}")
 
     def _bytes(self, sample: dict[str, Any], key: str) -> NamedBytes:
         return NamedBytes(sample[key], f"{sample['__url__']}, {sample['__key__']}.{key}")
 
+    def _number(self, sample: dict[str, Any]) -> int:
+        key = sample["__key__"]
+        if not (key.isascii() and key.isdecimal() and len(key) < 20 and int(key) < len(self.names)):
+            where = sample["__url__"]
+            raise PackedError(f"{where}: holds a clip {first_line(key)!r}, which {INDEX} does not name; {AGAIN}")
+        return int(key)
+
     def decode(self, sample: dict[str, Any]) -> tuple[int, dict[str, str | Tensor]]:
         """The number of the clip in the order of the csv, and its item, of what `samples` gives."""
-        values, number = _values(sample), int(sample["__key__"])
+        values, number = _values(sample), self._number(sample)
         keys = {key.partition(".")[0]: key for key in sample}
         try:
             frames = [self._bytes(sample, keys[f"frame_{k}"]) for k in range(1, self.frames + 1)]
@@ -251,11 +303,27 @@ class PackedClips(IterableDataset):
 
 def _values(sample: dict[str, Any]) -> dict[str, Any]:
     try:
-        return json.loads(sample["json"])
-    except (KeyError, ValueError):
+        values = json.loads(sample["json"])
+        if isinstance(values["name"], str) and isinstance(values["annotated"], list):
+            return values
+        raise TypeError
+    except (KeyError, ValueError, TypeError, RecursionError):
         # where a shard is cut off, webdataset gives the clip as far as it goes
         where = f"{sample['__url__']}: clip {sample['__key__']}"
         raise PackedError(f"{where} is not whole, the shard is damaged; {AGAIN}") from None
+
+
+def _files(stream: Any, where: str, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
+    """Name and bytes of the wanted files of a shard, as webdataset groups them.
+
+    Nothing is unpacked to the disk, whatever the members are called; links, devices and sparse files are left out, and
+    a compressed shard is no shard.
+    """
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+        for member in tar:
+            tar.members = []  # which it would keep
+            if member.isreg() and not member.issparse() and wanted(member.name):
+                yield {"__url__": where, "fname": member.name, "data": tar.extractfile(member).read()}
 
 
 def _is_no_sound(name: str) -> bool:

@@ -16,6 +16,7 @@ from avslib.errors import NotebookError
 from avslib.metrics import iou_per_frame
 from avslib.plots import outlined_frames
 from avslib.predict import Predictor
+from avslib.untrusted import LARGEST_JSON, first_line, read_text
 from avslib.widgets.parts import check_clip, clip_options, clip_title, control, frames_of, panel, resize_to
 
 __all__ = ["Swap", "sound_swapper", "swap", "swap_figure", "swap_pairs"]
@@ -111,8 +112,14 @@ def swap_pairs(dataset: AVSBench) -> list[tuple[int, int]]:
     path: Path = dataset.folder.parent / "manifest.json"
     if dataset.task != "s4" or not path.is_file():
         raise NotebookError(f"{path}: swap_pairs needs the manifest of Mini-AVS and its S4 clips; choose clips by hand")
-    records = {r["name"]: r for r in json.loads(path.read_text(encoding="utf-8"))["clips"]}
-    seen = [sorted(o["category"] for o in records[clip.name]["objects"]) for clip in dataset.clips]
+    try:
+        manifest = json.loads(read_text(path, LARGEST_JSON, NotebookError, "the manifest of a Mini-AVS build"))
+        records = {r["name"]: r for r in manifest["clips"]}
+        seen = [sorted(o["category"] for o in records[clip.name]["objects"]) for clip in dataset.clips]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise NotebookError(
+            f"{path}: is damaged, or says nothing of a clip ({first_line(error)}); build Mini-AVS again"
+        ) from None
     heard = [clip.category for clip in dataset.clips]
     return [
         (a, b)
