@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from avslib.cli_data import Task
+from avslib.errors import OutputError
 
 console = Console()
 
@@ -46,10 +47,12 @@ def bench_command(
         device=device, backbone=backbone, batch=batch, rounds=rounds, quick=quick, compile=compile,
         data=None if data is None else str(data), task=task,
     )  # fmt: skip
+    path = record_path(out or Path("build/bench" if quick else "results/bench"), settings, part or ())
+    if path.exists() and not quick:  # a quick one measures nothing
+        raise OutputError(f"{path}: holds a record already; name another folder by --out, or remove it first")
     show = None if as_json else lambda name, rows: console.print(section_table(name, rows))
     record = bench(settings, part or (), show)
-    folder = out or Path("build/bench" if quick else "results/bench")
-    path = write_bench_record(record_path(folder, settings, part or ()), record)
+    write_bench_record(path, record)
     if as_json:
         print(path.read_text(encoding="utf-8"), end="")
         return

@@ -1,6 +1,5 @@
 """The main job, end to end: build Mini-AVS, train, score beside honest baselines, print tables, draw pictures."""
 
-import shutil
 import time
 from pathlib import Path
 
@@ -10,11 +9,12 @@ from rich.console import Console
 from avslib.checkpoints import SHIPPED, load_checkpoint
 from avslib.config import Config, load_config
 from avslib.data.mini.build import build_mini
+from avslib.errors import OutputError
 from avslib.evaluate import predict_batches
 from avslib.experiment import method_name, publish, run
 from avslib.files import atomic_path
 from avslib.plots import comparison_bars, contact_sheet, learning_curves
-from avslib.records import RunRecord, load_records
+from avslib.records import RECORD, RunRecord, config_hash, load_records, portable
 from avslib.results import summarise, table
 from avslib.runstate import HISTORY
 from avslib.train import BEST, open_split
@@ -39,7 +39,8 @@ def demo(
 
     For each task (S4, MS3) and seed the full model and the same network without audio are fine-tuned from the shipped
     checkpoints and scored on ``test`` and ``test_unseen``, beside the full model with sounds exchanged between clips
-    and the outlines of all objects in view. An interrupted demo goes on where it was.
+    and the outlines of all objects in view. An interrupted demo goes on where it was; runs that are
+    finished in `work` are kept.
     """
     out, work, console = Path(out), Path(work), console or Console(quiet=True)
     start = time.perf_counter()
@@ -65,16 +66,20 @@ def demo(
                         "train.init_from": START[audio],
                     },
                 )
-                folder = _fresh(work / "runs" / f"{task}-{method_name(config)}-seed{seed}")
+                folder = work / "runs" / f"{task}-{method_name(config)}-seed{seed}"
                 console.print(f"   {task.upper()}, {method_name(config)}, seed {seed}")
-                record = run(
-                    config,
-                    folder,
-                    resume=True,
-                    progress=progress,
-                    console=console,
-                    notes=f"fine-tuned from the shipped checkpoint {START[audio]}",
-                )
+                record = _finished(folder, config)
+                if record:
+                    console.print(f"   kept from an earlier demo; without {folder} it is trained anew")
+                else:
+                    record = run(
+                        config,
+                        folder,
+                        resume=True,
+                        progress=progress,
+                        console=console,
+                        notes=f"fine-tuned from the shipped checkpoint {START[audio]}",
+                    )
                 publish(folder, out / "runs" / record.id)
                 records.append(record)
                 if audio and seed == seeds[0]:
@@ -119,8 +124,14 @@ def draw_clips(checkpoint: str | Path, config: Config, path: str | Path, split: 
     return contact_sheet(items, path)
 
 
-def _fresh(folder: Path) -> Path:
-    """The scratch folder of a run: an unfinished one is gone on with, a finished one gives way to the new run."""
-    if (folder / "run.json").is_file():
-        shutil.rmtree(folder)
-    return folder
+def _finished(folder: Path, config: Config) -> RunRecord | None:
+    """The record of this very run in its scratch folder, if it was finished there.
+
+    Raises OutputError where the folder holds another run.
+    """
+    if not (folder / RECORD).is_file():
+        return None
+    (record,) = load_records(folder)
+    if record.config_hash != config_hash(portable(config.model_dump(mode="json"))):
+        raise OutputError(f"{folder}: holds another run; name another folder by --work, or remove it first")
+    return record

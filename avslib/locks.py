@@ -64,7 +64,7 @@ def _acquire(lock: FileLock, folder: Path, what: str, patience: float | None) ->
 
 
 @contextmanager
-def run_folder(out: Path, patience: float = PATIENCE) -> Iterator[None]:
+def run_folder(out: Path) -> Iterator[None]:
     """Keep other trainings out of the folder `out` while the block lasts; of processes that train together the first
     one does it for all.
 
@@ -72,7 +72,7 @@ def run_folder(out: Path, patience: float = PATIENCE) -> Iterator[None]:
         OutputError: another process trains into it.
     """
     with ExitStack() as stack:
-        together(lambda: rank() == 0 and stack.enter_context(locked(out / LOCK, "a training", patience)))
+        together(lambda: rank() == 0 and stack.enter_context(locked(out / LOCK, "a training", PATIENCE)))
         try:
             yield
         finally:

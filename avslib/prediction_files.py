@@ -1,20 +1,19 @@
 """The files of a segmented video: masks in one of three forms, overlay, strip, and `predictions.json`, all streamed."""
 
+import hashlib
 import json
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
-from PIL import Image
+from jaxtyping import Bool
 
 from avslib.errors import OutputError, RecordError, UsageError
-from avslib.files import atomic_path
+from avslib.files import atomic_path, flush_to_disk
 from avslib.inline import figure_png
-from avslib.rle import rle_decode, rle_encode
+from avslib.locks import locked
+from avslib.mask_files import READERS, hash_mask, mask_files, write_grey
 from avslib.segment_video import Second, overlay_video
 from avslib.strip import Spread, strip_figure
 from avslib.video import BrokenOff, probe
@@ -23,7 +22,9 @@ from avslib.windows import OVERLAP, predict_video, steps_a_second
 __all__ = ["MASKS", "read_masks", "write_prediction"]
 
 MASKS = ("png", "npz", "rle")
+PREDICTIONS, UNFINISHED = "predictions.json", ".unfinished"
 SINGLE = ("overlay.mp4", "masks.npz", "masks.jsonl", "strip.png")
+OURS = (*SINGLE, "masks", "uncertainty")
 
 
 def write_prediction(
@@ -40,16 +41,17 @@ def write_prediction(
     with samples ``uncertainty/0000.png`` too (255 = 1 bit).
 
     Nothing is written before the video is known to be readable; `predictions.json` comes last, so a folder that has it
-    is whole. Of a video that breaks off everything up to there is written, and ``broke_off`` says where.
+    is whole, and is not written into again. What an interrupted call left is replaced. Of a video that breaks off
+    everything up to there is written, and ``broke_off`` says where.
 
     Returns:
         what `predictions.json` holds under ``seconds``.
 
     Raises:
         AvsError: as :meth:`avslib.predict.Predictor.predict`; `BrokenOff` after the files are written; an `out` that is
-            a file, or where the video itself would be written over; another form of masks.
+            a file, holds a prediction or other files of these names, or is being written to; another form of masks.
     """
-    out, rows, strip = Path(out), _Rows(), Spread()
+    out = Path(out)
     if masks not in MASKS:
         raise UsageError(f"masks is {masks!r}; expected one of {', '.join(MASKS)}")
     if out.exists() and not out.is_dir():
@@ -57,54 +59,77 @@ def write_prediction(
     for source in (Path(path) for path in (video, audio) if path is not None):
         if source.name in SINGLE and source.resolve().parent == out.resolve():
             raise OutputError(f"{source}: lies where the results would be written; name another folder for them")
+    left_over = (out / UNFINISHED).exists()
+    _require_free(out, () if left_over else OURS)
     seconds = predict_video(predictor, video, audio, samples, seed, fps, size, overlap, progress)
     info = probe(video)
     rate = steps_a_second(fps, info, video)
-    digits, broken = 4 if rate == 1 else 6, None
-    _clear(out)
+    content = {
+        "video": Path(video).name, "width": info.width, "height": info.height, "fps": rate,
+        "size": size or predictor.image_size, "overlap": overlap, "samples": samples, "seed": seed, "masks": masks,
+    }  # fmt: skip
+    # the mark of an unfinished prediction is its lock, so that one that goes on is told from one that was killed
+    with locked(out / UNFINISHED, "a prediction", patience=0):
+        _require_free(out)  # another process may have been faster
+        if left_over:
+            _clear(out)
+        broken = _write(out, content, seconds, 4 if rate == 1 else 6, video if overlay else None, audio)
+    (out / UNFINISHED).unlink(missing_ok=True)
+    if broken:
+        raise BrokenOff(f"{broken}; what there is of it is in {out}", broken.at, broken.declared) from broken
+    return content["seconds"]
+
+
+def _require_free(out: Path, names: Sequence[str] = ()) -> None:
+    if (out / PREDICTIONS).is_file():
+        raise OutputError(f"{out}: holds a prediction already; name another folder by --out, or remove it first")
+    for name in names:
+        if (out / name).exists():
+            raise OutputError(f"{out / name}: is there already, from elsewhere; name another folder by --out")
+
+
+def _clear(out: Path) -> None:
+    """Remove what an interrupted call left."""
+    for old in [*out.glob("masks/[0-9]*.png"), *out.glob("uncertainty/[0-9]*.png"), *(out / name for name in SINGLE)]:
+        old.unlink(missing_ok=True)
+
+
+def _write(
+    out: Path, content: dict[str, Any], seconds: Iterator[Second], digits: int, video: str | Path | None,
+    audio: str | Path | None,
+) -> BrokenOff | None:  # fmt: skip
+    """Write all files, an overlay where a `video` is given; fills in `content`. Returns why the video breaks off."""
+    rows, strip, digest, broken = _Rows(), Spread(), hashlib.sha256(), None
 
     def kept(add: Callable[[Second], None]) -> Iterator[Second]:
         nonlocal broken
         try:
             for second in seconds:
                 add(second)
+                hash_mask(digest, second.mask)
                 if second.uncertainty is not None:
                     grey = (second.uncertainty * 255).round().astype(np.uint8)
-                    _picture(out / "uncertainty" / f"{second.index:0{digits}d}.png", grey)
+                    write_grey(out / "uncertainty" / f"{second.index:0{digits}d}.png", grey)
                 rows.add(second.summary())
                 strip.add(second)
                 yield second
         except BrokenOff as error:
             broken = error
 
-    with _mask_files(masks, out, digits) as add:
+    with mask_files(content["masks"], out, digits) as add:
         results = kept(add)
-        if overlay:
+        if video is not None:
             overlay_video(video, results, out / "overlay.mp4", audio, partial=True)
         for _ in results:  # all of them, or a tail that is too short for a frame of the overlay
             pass
     with atomic_path(out / "strip.png") as part:
         part.write_bytes(figure_png(strip_figure(strip.seconds)))
-    content = {
-        "video": Path(video).name, "width": info.width, "height": info.height, "fps": rate,
-        "size": size or predictor.image_size, "overlap": overlap, "samples": samples, "seed": seed, "masks": masks,
-        "broke_off": broken and {"at": round(broken.at, 3), "declared": round(broken.declared, 3)},
-        "seconds": rows.finish(),
-    }  # fmt: skip
-    with atomic_path(out / "predictions.json") as part:
+    content["broke_off"] = broken and {"at": round(broken.at, 3), "declared": round(broken.declared, 3)}
+    content["masks_sha256"], content["seconds"] = digest.hexdigest(), rows.finish()
+    flush_to_disk(out)
+    with atomic_path(out / PREDICTIONS) as part:
         part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    if broken:
-        raise BrokenOff(f"{broken}; what there is of it is in {out}", broken.at, broken.declared) from broken
-    return rows.finish()
-
-
-def _clear(out: Path) -> None:
-    """Remove what an earlier run left; a file that only has the name of one is not touched."""
-    ours = (out / "predictions.json").is_file()
-    (out / "predictions.json").unlink(missing_ok=True)
-    single = [out / name for name in SINGLE] if ours else []
-    for old in [*out.glob("masks/[0-9]*.png"), *out.glob("uncertainty/[0-9]*.png"), *single]:
-        old.unlink(missing_ok=True)
+    return broken
 
 
 class _Rows:
@@ -134,51 +159,21 @@ class _Rows:
         return self.rows
 
 
-@contextmanager
-def _mask_files(kind: str, out: Path, digits: int) -> Iterator[Callable[[Second], None]]:
-    """A function that writes the mask of a step; the single file of npz and rle gets its name at the end."""
-    if kind == "png":
-        yield lambda s: _picture(out / "masks" / f"{s.index:0{digits}d}.png", s.mask * np.uint8(255))
-    elif kind == "npz":
-        with atomic_path(out / "masks.npz") as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-
-            def add(second: Second) -> None:
-                with archive.open(f"{second.index:0{digits}d}.npy", "w") as stream:
-                    np.lib.format.write_array(stream, np.ascontiguousarray(second.mask), allow_pickle=False)
-
-            yield add
-    else:
-        with atomic_path(out / "masks.jsonl") as part, open(part, "w", encoding="utf-8", newline="\n") as stream:
-
-            def add(second: Second) -> None:
-                row = {"step": second.index, "time": round(second.time, 4), "size": list(second.mask.shape)}
-                stream.write(json.dumps(row | {"counts": rle_encode(second.mask)}) + "\n")
-
-            yield add
-
-
 def read_masks(out: str | Path) -> Iterator[Bool[np.ndarray, "H W"]]:
     """The masks that `write_prediction` wrote into a folder, in their order, whatever their form.
 
     Raises:
-        AvsError: no predictions.json: the folder is none of `write_prediction`, or was not finished.
+        AvsError: no predictions.json: the folder is none of `write_prediction`, or was not finished; after the last
+            mask, when they are not those that were written.
     """
     out = Path(out)
     try:
-        kind = json.loads((out / "predictions.json").read_text(encoding="utf-8"))["masks"]
-    except (OSError, ValueError, KeyError) as error:
-        raise RecordError(f"{out}: holds no whole prediction; make one with `avs predict VIDEO --out {out}`") from error
-    if kind == "png":
-        yield from (np.asarray(Image.open(path)) > 0 for path in sorted(out.glob("masks/[0-9]*.png")))
-    elif kind == "npz":
-        with np.load(out / "masks.npz") as arrays:
-            yield from (arrays[name] for name in sorted(arrays.files))
-    else:
-        with open(out / "masks.jsonl", encoding="utf-8") as lines:
-            for line in map(json.loads, lines):
-                yield rle_decode(line["counts"], line["size"])
-
-
-def _picture(path: Path, values: UInt8[np.ndarray, "H W"]) -> None:
-    with atomic_path(path) as part:
-        Image.fromarray(values).save(part, format="png")
+        content = json.loads((out / PREDICTIONS).read_text(encoding="utf-8"))
+        digest, wanted = hashlib.sha256(), content.get("masks_sha256")
+        for mask in READERS[content["masks"]](out):
+            hash_mask(digest, mask)
+            yield mask
+    except Exception as error:  # PIL, NumPy and zipfile raise many kinds for a damaged file
+        raise RecordError(f"{out}: holds no whole prediction ({error!r}); make one with `avs predict VIDEO`") from error
+    if wanted not in (None, digest.hexdigest()):
+        raise RecordError(f"{out}: its masks are not those that were predicted: damaged or edited; predict them again")

@@ -154,7 +154,7 @@ def import_official(
     state = read_state_dict(source)
     model = load_official(state, backbone)
     model.config = model.config.replace({"data.task": task, "model.audio_weights": audio_weights})
-    save_checkpoint(out, model)
+    save_checkpoint(out, model, replace=False)
     return convert_official(_unwrap(state), model.config.model.backbone)[1]
 
 

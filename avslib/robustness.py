@@ -23,14 +23,14 @@ from torch.nn import functional as F
 from avslib.checkpoints import WEIGHTS, load_checkpoint, shipped_names
 from avslib.config import Config
 from avslib.data.loading import eval_loader
-from avslib.errors import DataError, RecordError, UsageError
+from avslib.errors import DataError, OutputError, RecordError, UsageError
 from avslib.evaluate import Scores, flatten_clips
 from avslib.experiment import dataset_info, method_name
 from avslib.metrics import FScore, MeanIoU, frame_scores
 from avslib.models.audio_encoders import build_audio_encoder
 from avslib.models.ecmvae import ECMVAE
 from avslib.records import DEFINITIONS as SCORES
-from avslib.records import RunRecord, new_record, run_id, write_record
+from avslib.records import RECORD, RunRecord, new_record, run_id, write_record
 from avslib.robustness_conditions import (
     BLANK,
     CONDITIONS,
@@ -181,7 +181,7 @@ def robustness(
     the checkpoint. The id follows from the weights, the data, the splits, the conditions and `seed`.
 
     Raises:
-        AvsError: as `load_checkpoint` and `evaluate_robustness`.
+        AvsError: as `load_checkpoint` and `evaluate_robustness`; `out`/<id> holds a record already.
     """
     start = time.perf_counter()
     model = load_checkpoint(checkpoint).to(PartialState().device)
@@ -189,19 +189,23 @@ def robustness(
     config = model.config.replace(changes)
     kind, dataset = dataset_info(data, task)
     conditions = None if conditions is None else list(dict.fromkeys([OWN, *conditions]))
+    splits = list(dict.fromkeys(splits))
+    weights, values = _hash_of(model), config.model_dump(mode="json")
+    what = json.dumps([weights, splits, conditions, seed, dataset.id])
+    identity = {"data": kind, "task": task, "method": method_name(config), "seed": config.train.seed, "config": values}
+    name = f"{run_id(**identity)}-robustness-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
+    if (Path(out) / name / RECORD).is_file():
+        raise OutputError(f"{Path(out) / name}: holds the record of this very question; remove it to ask again")
     metrics, baselines, clips, notes = {}, {}, [], []
-    for split in dict.fromkeys(splits):
+    for split in splits:
         found, absent = _evaluate(model, config, split, conditions, seed, progress)
         for condition, scores in found.items():
             (metrics if condition == OWN else baselines.setdefault(condition, {}))[split] = scores.metrics
             clips += scores.rows(split, "" if condition == OWN else condition)
         notes += [f"{split}: {sentence}" for sentence in absent]
-    weights, values = _hash_of(model), config.model_dump(mode="json")
-    what = json.dumps([weights, list(metrics), conditions, seed, dataset.id])
-    identity = {"data": kind, "task": task, "method": method_name(config), "seed": config.train.seed, "config": values}
     record = new_record(
         **identity,
-        id=f"{run_id(**identity)}-robustness-{hashlib.sha256(what.encode()).hexdigest()[:8]}",
+        id=name,
         dataset=dataset,
         metrics=metrics,
         baselines=baselines,

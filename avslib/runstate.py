@@ -22,8 +22,10 @@ __all__ = ["HISTORY", "STATE", "History", "RunState"]
 
 STATE, HISTORY = "state.pt", "history.csv"
 # a resumed run may have others: they change no step, or they are the way out of what ended the run
-FREE = ("data.workers", "data.timeout", "data.max_corrupt", "data.cache", "train.checkpoint_every",
-        "train.tensorboard", "train.checkpointing", "train.micro_batch", "train.nonfinite", "train.max_skipped")  # fmt: skip
+FREE = (
+    "data.workers", "data.timeout", "data.max_corrupt", "data.cache", "train.checkpoint_every", "train.tensorboard",
+    "train.checkpointing", "train.micro_batch", "train.nonfinite", "train.max_skipped",
+)  # fmt: skip
 
 
 @dataclass

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from avslib.files import atomic_path
 
-__all__ = ["load_tensors", "save_tensors", "tensors_sha256"]
+__all__ = ["load_tensors", "parse_tensors", "save_tensors", "tensors_sha256"]
 
 # one entry alone, since safetensors writes several in any order: same tensors, same bytes
 ENTRY, SHA256 = "avslib", "sha256"
@@ -49,12 +49,23 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         OSError: it cannot be read.
     """
     with safe_open(path, framework="pt") as stream:
-        entry = (stream.metadata() or {}).get(ENTRY, "{}")
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        return tensors, _compared(tensors, stream.metadata())
+
+
+def parse_tensors(data: bytes) -> dict[str, Tensor]:
+    """As `load_tensors`, of a file that is in memory."""
+    tensors = load(data)
+    length = int.from_bytes(data[:8], "little")
+    _compared(tensors, json.loads(data[8 : 8 + length]).get("__metadata__"))
+    return tensors
+
+
+def _compared(tensors: Mapping[str, Tensor], found: Mapping[str, str] | None) -> dict[str, str]:
     try:
-        metadata = dict(json.loads(entry))
+        metadata = dict(json.loads((found or {}).get(ENTRY, "{}")))
     except (TypeError, ValueError):
         raise SafetensorError("its metadata are damaged") from None
     if SHA256 in metadata and metadata[SHA256] != tensors_sha256(tensors):
         raise SafetensorError("its content is not that of its SHA-256")
-    return tensors, metadata
+    return metadata

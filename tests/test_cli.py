@@ -89,7 +89,8 @@ def test_bad_data_gets_one_sentence_and_exit_code_2(broken, checkpoint, capfd, m
 def test_worker_processes_pass_the_sentence_on(broken, checkpoint, capfd, monkeypatch):
     resize_mask(broken)
     path = checkpoint / "config.yaml"
-    path.write_text(path.read_text(encoding="utf-8").replace("workers: 0", "workers: 1"), encoding="utf-8")
+    text = path.read_text(encoding="utf-8").replace("workers: 0", "workers: 1")
+    path.write_text(text + "# edited\n", encoding="utf-8")
     code, _, err = avs(capfd, monkeypatch, "eval", "--data", broken, "--checkpoint", checkpoint, "-q")
     assert code == 2 and "32x32" in err and "Traceback" not in err
 

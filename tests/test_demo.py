@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from avslib.demo import _fresh, demo
+from avslib.demo import demo
 from avslib.records import load_records
 
 
@@ -30,11 +30,6 @@ def test_demo_trains_scores_and_draws(smallest, tmp_path):
         assert all(name in text for name in ("without_audio", "audio shuffled", "all objects in view"))
         for figure in ("contact_sheet", "learning_curves", "comparison"):
             assert Image.open(tmp_path / f"out/{figure}_{task}.png").width > 300
-
-
-def test_finished_run_gives_way_and_an_unfinished_one_is_gone_on_with(tmp_path):
-    for name, file in (("finished", "run.json"), ("unfinished", "state.pt")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / file).write_text("{}", encoding="utf-8")
-        _fresh(tmp_path / name)
-    assert not (tmp_path / "finished").exists() and (tmp_path / "unfinished/state.pt").exists()
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*")}
+    assert {r.id for r in demo((3,), tmp_path / "out", tmp_path / "work", progress=False)} == {r.id for r in records}
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*")} == times

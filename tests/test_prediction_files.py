@@ -106,15 +106,15 @@ def test_three_forms_of_masks_hold_the_same(predictor, tmp_path):  # noqa: F811
     path = write_video(tmp_path / "a.mp4", np.repeat(frames(3), 2, axis=0), tones(3), 2)
     found = {}
     for kind in ("png", "npz", "rle"):
-        rows = write_prediction(predictor, path, tmp_path / "out", fps=2, masks=kind, overlay=False)
-        names = {p.name for p in (tmp_path / "out").iterdir()} - {"masks"}
+        rows = write_prediction(predictor, path, tmp_path / kind, fps=2, masks=kind, overlay=False)
+        names = {p.name for p in (tmp_path / kind).iterdir()} - {"masks"}
         single = {"png": set(), "npz": {"masks.npz"}, "rle": {"masks.jsonl"}}[kind]
         assert names == {"predictions.json", "strip.png"} | single and [row["second"] for row in rows] == [0, 1, 2]
-        found[kind] = np.stack(list(read_masks(tmp_path / "out")))
+        found[kind] = np.stack(list(read_masks(tmp_path / kind)))
     steps = np.stack([s.mask for s in predictor.predict(path, fps=2)])
     assert all(np.array_equal(masks, steps) for masks in found.values())
     assert np.allclose([row["area"] for row in rows], steps.reshape(3, 2, -1).mean((1, 2)), atol=1e-4)
-    assert Image.open(tmp_path / "out/strip.png").width > 100
+    assert Image.open(tmp_path / "png/strip.png").width > 100
 
 
 def test_what_breaks_off_is_written_as_far_as_it_goes(predictor, tmp_path):  # noqa: F811

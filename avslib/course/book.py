@@ -56,7 +56,7 @@ def build_book(out: str | Path) -> Path:
     except ModuleNotFoundError:
         raise InstallError("the book needs Sphinx and its extensions: pip install 'avslib[book]'") from None
     out = Path(out)
-    if out.exists() and not (out / "genindex.html").is_file() and any(out.iterdir()):
+    if out.exists() and not _is_book(out) and any(out.iterdir()):
         raise OutputError(f"{out} exists and holds no book: give another folder, or remove it first")
     lessons, solutions = find(), find(solutions=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -88,6 +88,12 @@ def build_book(out: str | Path) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(site, out)
     return out / "index.html"
+
+
+def _is_book(folder: Path) -> bool:
+    """Whether it is the site that is made here, and not another one of Sphinx's."""
+    index = folder / "index.html"
+    return index.is_file() and TITLE in index.read_text(encoding="utf-8", errors="replace")
 
 
 def _copy(path: Path, target: Path) -> None:

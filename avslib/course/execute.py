@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from avslib.course.lesson import METRICS, base_folder
-from avslib.errors import InstallError, NotebookError
+from avslib.errors import InstallError, NotebookError, OutputError
 from avslib.files import atomic_path
 from avslib.untrusted import LARGEST_YAML, parse_yaml, read_text
 
@@ -120,7 +120,8 @@ def run_notebook(
         the notebook's ``metrics.json``.
 
     Raises:
-        AvsError: unknown parameters; a cell that fails (its error and where the copy with the traceback is).
+        AvsError: unknown parameters; `out` holds a copy that was run with other ones; a cell that fails (its error and
+            where the copy with the traceback is).
     """
     import papermill
 
@@ -128,6 +129,7 @@ def run_notebook(
     check_parameters(path, given)
     out.mkdir(parents=True, exist_ok=True)
     copy, metrics = out / path.name, Path(given["OUT_DIR"]) / METRICS
+    _require_same(copy, given)
     metrics.unlink(missing_ok=True)
     try:
         papermill.execute_notebook(
@@ -140,6 +142,17 @@ def run_notebook(
     if not metrics.is_file():
         raise NotebookError(f"{path.name} ended without writing {METRICS}; its last cell must call lesson.finish(...)")
     return json.loads(metrics.read_text(encoding="utf-8"))
+
+
+def _require_same(copy: Path, given: Mapping[str, Any]) -> None:
+    """Raise where `copy` is an earlier run with other parameters: hours of it may be there."""
+    try:
+        earlier = json.loads(copy.read_text(encoding="utf-8"))["metadata"]["papermill"]["parameters"]
+    except (OSError, ValueError, KeyError, TypeError):  # none, or none that was begun
+        return
+    for name in sorted({*earlier, *given} - {"OUT_DIR"}):
+        if earlier.get(name) != given.get(name):
+            raise OutputError(f"{copy}: was run with another {name}; name another folder by --out, or remove it first")
 
 
 def refresh(path: Path, *, timeout: int = 600) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from avslib.checkpoints import load_checkpoint
@@ -24,12 +23,12 @@ from avslib.data.loading import eval_loader
 from avslib.errors import RecordError, UsageError
 from avslib.evaluate import flatten_clips
 from avslib.experiment import run
-from avslib.files import atomic_path
 from avslib.locks import LOCK
 from avslib.models.ecmvae import ECMVAE
 from avslib.models.latent import PRIOR
 from avslib.records import RunRecord, load_records
 from avslib.runstate import STATE
+from avslib.tensor_files import load_tensors, save_tensors
 from avslib.train import BEST, open_split
 
 __all__ = [
@@ -94,9 +93,7 @@ def train_variant(
     out, config = Path(out), variant_config(variant, data, seed=seed, epochs=epochs)
     record = run(config, out, progress=progress, notes=f"lesson 07, variant {variant}; scored at one frame a clip")
     codes = prior_codes(load_checkpoint(out / BEST), config)
-    with atomic_path(out / CODES) as part:
-        half = {name: z.half() if z.is_floating_point() else z for name, z in codes.items()}
-        save_file({name: z.contiguous() for name, z in half.items()}, part)
+    save_tensors(out / CODES, {name: z.half() if z.is_floating_point() else z for name, z in codes.items()})
     shutil.rmtree(out / BEST)
     for name in (STATE, LOCK, "clips.csv"):
         (out / name).unlink(missing_ok=True)
@@ -134,7 +131,7 @@ def load_variant(folder: str | Path, run_id: str | None = None) -> VariantRun:
         )
     try:
         codes: dict[str, Float[Tensor, "N K"]] = {
-            name: z.float() if z.is_floating_point() else z for name, z in load_file(folder / CODES).items()
+            name: z.float() if z.is_floating_point() else z for name, z in load_tensors(folder / CODES)[0].items()
         }
     except SafetensorError as error:
         raise RecordError(
@@ -145,7 +142,7 @@ def load_variant(folder: str | Path, run_id: str | None = None) -> VariantRun:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train variants into ``results/course/orthogonality/<variant>``; replaces what is there."""
+    """Train variants into ``results/course/orthogonality/<variant>``; what is there is replaced by a whole run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="build/data/mini-small", help="folder in AVSBench layout")
     parser.add_argument("--out", type=Path, default=committed_folder(), help="folder that gets one folder a variant")
@@ -156,8 +153,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for variant in given.variant:
         variant_config(variant, given.data)
     for variant in given.variant:
-        shutil.rmtree(given.out / variant, ignore_errors=True)
-        trained = train_variant(variant, given.data, given.out / variant, seed=given.seed, epochs=given.epochs)
+        out, new = given.out / variant, given.out / f".{variant}.new"
+        shutil.rmtree(new, ignore_errors=True)
+        trained = train_variant(variant, given.data, new, seed=given.seed, epochs=given.epochs)
+        shutil.rmtree(out, ignore_errors=True)  # only now, when there is another in its place
+        new.rename(out)
         print(variant, {split: round(values["J"], 3) for split, values in trained.record.metrics.items()}, flush=True)
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from avslib.data.avsbench import read_item, stack_audio
 from avslib.data.layout import LAYOUTS, is_plain_name
-from avslib.data.pack import FORMAT, INDEX
+from avslib.data.pack import FORMAT, INDEX, index_sha256
 from avslib.errors import PackedError, UsageError
 from avslib.seeds import buffer_rng, shard_rng
 from avslib.untrusted import LARGEST_JSON, first_line, parse_json
@@ -91,6 +91,8 @@ def read_index(source: str | Path) -> dict[str, Any]:
         first = error.errors()[0]
         place = first_line(".".join(str(part) for part in first["loc"]))
         raise PackedError(f"{where}: damaged, or not written by avs data pack ({place}: {first['msg']})") from None
+    if index.get("sha256", "") not in ("", index_sha256(index)):
+        raise PackedError(f"{where}: damaged: its SHA-256 is another; {AGAIN}")
     return index
 
 

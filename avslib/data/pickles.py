@@ -8,6 +8,7 @@ import collections
 import io
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,12 +16,11 @@ import torch
 from jaxtyping import Float
 from rich.progress import track
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
 from torch import Tensor
 
 from avslib.errors import AvsError, DataError, LogMelError
-from avslib.files import atomic_path
 from avslib.state_dicts import Refused, check_opcodes, load_tensors
+from avslib.tensor_files import parse_tensors, save_tensors
 from avslib.untrusted import read_bytes
 
 __all__ = ["LOG_MEL", "convert_audio", "load_log_mel", "load_tensor"]
@@ -107,7 +107,7 @@ def _load_safetensors(path: str | Path | BinaryIO) -> Tensor:
     opened, what = hasattr(path, "read"), f"safetensors with {LOG_MEL!r}"
     data = path.read() if opened else read_bytes(path, LARGEST_FILE, LogMelError, what)
     try:
-        return load(data)[LOG_MEL]
+        return parse_tensors(data)[LOG_MEL]
     except (KeyError, ValueError, SafetensorError) as error:
         raise LogMelError(
             f"{path}: not a whole safetensors file with {LOG_MEL!r} ({error}); convert it again"
@@ -117,7 +117,7 @@ def _load_safetensors(path: str | Path | BinaryIO) -> Tensor:
 def convert_audio(root: str | Path, workers: int | None = None, progress: bool = True) -> tuple[int, list[str]]:
     """Keep every log-mel pickle below `root` as safetensors beside it, once; the reader then takes that file.
 
-    A file that is there already is left alone; the pickles stay.
+    A file that is there already, and whole, is left alone; the pickles stay.
 
     Args:
         root: folder with S4 or MS3 data, or both.
@@ -136,14 +136,15 @@ def convert_audio(root: str | Path, workers: int | None = None, progress: bool =
     def convert(path: Path) -> str | None:
         target = path.with_suffix(".safetensors")
         if target.is_file():
-            return None
+            with suppress(AvsError):  # a damaged one is made again
+                load_log_mel(target, frames=1)
+                return None
         try:
             load_log_mel(path, frames=1)
             value = load_tensor(path).float().contiguous()
         except AvsError as error:
             return str(error)
-        with atomic_path(target) as part:
-            save_file({LOG_MEL: value}, part)
+        save_tensors(target, {LOG_MEL: value})
         return ""
 
     with ThreadPoolExecutor(workers) as pool:

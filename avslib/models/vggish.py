@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from avslib.errors import UsageError, WeightsError
-from avslib.files import atomic_path
 from avslib.state_dicts import plain_tensor, read_state_dict
+from avslib.tensor_files import load_tensors, save_tensors
 from avslib.untrusted import first_line
 
 __all__ = ["VGGish", "import_vggish", "load_vggish"]
@@ -62,10 +62,8 @@ def load_vggish(path: str | Path) -> VGGish:
     if not path.is_file():
         raise WeightsError(f"{path}: no such VGGish weights file; expected the released VGGish state dict")
     if path.suffix == ".safetensors":
-        import safetensors.torch
-
         try:
-            state = safetensors.torch.load_file(path)
+            state, _ = load_tensors(path)
         except Exception as error:
             raise WeightsError(f"{path}: not a whole safetensors file ({type(error).__name__}); expected the released "
                                "VGGish state dict") from error  # fmt: skip
@@ -90,14 +88,11 @@ def import_vggish(source: str | Path, out: str | Path) -> Path:
     """Keep released VGGish weights as safetensors: the entries that the network uses, checked by name and shape.
 
     Raises:
-        AvsError: see :func:`load_vggish`; or `out` does not end in ``.safetensors``.
+        AvsError: see :func:`load_vggish`; or `out` does not end in ``.safetensors``, or holds other weights.
     """
-    from safetensors.torch import save_file
-
     out = Path(out)
     if out.suffix != ".safetensors":
         raise UsageError(f"{out}: expected a file name that ends in .safetensors")
     model = load_vggish(source)
-    with atomic_path(out) as part:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, part)
+    save_tensors(out, model.state_dict(), replace=False)
     return out

@@ -124,6 +124,7 @@ def _in_notebook(job: Job, number: int, work: Path, fast: bool) -> RunRecord:
     # of the variant, since the lesson trains the full model under the same overrides
     changed = job.changes(None if fast else load_config(job.preset).replace(own))
     changed = {name: value for name, value in changed.items() if name not in own or own[name] != value}
+    (folder / path.name).unlink(missing_ok=True)  # a copy that other workers, with other paths, may have begun
     run_notebook(path, folder, {
         "VARIANT": job.variant, "SEED": job.seed, "TASK": job.task, "PRESET": job.preset, "FAST": fast,
         "OVERRIDES": [f"{name}={json.dumps(value)}" for name, value in changed.items()],
