@@ -315,16 +315,26 @@ def _values(sample: dict[str, Any]) -> dict[str, Any]:
         raise PackedError(f"{where} is not whole, the shard is damaged; {AGAIN}") from None
 
 
+class _Member(tarfile.TarInfo):
+    """A plain file: no shard has links, devices, sparse files, or extended headers, whose parsing can take hours."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_Member":
+        member = super().frombuf(buf, encoding, errors)
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.size < 0:
+            raise tarfile.ReadError(f"{first_line(repr(member.name))} is no plain file")
+        return member
+
+
 def _files(stream: Any, where: str, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
     """Name and bytes of the wanted files of a shard, as webdataset groups them.
 
-    Nothing is unpacked to the disk, whatever the members are called; links, devices and sparse files are left out, and
-    a compressed shard is no shard.
+    Nothing is unpacked to the disk, whatever the members are called. A compressed shard is no shard.
     """
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as tar:
         for member in tar:
             tar.members = []  # which it would keep
-            if member.isreg() and not member.issparse() and wanted(member.name):
+            if wanted(member.name):
                 yield {"__url__": where, "fname": member.name, "data": tar.extractfile(member).read()}
 
 
