@@ -285,9 +285,11 @@ def _open(path: str | Path) -> Iterator[Any]:
         raise VideoError(f"{path}: is a folder, not a video file" if path.is_dir() else f"{path}: no such file")
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: is empty (0 bytes); copy or record it again")
+    # from PyAV 19 on metadata that are no text never raise, and the argument is gone
+    tolerant = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
         # "file:", since FFmpeg takes what stands before a colon in a name for a protocol
-        container = av.open(f"file:{path.absolute()}", metadata_errors="replace", options=LIMITS, timeout=PATIENCE)
+        container = av.open(f"file:{path.absolute()}", options=LIMITS, timeout=PATIENCE, **tolerant)
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(
