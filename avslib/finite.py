@@ -63,8 +63,9 @@ class FiniteWatch:
             return ""
         path, (step, batch, _) = out / NONFINITE.format(rank=rank()), first
         tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
-        with atomic_path(path) as part:
-            torch.save({"step": step, "clips": list(batch["name"]), "batch": tensors}, part)
+        # through a stream of Python's, which tells when the disk is full
+        with atomic_path(path) as part, open(part, "wb") as stream:
+            torch.save({"step": step, "clips": list(batch["name"]), "batch": tensors}, stream)
         return f" The batch of step {step}, where it began, is in {path}."
 
 

@@ -32,7 +32,9 @@ def avs(capfd, monkeypatch, *arguments):
 @pytest.fixture
 def broken(mini_data, tmp_path):
     """A copy of the data to break."""
-    return shutil.copytree(mini_data, tmp_path / "data")
+    root = shutil.copytree(mini_data, tmp_path / "data")
+    (root / "files.csv").unlink()  # as other data, whose damage no list tells
+    return root
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from avslib.data.embeddings import _kept
 from avslib.data.mini import build_mini
 from avslib.data.pack import pack
 from avslib.data.packed import PackedClips
+from avslib.data.pictures import read_frame
 from avslib.errors import AvsError, DataError, DiskFullError, OutputError
 from avslib.files import atomic_path
 from avslib.models.ecmvae import ECMVAE
@@ -101,6 +102,11 @@ def a_shard(folder, data):
     return folder / "packed/val-000000.tar", read
 
 
+def a_frame(folder):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)).save(folder / "a.png")
+    return folder / "a.png", lambda: read_frame(folder / "a.png")[0].tolist()
+
+
 def a_packed_index(folder, data):
     read = _packed(folder, data)
     return folder / "packed/index.json", read
@@ -110,6 +116,7 @@ KINDS = {
     "state of a run": (a_state, 60), "weights": (weights, 200), "configuration of weights": (a_config, 12),
     "run record": (a_record, 60), "scores of clips": (scores_of_clips, 60), "bench record": (a_bench_record, 60),
     "cached embeddings": (a_cache, 100), "packed clips": (a_shard, 40), "index of packed clips": (a_packed_index, 40),
+    "frame": (a_frame, 100),
 }  # fmt: skip
 
 
@@ -200,6 +207,16 @@ def test_a_damaged_build_is_made_whole(mini_data, tmp_path, reliability_record):
             build_mini(root, verify=True, **build)
         (root / name).write_bytes(next(data for p, data in before.items() if p.name == name))
     reliability_record("mini_build", damaged=len(paths), made_again=len(paths), files=len(before), bytes_lost=0)
+
+
+def test_a_damaged_sound_of_a_build_is_not_heard(mini_data, tmp_path):
+    from avslib.train import open_split
+
+    root = shutil.copytree(mini_data, tmp_path / "mini")
+    sound = next(root.glob("Single-source/s4_data/audio_wav/val/*/*.wav"))
+    sound.write_bytes(sound.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(DataError, match="not as it was built; `avs data build-mini"):
+        open_split(load_config("mini", {"data.root": str(root)}), "val")
 
 
 def test_a_damaged_prepared_clip_is_made_again(tmp_path):

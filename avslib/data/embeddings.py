@@ -21,6 +21,7 @@ from torch import Tensor
 
 from avslib.audio import SAMPLE_RATE, load_clip, log_mel
 from avslib.data.avsbench import AUDIO_TOLERANCE, AVSBench
+from avslib.data.mini.listing import require_as_built
 from avslib.data.packed import NamedBytes, PackedClips
 from avslib.data.pickles import load_log_mel
 from avslib.errors import DataError, DiskFullError, NonFiniteError
@@ -54,12 +55,13 @@ def embed_dataset(
     is computed again with a warning; where the folder cannot be written, nothing is kept, with a warning.
 
     Raises:
-        AvsError: sounds that cannot be read; clips with log-mel pickles alone and an encoder that needs waveforms;
-            embeddings that are not finite.
+        AvsError: sounds that cannot be read, or are not as a Mini-AVS build lists them; clips with log-mel pickles
+            alone and an encoder that needs waveforms; embeddings that are not finite.
     """
     sounds = [clip.wav_path or clip.log_mel_path for clip in dataset.clips]
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(sha256_file, sounds))
+    require_as_built(dataset.folder, dict(zip(sounds, digests, strict=True)))
     names = [clip.name for clip in dataset.clips]
     content = [FORMAT, encoder.fingerprint(), dataset.frames, names, [path.suffix for path in sounds], digests]
     rows = [

@@ -1,13 +1,13 @@
 """The list of a build's files with sizes and checksums, by which a missing, cut off or damaged one is found."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from avslib.errors import DataError
 from avslib.files import atomic_path, sha256_file
 
-__all__ = ["LISTING", "clip_of", "damaged_files", "write_listing"]
+__all__ = ["LISTING", "clip_of", "damaged_files", "require_as_built", "write_listing"]
 
 LISTING = "files.csv"
 HEAD, LAST = "path,bytes,sha256\n", "the lines above,,"
@@ -34,6 +34,22 @@ def damaged_files(root: str | Path, verify: bool = False) -> list[str]:
     """
     root = Path(root)
     return [path for path, (size, digest) in _read(root).items() if not _is_whole(root / path, size, digest, verify)]
+
+
+def require_as_built(folder: Path, digests: Mapping[Path, str]) -> None:
+    """Compare files below a task's `folder`, with their SHA-256, with the list of the build; other data have none.
+
+    Raises:
+        DataError: one is another than what was built, or the list is damaged.
+    """
+    for root in (folder, folder.parent):
+        known = _read(root)
+        for path, digest in digests.items() if known else ():
+            if known.get(path.relative_to(root).as_posix(), (0, digest))[1] != digest:
+                raise DataError(
+                    f"{path}: not as it was built; `avs data build-mini --out {root}` makes it again (remove {LISTING} "
+                    "there if you changed it yourself)"
+                )
 
 
 def clip_of(path: str) -> str:
