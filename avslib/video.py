@@ -158,6 +158,9 @@ def read_sound(path: str | Path, rate: int = SAMPLE_RATE) -> Iterator[Float[np.n
     with _open(path) as container:
         if not container.streams.audio:
             raise VideoError(f"{path}: has no sound track; give the sound as a file of its own (--audio FILE)")
+        sound = container.streams.audio[0].codec_context
+        if sound.sample_rate:  # else the first frame tells
+            _check_sound(path, sound.sample_rate, sound.channels)
     return _sound_blocks(path, rate)
 
 

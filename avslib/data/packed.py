@@ -219,9 +219,12 @@ class PackedClips(IterableDataset):
         """Name and sound files (``wav``, ``log_mel.safetensors``) of every clip of the split, in the order of the csv,
         whatever the process."""
         for sample in self._samples(0, len(self.names), _is_sound_or_json, order=False):
-            yield _values(sample)["name"], {
-                key: self._bytes(sample, key) for key in ("wav", "log_mel.safetensors") if key in sample
-            }
+            name = _values(sample)["name"]
+            files = {key: self._bytes(sample, key) for key in ("wav", "log_mel.safetensors") if key in sample}
+            if not files:
+                where = f"{sample['__url__']}: clip {first_line(name)!r}"
+                raise PackedError(f"{where} has no sound, the shard is damaged; {AGAIN}")
+            yield name, files
 
     def _share(self) -> tuple[int, int]:
         """Positions that this process reads, in the epoch's order of shards."""
