@@ -1,9 +1,13 @@
 """On a GPU: the same figures as on the CPU, and a step that never makes the host wait. Run by pytest -m gpu."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import TINY
 from test_models import SMALL, batch, stir
 
 from avslib.bench.record import BenchSettings
@@ -14,6 +18,7 @@ from avslib.metrics import frame_scores
 from avslib.models import ECMVAE
 from avslib.models.latent import POSTERIOR, PRIOR
 from avslib.models.speed_options import apply_speed_options
+from avslib.runstate import STATE
 
 pytestmark = pytest.mark.gpu
 
@@ -80,6 +85,28 @@ def test_float32_and_options_agree_with_the_cpu(options):
         train(model, "cuda", 2, torch.float32, **options)[0], train(model, "cpu", 2, torch.float32)[0],
         rtol=1e-3, atol=1e-4,
     )  # fmt: skip
+
+
+TRAINING = """
+import sys
+from avslib.config import load_config
+from avslib.train import train
+train(load_config("mini", sys.argv[2:]), sys.argv[1], progress=False)
+"""
+
+
+def test_deterministic_training_repeats_to_the_bit(mini_data, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    values = [f"{name}={value}" for name, value in TINY.items()]
+    values += [f"data.root={mini_data}", "train.deterministic=true", "train.eval_samples=2"]
+    states = []
+    for name in ("a", "b"):  # processes of their own, since cuBLAS must not have been in use before
+        command = [sys.executable, "-c", TRAINING, str(tmp_path / name), *values]
+        subprocess.run(command, check=True, env=environment, timeout=600)
+        states.append(torch.load(tmp_path / name / STATE, weights_only=True, map_location="cpu"))
+    first, second = (state["model"] for state in states)
+    assert states[0]["run"]["best_j"] == states[1]["run"]["best_j"]
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_step_never_makes_the_host_wait():

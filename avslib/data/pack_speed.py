@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
+from avslib.config import DataConfig
 from avslib.data.avsbench import AVSBench
-from avslib.data.loading import EpochSampler
+from avslib.data.loading import EpochSampler, packed_loader, train_loader
 from avslib.data.packed import PackedClips
 
 __all__ = ["Speeds", "compare"]
@@ -39,7 +40,8 @@ def compare(
     skip: Collection[str] = (),
     masks: bool = True,
 ) -> Speeds:
-    """Read a split from loose files and from its shards in turn, `rounds` times after one that is not counted.
+    """Read a split as training does, from loose files and from its shards in turn, `rounds` times after one that is not
+    counted.
 
     The files are as the system caches them; on a disk or network that is slower than the decoding, packed files gain
     more than this says. Checksums are taken.
@@ -48,13 +50,17 @@ def compare(
     stream = PackedClips(packed, split, image_size, shuffle=True)
     order = EpochSampler(len(loose), 0)
 
+    config = DataConfig(task=task, workers=workers)
+
+    def read(loader: DataLoader, epoch: int) -> Iterable:
+        loader.sampler.epoch = epoch
+        return loader
+
     def read_loose(epoch: int) -> Iterable:
-        order.epoch = epoch
-        return DataLoader(loose, 4, sampler=[i for _, i in order], num_workers=workers)
+        return read(train_loader(loose, config, 4, seed=0), epoch)
 
     def read_packed(epoch: int) -> Iterable:
-        stream.epoch = epoch
-        return DataLoader(stream, 4, num_workers=workers)
+        return read(packed_loader(stream, config, 4, seed=0), epoch)
 
     def open_loose(epoch: int) -> Iterable:
         order.epoch = epoch
