@@ -87,10 +87,10 @@ def test_four_processes_compute_a_cache_once(tmp_path, reliability_record):
         assert found["b"].sum() == sum(range(20, 40))
 
     assert at_once(*[build] * 4) == ["done"] * 4 and calls() == 1
-    reliability_record("builders", concurrent_builders=4, caches_computed=calls(), harmed=0)
+    reliability_record("together_cache", processes=4, computed=calls(), harmed=0)
 
 
-def test_three_processes_build_data_once(tmp_path, monkeypatch):
+def test_three_processes_build_data_once(tmp_path, monkeypatch, reliability_record):
     import avslib.data.mini.build as module
 
     (note, calls), build = times(tmp_path / "calls"), module._build
@@ -99,12 +99,14 @@ def test_three_processes_build_data_once(tmp_path, monkeypatch):
     given = {"counts": counts, "image_size": 32, "workers": 1, "progress": False}
     assert at_once(*[lambda: build_mini(tmp_path / "mini", **given)] * 3) == ["done"] * 3 and calls() == 1
     assert damaged_files(tmp_path / "mini", verify=True) == [] and not list(tmp_path.glob(".*.part"))
+    reliability_record("together_build", processes=3, built=calls(), harmed=0)
 
 
-def test_one_of_three_packs_and_the_others_are_told(mini_data, tmp_path):
+def test_one_of_three_packs_and_the_others_are_told(mini_data, tmp_path, reliability_record):
     said = at_once(*[lambda: pack(mini_data, tmp_path / "packed", "s4", ["val"], progress=False)] * 3)
     assert [s.split(":")[0] for s in said] == ["OutputError", "OutputError", "done"]
     assert len(list(PackedClips(tmp_path / "packed", "val", 32))) == 3
+    reliability_record("together_pack", processes=3, packed=1, refused=2, harmed=0)
 
 
 def test_clips_of_two_processes_are_all_listed(tmp_path):
@@ -122,7 +124,7 @@ def test_one_of_two_predictions_into_a_folder_is_refused(predictor, tmp_path):  
     assert len(list(read_masks(tmp_path / "out"))) == 2 and not (tmp_path / "out/.unfinished").exists()
 
 
-def test_a_second_training_into_a_folder_is_refused_while_the_first_lives(tiny, tmp_path, monkeypatch):
+def test_a_second_training_is_refused_while_the_first_lives(tiny, tmp_path, monkeypatch, reliability_record):
     monkeypatch.setattr("avslib.locks.PATIENCE", 0.5)
     out, config = tmp_path / "run", tiny.replace({"train.epochs": 1, "train.checkpoint_every": 1})
     stop = {"on_row": lambda row: (tmp_path / "running").touch() or time.sleep(100), "progress": False}
@@ -131,6 +133,7 @@ def test_a_second_training_into_a_folder_is_refused_while_the_first_lives(tiny, 
         train(config, out, resume=True, progress=False)
     killed(process)
     assert train(config, out, resume=True, progress=False).checkpoint.is_dir()
+    reliability_record("together_train", processes=2, refused=1, resumed_after_sigkill=1, harmed=0)
 
 
 def test_a_killed_process_gives_its_lock_back_though_its_workers_live(tmp_path):
