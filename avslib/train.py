@@ -29,7 +29,7 @@ from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.embeddings import embed_dataset, embed_packed
 from avslib.data.loading import packed_loader, train_loader
 from avslib.data.packed import PackedClips
-from avslib.data.workers import lasting
+from avslib.data.workers import lasting, worker_deaths_kept_back
 from avslib.deterministic import deterministic
 from avslib.distributed import (
     gather_objects,
@@ -181,7 +181,7 @@ def _train(
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     view = Progress(*columns, console=console, transient=True, disable=not progress)
-    with view as bar, on_sigterm() as stop, tf32_products(t.precision == "tf32"):
+    with view as bar, on_sigterm() as stop, worker_deaths_kept_back(), tf32_products(t.precision == "tf32"):
         task, began = bar.add_task("training", total=total, completed=state.step), time.perf_counter()
         while state.step < total:
             epoch, done = divmod(state.step, steps_per_epoch)
