@@ -140,7 +140,7 @@ def run(
         dataset=dataset,
         metrics=metrics,
         baselines=scored,
-        notes=notes,
+        notes="; ".join(text for text in (notes, trained.survived) if text),
         selection=f"{SELECTION} (epoch {trained.best_epoch + 1} of {config.train.epochs})",
         wall_seconds=round(seconds, 1),
         git=git,
