@@ -2,6 +2,8 @@
 
 What is drawn for one purpose depends on the numbers of its line and on nothing else: on no other line, not on how much
 was drawn before, and not on the number of data workers. So a resumed run repeats the uninterrupted one to the bit.
+Equal bits further need the same machine, package versions and number of threads (``OMP_NUM_THREADS``: sums are parted
+among threads), and on a GPU ``train.deterministic``.
 `seed` is ``train.seed`` where nothing else is said.
 
 ==========================  ==================================  =======================================
