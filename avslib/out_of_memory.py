@@ -14,9 +14,9 @@ from avslib.errors import ConfigError, MemoryLimitError
 __all__ = ["MicroBatches", "halving", "is_out_of_memory", "memory_of"]
 
 T = TypeVar("T")
-# what libraries below torch say, in words that accelerate does not look for
+# what libraries below torch say, in words that accelerate does not look for; oneDNN has no others for it
 WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED",
-         "CUDNN_STATUS_ALLOC_FAILED")  # fmt: skip
+         "CUDNN_STATUS_ALLOC_FAILED", "could not create a primitive", "could not create a memory")  # fmt: skip
 
 
 def is_out_of_memory(error: BaseException) -> bool:
