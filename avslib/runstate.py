@@ -76,6 +76,8 @@ class RunState:
             AvsError: `out` holds a run and `resume` is off, holds other files, a damaged state, another config, or a
                 run of another number of processes.
         """
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"{out}: is a file; choose a folder with --out")
         if not (out / STATE).is_file():
             if not resume and out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
                 raise OutputError(f"{out}: the folder is not empty; choose a new one with --out")

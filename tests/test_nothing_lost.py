@@ -37,6 +37,7 @@ from avslib.prediction_files import read_masks, write_prediction
 from avslib.records import load_clips, load_records, write_record
 from avslib.runstate import History, RunState
 from avslib.tensor_files import load_tensors, save_tensors
+from avslib.train import train
 
 CLIPS = [{"name": f"clip {k}", "split": "test", "J": k / 8} for k in range(8)]
 TENSORS = {"weight": torch.arange(600.0).view(20, 30), "half": torch.ones(9).half(), "count": torch.tensor(7)}
@@ -359,5 +360,7 @@ def test_what_is_there_stays(mini_data, tmp_path):
     (tmp_path / "mine.txt").write_text("clips that I left out")
     result = CliRunner().invoke(app, ["data", "check", str(mini_data), "-q", "--fix-list", str(tmp_path / "mine.txt")])
     assert isinstance(result.exception, OutputError) and (tmp_path / "mine.txt").read_text() == "clips that I left out"
+    with pytest.raises(OutputError, match="is a file"):
+        train(load_config("mini", TINY), tmp_path / "mine.txt", progress=False)
     assert contents(tmp_path).items() >= before.items()
     assert len(AVSBench(mini_data, "s4", "val")) == 3
