@@ -112,7 +112,7 @@ def probe(path: str | Path) -> VideoInfo:
         if length > LONGEST:
             raise VideoError(f"{path}: its header says {length / 3600:.0f} hours; expected at most {LONGEST // 3600}")
         rate = float(stream.average_rate or stream.guessed_rate or 0)
-        sound = next(iter(container.streams.audio), None)
+        sound = _sound_track(container)
         return VideoInfo(
             width, height, length if length > 0 else None, rate if 0 < rate <= FASTEST else None, turn * 90,
             sound.codec_context.sample_rate if sound else 0, sound.codec_context.channels if sound else 0,
@@ -156,11 +156,12 @@ def read_sound(path: str | Path, rate: int = SAMPLE_RATE) -> Iterator[Float[np.n
         AvsError: as `probe`, or no sound track; at once.
     """
     with _open(path) as container:
-        if not container.streams.audio:
-            raise VideoError(f"{path}: has no sound track; give the sound as a file of its own (--audio FILE)")
-        sound = container.streams.audio[0].codec_context
-        if sound.sample_rate:  # else the first frame tells
-            _check_sound(path, sound.sample_rate, sound.channels)
+        track = _sound_track(container)
+        if track is None:
+            raise VideoError(f"{path}: has no sound track that can be read; give the sound as a file of its own "
+                             "(--audio FILE)")  # fmt: skip
+        if track.codec_context.sample_rate:  # else the first frame tells
+            _check_sound(path, track.codec_context.sample_rate, track.codec_context.channels)
     return _sound_blocks(path, rate)
 
 
@@ -221,7 +222,7 @@ def _sound_blocks(path: str | Path, rate: int) -> Iterator[Float[np.ndarray, "S"
     import av
 
     with _open(path) as container:
-        stream = container.streams.audio[0]
+        stream = _sound_track(container)
         origin, resampler, source, position = _origin(container), None, 0, 0
         for frame in _decoded(container, stream):
             _check_sound(path, frame.sample_rate, frame.layout.nb_channels)
@@ -307,13 +308,18 @@ def _picture_track(container: Any, path: str | Path) -> Any:
     import av
 
     for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
+        if stream.codec_context is not None and not stream.disposition & av.stream.Disposition.attached_pic:
             return stream
     if not container.streams:
         raise VideoError(
             f"{path}: no track that can be read; the file is damaged or was not copied whole: get it again"
         )
-    raise VideoError(f"{path}: has no video track, only sound or still pictures; give a video file")
+    raise VideoError(f"{path}: has no video track that can be read, only sound or still pictures; give a video file")
+
+
+def _sound_track(container: Any) -> Any | None:
+    """The first sound stream of a kind that this build of FFmpeg can decode."""
+    return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
 
 
 def _origin(container: Any) -> Fraction | float:
