@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,6 +17,7 @@ from avslib.calibration import logits_of_mean_probability
 from avslib.data.avsbench import AVSBench
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.data.loading import eval_loader
+from avslib.data.pictures import read_mask
 from avslib.data.workers import lasting
 from avslib.distributed import gather_objects
 from avslib.errors import DataError
@@ -161,9 +161,9 @@ def all_objects(dataset: AVSBench, root: str | Path) -> Scores:
         raise DataError(f"{folder}: no such folder; outlines of all objects exist in a Mini-AVS build only")
     scorer = _Scorer(dataset.frames)
     for clip, item in zip(dataset.clips, islice(dataset, len(dataset)), strict=True):
-        size = item["mask"].shape[-1], item["mask"].shape[-2]
+        size = item["mask"].shape[-2], item["mask"].shape[-1]
         paths = [folder / clip.name / f"{clip.name}_{k + 1}.png" for k in range(dataset.frames)]
-        masks = np.stack([np.asarray(Image.open(p).convert("L").resize(size, Image.Resampling.NEAREST)) for p in paths])
+        masks = np.stack([read_mask(path, size)[0] for path in paths])
         logits = torch.where(torch.from_numpy(masks > 0)[:, None], 20.0, -20.0)
         scorer.update([clip.name], logits, item["mask"])
     return scorer.compute()

@@ -160,8 +160,8 @@ def _existing(out: Path, wanted: dict) -> dict | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
-        found = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = dict(json.loads((out / "manifest.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
         raise OutputError(
             f"{out} exists and is no build of Mini-AVS: give another folder, or remove it first"
         ) from None
