@@ -15,6 +15,7 @@ from avslib.errors import ConfigError, WeightsError
 from avslib.files import atomic_path
 from avslib.models.ecmvae import ECMVAE
 from avslib.tensor_files import load_tensors, save_tensors
+from avslib.untrusted import first_line
 
 __all__ = ["CONFIG", "WEIGHTS", "listed", "load_checkpoint", "load_strict", "load_weights", "save_checkpoint",
            "shipped_names"]  # fmt: skip
@@ -52,7 +53,7 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     'a, b (and 1 more)'
     """
     more = len(names) - most
-    return ", ".join(names[:most]) + (f" (and {more} more)" if more > 0 else "")
+    return ", ".join(first_line(name) for name in names[:most]) + (f" (and {more} more)" if more > 0 else "")
 
 
 def save_checkpoint(folder: str | Path, model: ECMVAE, *, half: bool = False, replace: bool = True) -> Path:
@@ -137,7 +138,11 @@ def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> E
     if not config_path.is_file():
         raise WeightsError(f"checkpoint {path}: {CONFIG} is missing beside it; copy the whole checkpoint folder")
     config: Config = load_config(config_path).replace({"model.pretrained": False})
-    model = ECMVAE(config)
+    try:
+        model = ECMVAE(config)
+    except (MemoryError, RuntimeError) as error:
+        raise WeightsError(f"checkpoint {path}: {CONFIG} beside it asks for a network that cannot be built "
+                           f"({first_line(error)})") from None  # fmt: skip
     _require_own_config(config_path, _load(model, path))
     return model.to(device).eval()
 

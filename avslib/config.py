@@ -17,7 +17,7 @@ __all__ = ["Config", "DataConfig", "LossConfig", "ModelConfig", "TrainConfig", "
 
 PRESETS = Path(__file__).parent / "presets"
 # a checkpoint brings its configuration: one that asks for terabytes is refused before a network is built
-WIDEST, LARGEST_SIDE = 4096, 4096
+WIDEST, LARGEST_SIDE = 1024, 2048
 Width = Annotated[int, Field(ge=1, le=WIDEST)]
 
 
@@ -41,7 +41,7 @@ class ModelConfig(_Section):
         "vggish", description="frozen network behind the audio embedding"
     )
     audio_weights: str | None = Field(None, description="path of the audio encoder's weights; soundnet ships its own")
-    audio_dim: int = Field(128, ge=1, le=WIDEST, description="length of the audio embedding")
+    audio_dim: int = Field(128, ge=1, le=4 * WIDEST, description="length of the audio embedding")
     use_audio: bool = Field(True, description="false: the embedding is replaced by zeros (the network without sound)")
     neck: Literal["basic", "aspp"] = Field(
         "basic", description="basic: 1x1, 3x3, 3x3 convolutions; aspp: four dilated ones"
