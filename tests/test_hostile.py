@@ -22,7 +22,7 @@ from avslib.errors import AvsError
 from tests.hostile_files import HOSTILE
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 10  # of one core, for any file that is refused
+SECONDS = 5  # of one core, for any file that is refused
 MEMORY = 2 * 2**30  # address space beyond what is there before
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits of memory and pipes are those of POSIX")

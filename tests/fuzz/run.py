@@ -4,7 +4,7 @@
     python tests/fuzz/run.py                              every reader for 60 s
     python tests/fuzz/run.py --target wav --seconds 600   one reader for ten minutes
     python tests/fuzz/run.py --engine hypothesis          without atheris
-    python tests/fuzz/run.py --seconds 120 --record       keep the figures in results/reliability/fuzz.json
+    python tests/fuzz/run.py --seconds 120 --record       keep the figures, with how many finds were mended so far
 
 Seconds are those of the processor, so that a busy machine fuzzes as much as an idle one. Finds are written to
 build/fuzz/READER/, once each by what was raised and where. The exit code is 1 where there are any. Needs Linux.
@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-OUT = ROOT / "build" / "fuzz"
+OUT, KEPT = ROOT / "build" / "fuzz", ROOT / "tests" / "fuzz" / "finds"
 SECONDS = 5  # of the processor for one input
 PATIENCE = 120  # seconds of the clock for one input, for what waits instead of working
 MEMORY = 3 * 2**30  # address space beyond that of the imports
@@ -196,8 +196,10 @@ def main() -> int:
     if given.record:
         from avslib.reliability import FOLDER, write_reliability_record
 
-        figures = {key: {name: r[key] for name, r in results.items()} for key in ("minutes", "inputs", "finds")}
-        print(write_reliability_record(ROOT / FOLDER, "fuzz", engine=engine, **figures))
+        figures = {key: {name: r[key] for name, r in results.items()} for key in ("minutes", "inputs")}
+        kept = {name: len(list((KEPT / name).glob("*.bin"))) for name in results}
+        new = {name: r["finds"] for name, r in results.items()}
+        print(write_reliability_record(ROOT / FOLDER, "fuzz", engine=engine, **figures, finds=kept, not_mended=new))
     return 1 if any(r["finds"] for r in results.values()) else 0
 
 
