@@ -138,7 +138,7 @@ class DataConfig(_Section):
         None, description="file with the names of clips to leave out, one a line (avs data check --fix-list writes it)"
     )
     max_corrupt: int = Field(
-        5,
+        0,
         ge=0,
         description="train clips that may be corrupt: another one takes the place of each, which is told; more of them "
         "end the training",
