@@ -21,11 +21,13 @@ def told(error: Exception) -> AvsError:
     """
     if isinstance(error, AvsError):
         return error
+    from avslib.out_of_memory import is_out_of_memory
+
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"{error.filename or 'disk'}: {error.strerror}; make room and give the command again")
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return OutputError(f"{error.filename}: {error.strerror}; name a file or folder that can be read and written")
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return MemoryLimitError("memory ran out; take a smaller batch or size, or close other programs")
     first = (str(error).strip().splitlines() or ["no message"])[0]
     return InternalError(f"unforeseen {type(error).__name__}: {first}; this is a bug: report it with {_keep(error)}")

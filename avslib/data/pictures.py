@@ -33,7 +33,7 @@ def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple
             picture.draft("RGB", wanted[::-1])
         picture.load()
         return picture, size
-    except PictureError:
+    except (PictureError, MemoryError):  # want of memory is no fault of the file
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise PictureError(
