@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from avslib.video import SOUND_RATES, BrokenOff, Moment, probe, read_sound, read_video, write_video
+from avslib.video import BrokenOff, Moment, probe, read_sound, read_video
+from avslib.video_writer import SOUND_RATES, write_video
 
 __all__ = ["Letterbox", "Second", "overlay_video", "paint"]
 
@@ -153,7 +154,7 @@ def overlay_video(
         path: an .mp4 file.
         audio: another file to take the sound from.
         longest: larger videos are made smaller, so that their longer side has that many pixels.
-        quality: see :func:`avslib.video.write_video`.
+        quality: see :func:`avslib.video_writer.write_video`.
         partial: True writes what there is of a video that breaks off.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Video files in and out, with PyAV: frames by their time stamps, sound as 16 kHz mono, both streamed.
+"""Video files read with PyAV: frames by their time stamps, sound as 16 kHz mono, both streamed.
 
 Nothing here holds more than a few frames and a minute of sound, however long the file is. What a file may ask for is
 bounded, in its header and in every frame: pixels of a frame and of a second, tracks, channels, rates, and time stamps
@@ -6,7 +6,7 @@ that jump. Only containers of picture and sound are opened, not lists that lead 
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,10 +18,8 @@ from jaxtyping import Float, UInt8
 
 from avslib.audio import RATES, SAMPLE_RATE
 from avslib.errors import UsageError, VideoError
-from avslib.files import atomic_path
 
-__all__ = ["PHASE", "SOUND_RATES", "BrokenOff", "Moment", "VideoInfo", "probe", "read_sound", "read_video",
-           "write_video"]  # fmt: skip
+__all__ = ["PHASE", "BrokenOff", "Moment", "VideoInfo", "probe", "read_sound", "read_video"]
 
 # AVSBench cuts a second into 16 pictures and keeps the last one, index 15
 PHASE = 15 / 16
@@ -40,8 +38,6 @@ CONTAINERS = (
     "aac,ac3,aiff,amr,ape,apng,asf,au,av1,avi,caf,dv,eac3,flac,flv,gif,h263,h264,hevc,ivf,loas,m4v,matroska,mjpeg,mov,mp3,"
     "mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,tta,vc1,voc,w64,wav,wtv,wv,yuv4mpegpipe"
 )
-SOUND_RATES = (16000, 22050, 24000, 32000, 44100, 48000)  # that AAC and all players know, in Hz
-ENCODERS = ("libx264", "libopenh264", "mpeg4")
 
 
 class BrokenOff(VideoError):
@@ -363,79 +359,3 @@ def _rgb(frame: Any) -> UInt8[np.ndarray, "H W 3"]:
         raise VideoError(f"a frame of {frame.width}x{frame.height} pixels in the form {frame.format.name} cannot be "
                          f"read ({error}); convert the video to mp4") from None  # fmt: skip
     return np.ascontiguousarray(np.rot90(pixels, _turn(frame)))
-
-
-def write_video(
-    path: str | Path,
-    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
-    audio: Float[np.ndarray, "S"] | Iterable[Float[np.ndarray, "_"]] | None = None,
-    fps: float = 25.0,
-    *,
-    rate: int = SAMPLE_RATE,
-    quality: int = 23,
-) -> Path:
-    """Write an .mp4 that browsers play: H.264 where this build of FFmpeg has an encoder for it, else MPEG-4; AAC sound.
-
-    Args:
-        frames: all of one size, taken one at a time; an odd width or height grows by a repeated column or row.
-        audio: mono, -1 to 1: one array or tensor, or blocks that follow each other; it is cut where the frames end.
-        fps: frames a second.
-        rate: of the sound, in Hz.
-        quality: 0 (without loss) to 51, for H.264.
-
-    Raises:
-        AvsError: another suffix, no frame, frames of other shapes. A file at `path` is then left as it was.
-    """
-    import av
-
-    path = Path(path)
-    if path.suffix.lower() != ".mp4":
-        raise UsageError(f"{path}: videos are written as .mp4; name the file so")
-    if not 0 < fps <= 1000 or rate not in SOUND_RATES:
-        raise UsageError(f"write_video: fps is {fps} and rate {rate}; expected fps above 0 and a rate of {SOUND_RATES}")
-    name = next(n for n in ENCODERS if n in av.codecs_available)
-    whole = audio is None or hasattr(audio, "shape")
-    blocks = iter([] if audio is None else [np.asarray(audio, np.float32)] if whole else audio)
-    with atomic_path(path) as part, av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as out:
-        video = out.add_stream(name, rate=Fraction(fps).limit_denominator(1001))
-        video.pix_fmt = "yuv420p"
-        video.options = {"crf": str(quality), "preset": "veryfast"} if name == "libx264" else {"qscale": "4"}
-        sound = out.add_stream("aac", rate=rate, layout="mono") if audio is not None else None
-        if sound is not None:
-            sound.bit_rate = 2 * rate  # clear speech and music in mono, and small files at 16 kHz
-        count, size, done, rest = 0, None, 0, np.zeros(0, np.float32)
-        for image in frames:
-            image = np.asarray(image)
-            fits = image.ndim == 3 and image.shape[2] == 3 if size is None else image.shape == size
-            if image.dtype != np.uint8 or not fits:
-                raise UsageError(f"write_video: frame {count} is {image.dtype} {list(image.shape)}; expected uint8 "
-                                 f"{list(size or ('H', 'W', 3))}")  # fmt: skip
-            if size is None:
-                size = image.shape
-                video.height, video.width = (side + side % 2 for side in size[:2])
-            even = np.pad(image, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
-            out.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")))
-            count += 1
-            while sound is not None and done < round(count * rate / fps):
-                block = rest if len(rest) else next(blocks, None)
-                if block is None:
-                    break
-                # cut at the end of this frame, so that picture and sound lie side by side in the file
-                block, rest = np.split(np.asarray(block, np.float32), [max(0, round(count * rate / fps) - done)])
-                done += _encode_sound(out, sound, block, rate, done)
-        if count == 0:
-            raise UsageError("write_video: there is no frame to write; give at least one")
-        out.mux(video.encode(None))
-        if sound is not None:
-            out.mux(sound.encode(None))
-    return path
-
-
-def _encode_sound(out: Any, stream: Any, block: Float[np.ndarray, "S"], rate: int, position: int) -> int:
-    import av
-
-    if len(block):
-        frame = av.AudioFrame.from_ndarray(np.clip(block, -1, 1)[None], format="fltp", layout="mono")
-        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), position
-        out.mux(stream.encode(frame))
-    return len(block)

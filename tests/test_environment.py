@@ -14,7 +14,7 @@ from conftest import TINY
 
 from avslib.data.pack import pack
 from avslib.records import portable, run_id
-from avslib.video import write_video
+from avslib.video_writer import write_video
 
 ROOT = Path(__file__).resolve().parent.parent
 STEERING = ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "MPLCONFIGDIR", "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME",

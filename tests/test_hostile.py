@@ -179,7 +179,7 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.c
 import numpy as np
 from avslib.course import lesson, show
 from avslib.predict import Predictor
-from avslib.video import write_video
+from avslib.video_writer import write_video
 
 video = write_video(sys.argv[1], np.zeros((5, 64, 64, 3), np.uint8), np.zeros(80000, np.float32), 1)
 print(len(list(Predictor.from_checkpoint("mini-s4").predict(video))))

@@ -20,7 +20,8 @@ from avslib.models.ecmvae import ECMVAE
 from avslib.predict import Predictor
 from avslib.prediction_files import write_prediction
 from avslib.segment_video import Letterbox, Second, overlay_video
-from avslib.video import read_video, write_video
+from avslib.video import read_video
+from avslib.video_writer import write_video
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from avslib.prediction_files import read_masks, write_prediction
 from avslib.rle import rle_decode, rle_encode
 from avslib.segment_video import Letterbox, Second
 from avslib.strip import Spread
-from avslib.video import BrokenOff, read_video, write_video
+from avslib.video import BrokenOff, read_video
+from avslib.video_writer import write_video
 from avslib.windows import _Pass
 
 

@@ -14,7 +14,7 @@ from avslib.data.avsbench import AVSBench
 from avslib.data.check import check
 from avslib.data.prepare import prepare
 from avslib.errors import AvsError
-from avslib.video import write_video
+from avslib.video_writer import write_video
 
 RATE = 16000
 

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from avslib.errors import AvsError
-from avslib.video import probe, read_sound, read_video, write_video
+from avslib.video import probe, read_sound, read_video
+from avslib.video_writer import write_video
 
 RATE = 16000
 

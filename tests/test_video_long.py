@@ -20,7 +20,8 @@ from avslib.data.mini import build_mini
 from avslib.metrics import iou_per_frame
 from avslib.predict import Predictor
 from avslib.prediction_files import read_masks
-from avslib.video import probe, write_video
+from avslib.video import probe
+from avslib.video_writer import write_video
 
 CLIPS, SIDE = 12, 360
 

@@ -16,7 +16,7 @@ from PIL import Image
 from avslib.course.execute import KERNEL
 from avslib.data.avsbench import AVSBench
 from avslib.inline import small_png
-from avslib.video import write_video
+from avslib.video_writer import write_video
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "build" / "browser" / "00_start_here.png"
