@@ -69,10 +69,8 @@ def read_mask(
     if not _is_binary(values) and picture.mode == "P":
         values = np.asarray(picture)  # a coloured palette: the indices are the labels
     if not _is_binary(values):
-        raise PictureError(
-            f"{path}: the mask is not binary, it holds the values {np.unique(values)[:6].tolist()}; "
-            "expected 0 and 255 only"
-        )
+        found = np.flatnonzero(np.bincount(values.ravel()))[:6].tolist()
+        raise PictureError(f"{path}: the mask is not binary, it holds the values {found}; expected 0 and 255 only")
     mask = (values > 0).astype(np.uint8)
     if image_size and size != image_size:
         mask = np.asarray(Image.fromarray(mask).resize(image_size[::-1], Image.Resampling.NEAREST))

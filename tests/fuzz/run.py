@@ -147,8 +147,8 @@ def _with_atheris(name: str, folder: Path, one: Reader) -> None:
     corpus.mkdir(exist_ok=True)
     for number, data in enumerate(seeds(name)):
         (corpus / f"seed-{number}").write_bytes(data)
-    flags = [f"-max_len={LONGEST}", f"-seed={random.randrange(1, 2**31)}", "-timeout=0", "-rss_limit_mb=0",
-             "-detect_leaks=0", f"-artifact_prefix={folder}/libfuzzer-"]  # fmt: skip
+    flags = [f"-max_len={LONGEST}", f"-seed={random.randrange(1, 2**31)}", "-timeout=3600",
+             "-rss_limit_mb=0", "-detect_leaks=0", f"-artifact_prefix={folder}/libfuzzer-"]  # fmt: skip
     atheris.Setup([sys.argv[0], *flags, str(corpus)], one)
     atheris.Fuzz()
 
