@@ -81,7 +81,7 @@ def test_fusion_equals_its_plain_form_at_extremes(frames, seed, size, loudness, 
         results.append([out, *torch.autograd.grad(out.square().sum() + out.sum(), [x, audio])])
     for found, expected in zip(*results, strict=True):
         # the batch norm of equal rows divides by sqrt(eps) what rounding leaves of them
-        assert (found - expected).norm() <= 1e-6 * expected.norm() + 1e-9, kind
+        assert (found - expected).norm() <= 1e-6 * expected.norm() + 1e-7, kind
 
 
 @pytest.mark.parametrize("size", [1.0, 10.0, 1e3])

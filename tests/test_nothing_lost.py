@@ -233,7 +233,9 @@ def test_a_damaged_prepared_clip_is_made_again(tmp_path):
         for _ in range(6):
             what, other = damaged(data, chance, cut_only=path.suffix == ".wav")  # which has no checksum
             (tmp_path / path).write_bytes(other)
-            if other != data and not (path.suffix == ".wav" and len(other) > 0.97 * len(data)):
+            # what is short of an allowance, or of the mark at a picture's end alone, holds all that there was
+            allowed = 0.03 * len(data) if path.suffix == ".wav" else 12 if path.suffix == ".png" else 0
+            if other != data and not (data.startswith(other) and len(data) - len(other) <= allowed):
                 assert not clip_writer._is_whole(tmp_path, "s4", row), (path, what)
             clip_writer._write_clip(tmp_path, "s4", row, pictures, sound.astype(np.float32), 64)
             assert contents(tmp_path) == before
@@ -254,6 +256,7 @@ def in_child(call):
     read, write = os.pipe()
     pid = os.fork()
     if not pid:
+        signal.alarm(120)  # a decoder whose threads did not come along with the fork would wait for ever
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
         try:
