@@ -81,12 +81,19 @@ def alike(first, second):
 # ---- data workers
 
 
+def data_workers():
+    """The forked children of this process: servers of other tests were started with a command of their own."""
+    own = psutil.Process()
+    alive = [child for child in own.children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if child.cmdline() == own.cmdline()]
+
+
 def strike_workers(monkeypatch, times):
     """Kill a data worker in the middle of each of the first `times` steps."""
     gradients, struck = training.add_gradients, []
 
     def with_a_blow(*args):
-        workers = psutil.Process().children()
+        workers = data_workers()
         if len(struck) < times and workers:
             struck.append(workers[-1].pid)
             workers[-1].kill()
@@ -148,7 +155,7 @@ def test_workers_that_die_in_the_scoring_are_started_again(small, clean, tmp_pat
     score, struck = evaluate.frame_scores, []
 
     def strike(*args):
-        workers = psutil.Process().children()
+        workers = data_workers()
         if not struck and workers:
             struck.append(workers[0].kill())
         return score(*args)
