@@ -24,8 +24,7 @@ FOLDER = Path("results/reliability")
 SUMMARY = {
     "faults injected": "faults",
     "faults survived": "survived",
-    "kill points of a training, resumed": "kill_points",
-    "of them, equal to the uninterrupted run to the bit": "equal",
+    "kill points of a training, resumed to the bits of the undisturbed one": "kill_points",
     "damaged files tried": "damaged_files",
     "of them, reported or made again": "recognised",
     "of them, read with the very same values": "read_the_same",
@@ -108,7 +107,8 @@ def records_markdown(records: Sequence[ReliabilityRecord]) -> str:
     """A row for each record: its figures, versions, time and commit."""
     lines = ["| record | figures | Python, PyTorch | made | commit |", "| --- | --- | --- | --- | --- |"]
     for record in records:
-        figures = "; ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in record.figures.items())
+        shown = {name: value for name, value in record.figures.items() if name != "packages"}
+        figures = "; ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in shown.items())
         versions = f"{record.environment['python']}, {record.environment['packages'].get('torch')}"
         commit = (record.git.commit or "?")[:8] + (" + changes" if record.git.dirty else "")
         lines.append(f"| {record.name} | {figures} | {versions} | {record.created[:10]} | {commit} |")

@@ -29,12 +29,9 @@ ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = "all"
 UNITS = "not gpu and not notebook and not browser and not long"
 KEEP = """
-import contextlib, json, sys
-from avslib.reliability import FOLDER, read_reliability_record, write_reliability_record
-name, figures = sys.argv[1], json.loads(sys.stdin.read())
-with contextlib.suppress(ValueError):  # the first of its name
-    figures = read_reliability_record(FOLDER / f"{name}.json").figures | figures
-write_reliability_record(FOLDER, name, **figures)
+import json, sys
+from avslib.reliability import FOLDER, write_reliability_record
+write_reliability_record(FOLDER, sys.argv[1], **json.loads(sys.stdin.read()))
 """
 
 
@@ -91,7 +88,7 @@ def run_units(kind: str, python: str, arguments: list[str], record: bool) -> int
         command = [own, "-m", "pytest", "-n", workers, "--dist", "loadscope", "-q", "-m", UNITS, *arguments]
         code = subprocess.call([*command, f"--junitxml={report}"], cwd=ROOT, env=variables(own))
         if record and report.is_file():
-            keep(own, "environments", {kind: outcome(own, report)})
+            keep(own, f"environment_{kind}", outcome(own, report))
     return code
 
 
