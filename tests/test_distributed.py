@@ -2,6 +2,7 @@
 
 import csv
 import os
+import socket
 import subprocess
 import sys
 
@@ -163,8 +164,11 @@ def test_accelerate_launch_runs_the_command_line(values, alone, tmp_path):
     options = [f"-o{name}={value}" for name, value in values.items() if name != "data.root"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command = ["-m", "avslib.cli", "train", "--data", values["data.root"], "--out", str(tmp_path / "run"), "--quiet"]
+    with socket.socket() as free:  # older versions of accelerate do not look for a port by themselves
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*launch, "--main_process_port", "0", *command, *options], env=environment, text=True,
+    done = subprocess.run([*launch, "--main_process_port", port, *command, *options], env=environment, text=True,
                           capture_output=True, timeout=300)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run record") == 1
