@@ -93,7 +93,7 @@ def train_command(
     out = out or default_out(config)
     record = run(config, out, resume=resume, progress=not quiet, console=console)
     _print_metrics(record.metrics, record.baselines)
-    console.print(f"run record: {record.path}")
+    console.print(f"run record: {record.path}", markup=False)
 
 
 @app.command("eval")
@@ -168,7 +168,7 @@ def predict_command(
     )  # fmt: skip
     seen = sum(row["area"] > 0 for row in rows)
     files = "masks, strip.png and predictions.json" if no_overlay else "overlay.mp4, masks, strip.png, predictions.json"
-    console.print(f"{out}: {files}; {len(rows)} s, a mask in {seen} of them")
+    console.print(f"{out}: {files}; {len(rows)} s, a mask in {seen} of them", markup=False)
 
 
 @app.command("config")

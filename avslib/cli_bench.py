@@ -58,4 +58,4 @@ def bench_command(
         return
     if found := verdicts(settings, record.sections):
         console.print(target_table(found))
-    console.print(f"record: {path}", soft_wrap=True)
+    console.print(f"record: {path}", soft_wrap=True, markup=False)

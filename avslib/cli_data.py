@@ -36,7 +36,11 @@ def build_mini_command(
 
     manifest = build_mini(out, size, seed, workers=workers, progress=not quiet, verify=True)
     counts = {task: sum(splits.values()) for task, splits in manifest["counts"].items()}
-    console.print(f"{out}: {counts['s4']} S4 and {counts['ms3']} MS3 clips, size {size}, seed {seed}", soft_wrap=True)
+    console.print(
+        f"{out}: {counts['s4']} S4 and {counts['ms3']} MS3 clips, size {size}, seed {seed}",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 @app.command("check")
@@ -63,7 +67,7 @@ def check_command(
     if fix_list:
         report.write_fix_list(fix_list)
         if not json:
-            console.print(f"{fix_list}: {len(report.bad_clips)} clips to leave out", soft_wrap=True)
+            console.print(f"{fix_list}: {len(report.bad_clips)} clips to leave out", soft_wrap=True, markup=False)
     if sheet:
         from avslib.plots import data_sheet
 
@@ -81,8 +85,8 @@ def convert_audio_command(
 
     done, refused = convert_audio(root, progress=not quiet)
     for sentence in refused:
-        console.print(f"refused: {sentence}", highlight=False, soft_wrap=True)
-    console.print(f"{root}: {done} pickles converted, {len(refused)} refused", soft_wrap=True)
+        console.print(f"refused: {sentence}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"{root}: {done} pickles converted, {len(refused)} refused", soft_wrap=True, markup=False)
     raise typer.Exit(1 if refused else 0)
 
 
@@ -110,7 +114,7 @@ def prepare_command(
     for clip, reason in list(result.failed.items())[:10]:
         console.print(f"failed: {clip}: {reason}", highlight=False, markup=False, soft_wrap=True)
     counts = f"{len(result.made)} clips made, {len(result.there)} were there, {len(result.failed)} failed"
-    console.print(f"{result.folder}: {counts}; all of them in {result.log}", soft_wrap=True)
+    console.print(f"{result.folder}: {counts}; all of them in {result.log}", soft_wrap=True, markup=False)
     raise typer.Exit(result.exit_code)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 
 from avslib.errors import AvsError, UsageError
 
@@ -71,14 +72,14 @@ def run_command(
             result = run_notebook(path, folder, given[path], progress=console.is_terminal)
         except AvsError as error:
             failed += 1
-            console.print(f"[bold]failed[/bold]: {error}", highlight=False)
+            console.print("[bold]failed[/bold]:", escape(str(error)), highlight=False)
             view.add_row(path.stem, "", "", "failed")
             continue
         pairs = result["metrics"].items()
         metrics = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in pairs)
         view.add_row(path.stem, str(result["checks"]), f"{result['seconds']:.0f}", metrics)
     console.print(view)
-    console.print(f"executed copies: {out}")
+    console.print(f"executed copies: {out}", markup=False)
     raise typer.Exit(1 if failed else 0)
 
 

@@ -30,4 +30,4 @@ def robustness_command(
 
     record = robustness(checkpoint, data, task, out, splits=split or ["test"], seed=seed, progress=not quiet)
     console.print(robustness_table([record], "rich", record.data))
-    console.print(f"run record: {record.path}", soft_wrap=True)
+    console.print(f"run record: {record.path}", soft_wrap=True, markup=False)

@@ -28,7 +28,11 @@ def import_command(
         load_vggish(vggish)
     out = out or Path("weights") / source.stem
     unused = import_official(source, out, backbone, task, str(vggish.resolve()) if vggish else None)
-    console.print(f"{out}: checkpoint; {len(unused)} tensors that no forward pass uses were left out", soft_wrap=True)
+    console.print(
+        f"{out}: checkpoint; {len(unused)} tensors that no forward pass uses were left out",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 @app.command("import-vggish")
@@ -39,7 +43,8 @@ def import_vggish_command(
     """Check VGGish's weights and keep them as safetensors, for -o model.audio_weights=FILE."""
     from avslib.models.vggish import import_vggish
 
-    console.print(f"{import_vggish(source, out)}: VGGish; use it by -o model.audio_weights={out}", soft_wrap=True)
+    told = f"{import_vggish(source, out)}: VGGish; use it by -o model.audio_weights={out}"
+    console.print(told, soft_wrap=True, markup=False)
 
 
 @app.command("list")

@@ -94,7 +94,10 @@ def demo(
         with atomic_path(out / f"table_{task}.md") as path:
             path.write_text(table(kept, task, "mini", "md"), encoding="utf-8")
         comparison_bars(summarise(kept, task), out / f"comparison_{task}.png")
-    console.print(f"{out}: tables, pictures and run records; {(time.perf_counter() - start) / 60:.1f} minutes in all")
+    console.print(
+        f"{out}: tables, pictures and run records; {(time.perf_counter() - start) / 60:.1f} minutes in all",
+        markup=False,
+    )
     return kept
 
 

@@ -113,7 +113,7 @@ def run_grid(
         console.print(f"failed: {name}: {error}", markup=False, highlight=False, soft_wrap=True)
     if failed:
         note = f"{len(failed)} of {len(todo)} runs failed; tracebacks and commands: {out / 'failed'}"
-        console.print(f"{note}; the same command tries them again", highlight=False, soft_wrap=True)
+        console.print(f"{note}; the same command tries them again", highlight=False, soft_wrap=True, markup=False)
     return SweepResult(records, failed)
 
 
@@ -206,7 +206,7 @@ def _tables(records: list[RunRecord], out: Path, console: Console) -> None:
         with atomic_path(out / f"table_{task}.md") as part:
             part.write_text(made["md"], encoding="utf-8")
     if records:
-        console.print(f"records and tables: {out}", highlight=False, soft_wrap=True)
+        console.print(f"records and tables: {out}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _headline(grid: Grid, todo: Sequence[Job], left: Sequence[Job]) -> str:
