@@ -459,4 +459,4 @@ def test_a_full_disk_is_told_and_leaves_the_last_state_whole(values, clean, tmp_
 def test_faults_are_counted(reliability_record):
     """Those that the tests above injected: each one is counted where its run ended as it should."""
     if SURVIVED:  # else this test was chosen alone
-        reliability_record("faults", injected_and_survived=SURVIVED.total(), **SURVIVED)
+        reliability_record("faults", faults=SURVIVED.total(), survived=SURVIVED.total(), **SURVIVED)
