@@ -198,8 +198,11 @@ def check_current(extra: str | None) -> None:
         say(f"Not installed here; what needs it will fail. To add it: {sys.executable} -m pip install {packages}")
     probe = subprocess.run(
         [sys.executable, "-c", "import avslib.cli, avslib.models.ecmvae"],
-        cwd=ROOT, env=child_environment(None), capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=child_environment(None),
+        capture_output=True,
+        text=True,
+    )
     if probe.returncode:
         reason = (probe.stderr.strip().splitlines() or ["no message"])[-1]
         raise Stop(f"avslib cannot be imported here ({reason}): install what is missing and start again.")
@@ -241,7 +244,7 @@ def test_commands(arguments: list[str]) -> list[list[str]]:
     strict = [path for path in notebooks if path not in lax]
     return [
         [*pytest, "--dist", "loadscope", *chosen, *kept],
-        [*pytest, "--dist", "load", "-m", "notebook", "tests/test_notebooks.py", *rest],
+        [*pytest, "--dist", "load", "-m", "notebook", "tests/notebooks/test_notebooks.py", *rest],
         [*nbval, "--nbval", "--nbval-sanitize-with=tests/sanitize.cfg", *rest, *strict],
         [*nbval, "--nbval-lax", *rest, *lax],
     ]

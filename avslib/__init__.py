@@ -10,9 +10,9 @@ _LAZY = {
     "load_config": "avslib.config",
     "ECMVAE": "avslib.models.ecmvae",
     "ECMVAEOutput": "avslib.models.ecmvae",
-    "load_checkpoint": "avslib.checkpoints",
-    "load_official": "avslib.released",
-    "AvsError": "avslib.errors",
+    "load_checkpoint": "avslib.weights.checkpoints",
+    "load_official": "avslib.weights.released",
+    "AvsError": "avslib.core.errors",
 }
 
 __all__ = [*_LAZY, "__version__"]

@@ -8,10 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from avslib.errors import NonFiniteError, UsageError
-
-__all__ = ["Reliability", "calibration_error", "entropy", "entropy_parts", "fit_temperature",
-           "logits_of_mean_probability", "reliability"]  # fmt: skip
+from avslib.core.errors import NonFiniteError, UsageError
 
 
 def entropy(p: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
@@ -89,8 +86,10 @@ def reliability(p: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], bins: int 
     ([0.5, 1.0], 0.2)
     """
     if p.shape != target.shape or p.numel() == 0 or bins < 1:
-        raise UsageError(f"reliability expects probabilities and targets of one shape and at least one bin; "
-                         f"got {list(p.shape)}, {list(target.shape)}, {bins} bins")  # fmt: skip
+        raise UsageError(
+            f"reliability expects probabilities and targets of one shape and at least one bin; "
+            f"got {list(p.shape)}, {list(target.shape)}, {bins} bins"
+        )
     p, target = p.detach().flatten().double().cpu(), target.flatten().double().cpu()
     if not ((p >= 0) & (p <= 1)).all() or not ((target == 0) | (target == 1)).all():
         raise UsageError(

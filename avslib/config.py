@@ -10,10 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from avslib.errors import ConfigError
-from avslib.untrusted import LARGEST_YAML, first_line, parse_yaml, read_text
-
-__all__ = ["Config", "DataConfig", "LossConfig", "ModelConfig", "TrainConfig", "load_config", "preset_names"]
+from avslib.core.errors import ConfigError
+from avslib.core.parsing import LARGEST_YAML, first_line, parse_yaml, read_text
 
 PRESETS = Path(__file__).parent / "presets"
 # a checkpoint brings its configuration: one that asks for terabytes is refused before a network is built

@@ -12,12 +12,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torchmetrics import Metric
 
-from avslib.errors import NonFiniteError, UsageError
-
-__all__ = [
-    "BETA_SQUARED", "THRESHOLDS", "FScore", "FrameScores", "LegacyFScore", "MeanIoU", "f_curves", "frame_scores",
-    "iou_per_frame",
-]  # fmt: skip
+from avslib.core.errors import NonFiniteError, UsageError
 
 BETA_SQUARED = 0.3
 # The last one is exactly 1 in float32; the figures of the release are made with it.
@@ -158,10 +153,7 @@ class MeanIoU(Metric):
         self.add_state("frames", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(
-        self,
-        logits: Float[Tensor, "N *frame"],
-        target: Shaped[Tensor, "N *frame"],
-        scores: FrameScores | None = None,
+        self, logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"], scores: FrameScores | None = None
     ) -> None:
         """Add N frames; shapes and errors as `frame_scores`, whose result may be given where it is known."""
         scores = frame_scores(logits, target) if scores is None else scores
@@ -195,10 +187,7 @@ class FScore(Metric):
         self.add_state("counted", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(
-        self,
-        logits: Float[Tensor, "N *frame"],
-        target: Shaped[Tensor, "N *frame"],
-        scores: FrameScores | None = None,
+        self, logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"], scores: FrameScores | None = None
     ) -> None:
         """Add N frames; shapes and errors as `frame_scores`, whose result may be given where it is known."""
         scores = frame_scores(logits, target) if scores is None else scores

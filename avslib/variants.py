@@ -16,9 +16,7 @@ import difflib
 from typing import Any, get_args
 
 from avslib.config import Config, LossConfig, load_config, preset_names
-from avslib.errors import UsageError
-
-__all__ = ["VARIANTS", "method_name", "variant"]
+from avslib.core.errors import UsageError
 
 
 def _forms(field: str) -> tuple[str, ...]:
@@ -26,9 +24,18 @@ def _forms(field: str) -> tuple[str, ...]:
 
 
 # fields of ``model`` that make a network larger or start it elsewhere, but no other method
-SIZES = ("model.backbone", "model.pretrained", "model.image_size", "model.audio_encoder", "model.audio_weights",
-         "model.audio_dim", "model.channels", "model.image_encoder_channels", "model.map_encoder_channels",
-         "model.map_vector")  # fmt: skip
+SIZES = (
+    "model.backbone",
+    "model.pretrained",
+    "model.image_size",
+    "model.audio_encoder",
+    "model.audio_weights",
+    "model.audio_dim",
+    "model.channels",
+    "model.image_encoder_channels",
+    "model.map_encoder_channels",
+    "model.map_vector",
+)
 RELEASED_FORMS = ("loss.structure_weighting", "loss.kl_scale", "loss.divergence_c", "loss.mi_bound", "data.flip")
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -56,7 +63,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     f"{field}_{form}": {f"loss.{field}": form}
     for field in ("divergence_c", "kl_scale", "mi_bound", "structure_weighting")
     for form in _forms(field)
-}  # fmt: skip
+}
 
 
 def variant(name: str) -> dict[str, Any]:

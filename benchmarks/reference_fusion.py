@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from avslib.models.fusion import TPAVI
 
-__all__ = ["QuadraticTPAVI"]
-
 
 class QuadraticTPAVI(nn.Module):
     """Same parameters, inputs and outputs as :class:`avslib.models.fusion.TPAVI`, at quadratic time and memory."""
@@ -32,8 +30,9 @@ class QuadraticTPAVI(nn.Module):
         reference.load_state_dict({name: value.view(shapes[name]) for name, value in fusion.state_dict().items()})
         return reference
 
-    def forward(self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int, groups: int = 1
-                ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C"]]:
+    def forward(
+        self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int, groups: int = 1
+    ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C"]]:
         if groups > 1:  # one part after the other, each with batch statistics of its own
             parts = zip(x.chunk(groups), audio.chunk(groups), strict=True)
             return tuple(torch.cat(part) for part in zip(*(self(*p, frames) for p in parts), strict=True))

@@ -4,8 +4,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["reference_f", "reference_j"]
-
 
 def reference_j(logits: Float[Tensor, "N 1 H W"], mask: Float[Tensor, "N 1 H W"]) -> float:
     """Mean over frames of I / (U + 1e-7) at sigmoid > 0.5; of an empty mask, the share of pixels left out."""

@@ -17,10 +17,7 @@ from avslib.models.branch import Branch
 from avslib.models.decoder import Decoder
 from avslib.models.ecmvae import ECMVAE, ECMVAEOutput
 from avslib.models.latent import Gaussian, Noise
-
-from .reference_fusion import QuadraticTPAVI
-
-__all__ = ["ReferenceECMVAE", "plain_boundary_weight", "plain_decoder", "reference_objective"]
+from benchmarks.reference_fusion import QuadraticTPAVI
 
 
 class ReferenceECMVAE(nn.Module):

@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.tiny import TINY
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-TINY = {"model.pretrained": False, "model.image_size": 64, "model.channels": 8, "model.image_encoder_channels": [4] * 5,
-        "model.map_encoder_channels": [4] * 5, "data.workers": 0, "train.batch_size": 2, "train.epochs": 2,
-        "train.warmup_steps": 0, "train.checkpoint_every": 3}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +37,7 @@ def pytest_addoption(parser):
 @pytest.fixture
 def reliability_record(request):
     """Keeps the figures of a test, ``reliability_record("resume", kill_points=20)``, where --record asks for it."""
-    from avslib.reliability import FOLDER, write_reliability_record
+    from tools.reliability import FOLDER, write_reliability_record
 
     def keep(name, **figures):
         if request.config.getoption("--record"):

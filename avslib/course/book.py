@@ -6,10 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from avslib.core.errors import InstallError, NotebookError, OutputError
 from avslib.course.execute import find
-from avslib.errors import InstallError, NotebookError, OutputError
-
-__all__ = ["build_book"]
 
 TITLE = "ECMVAE, term by term"
 INDEX = """# {title}

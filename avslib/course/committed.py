@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
+from avslib.core.errors import InstallError
 from avslib.course.lesson import base_folder
-from avslib.errors import InstallError
-
-__all__ = ["committed_results", "committed_runs", "committed_study"]
 
 
 def committed_results(*parts: str) -> Path:

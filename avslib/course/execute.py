@@ -8,13 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from avslib.core.errors import InstallError, NotebookError, OutputError
+from avslib.core.files import atomic_path
+from avslib.core.parsing import LARGEST_YAML, parse_yaml, read_text
 from avslib.course.lesson import METRICS, base_folder
-from avslib.errors import InstallError, NotebookError, OutputError
-from avslib.files import atomic_path
-from avslib.untrusted import LARGEST_YAML, parse_yaml, read_text
-
-__all__ = ["MAX_BYTES", "check_parameters", "find", "given_for", "notebooks_folder", "parameters", "read_parameters",
-           "refresh", "run_notebook"]  # fmt: skip
 
 # a notebook with its stored outputs; larger ones load slowly on the web
 MAX_BYTES = 300_000
@@ -167,9 +164,13 @@ def refresh(path: Path, *, timeout: int = 600) -> None:
 
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, timeout=timeout, kernel_name="python3", record_timing=False, store_widget_state=False,
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        record_timing=False,
+        store_widget_state=False,
         resources={"metadata": {"path": str(path.parent)}},
-    )  # fmt: skip
+    )
     try:
         client.execute()
     except CellExecutionError as error:

@@ -15,16 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avslib.checkpoints import load_checkpoint
 from avslib.config import Config, load_config
+from avslib.core.errors import DataError, NotebookError
+from avslib.core.files import atomic_path
 from avslib.data.avsbench import AVSBench
 from avslib.data.mini.build import build_mini
-from avslib.errors import DataError, NotebookError
-from avslib.files import atomic_path
 from avslib.models.ecmvae import ECMVAE
-from avslib.train import open_split
-
-__all__ = ["METRICS", "STANDARD", "Lesson", "start"]
+from avslib.training.loop import open_split
+from avslib.weights.checkpoints import load_checkpoint
 
 METRICS = "metrics.json"
 # the parameters that every notebook has, and what each must be
@@ -111,9 +109,14 @@ class Lesson:
         values = {name: _plain(name, value) for name, value in metrics.items()}
         with atomic_path(self.out / METRICS) as part:
             content = {
-                "notebook": self.name, "fast": self.fast, "seed": self.seed, "device": self.device.type,
-                "checks": self.checks, "seconds": round(time.perf_counter() - self.began, 1), "metrics": values,
-            }  # fmt: skip
+                "notebook": self.name,
+                "fast": self.fast,
+                "seed": self.seed,
+                "device": self.device.type,
+                "checks": self.checks,
+                "seconds": round(time.perf_counter() - self.began, 1),
+                "metrics": values,
+            }
             part.write_text(json.dumps(content, indent=1), encoding="utf-8")
         print(f"{self.name}: {self.checks} checks passed, {len(values)} metrics written to {METRICS}")
 
@@ -202,14 +205,21 @@ def _style_plots() -> None:
     import matplotlib.pyplot as plt
     from matplotlib import cycler
 
-    from avslib.plots import COLOURS
+    from avslib.study.plots import COLOURS
 
     names, dashes = ("blue", "orange", "green", "vermilion", "purple", "black"), ("-", "--", "-.", ":", "-", "--")
     cycle = cycler(color=[COLOURS[n] for n in names]) + cycler(linestyle=list(dashes))
     plt.rcParams.update(
-        {"axes.prop_cycle": cycle, "figure.dpi": 80, "figure.figsize": (7, 3), "image.cmap": "viridis",
-         "font.size": 9, "axes.grid": False, "figure.constrained_layout.use": True}
-    )  # fmt: skip
+        {
+            "axes.prop_cycle": cycle,
+            "figure.dpi": 80,
+            "figure.figsize": (7, 3),
+            "image.cmap": "viridis",
+            "font.size": 9,
+            "axes.grid": False,
+            "figure.constrained_layout.use": True,
+        }
+    )
 
 
 def _plain(name: str, value: Any) -> float | int | bool | str:

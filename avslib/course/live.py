@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from avslib.course.show import show
-from avslib.plots import curves_figure
-
-__all__ = ["LiveCurves"]
+from avslib.study.plots import curves_figure
 
 
 class LiveCurves:

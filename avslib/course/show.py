@@ -7,10 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from avslib.audio import SAMPLE_RATE
-from avslib.errors import UsageError
-from avslib.inline import figure_png, player_html, small_png
-
-__all__ = ["player", "show"]
+from avslib.core.errors import UsageError
+from avslib.course.inline import figure_png, player_html, small_png
 
 
 def show(figure: Any, alt: str) -> Any:

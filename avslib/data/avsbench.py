@@ -13,13 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from avslib.audio import SAMPLE_RATE, load_clip, log_mel
-from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, masks_missing, read_csv
+from avslib.core.errors import DataError, UsageError
+from avslib.core.parsing import LARGEST_TEXT, read_text
+from avslib.data.layout import LAYOUTS, find_folder, make_clip, masks_missing, read_csv
 from avslib.data.pickles import load_log_mel
 from avslib.data.pictures import read_frame, read_mask, require_same_size
-from avslib.errors import DataError, UsageError
-from avslib.untrusted import LARGEST_TEXT, read_text
-
-__all__ = ["AVSBench", "Clip", "read_item", "read_skip_list", "stack_audio"]
 
 logger = logging.getLogger(__name__)
 

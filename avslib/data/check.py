@@ -14,20 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from avslib.audio import load_clip
+from avslib.core.errors import AvsError, DataError
+from avslib.core.files import atomic_path
 from avslib.data.avsbench import AUDIO_TOLERANCE
 from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, masks_missing, read_csv
 from avslib.data.mini.listing import clip_of, damaged_files
 from avslib.data.pickles import load_log_mel
 from avslib.data.pictures import read_frame, read_mask, require_same_size
-from avslib.errors import AvsError, DataError
-from avslib.files import atomic_path
 
-__all__ = ["PUBLISHED", "Finding", "Report", "TaskReport", "check"]
-
-PUBLISHED = {
-    "s4": {"train": 3452, "val": 740, "test": 740},
-    "ms3": {"train": 296, "val": 64, "test": 64},
-}
+PUBLISHED = {"s4": {"train": 3452, "val": 740, "test": 740}, "ms3": {"train": 296, "val": 64, "test": 64}}
 
 
 @dataclass(frozen=True)

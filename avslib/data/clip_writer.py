@@ -14,16 +14,14 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from avslib.audio import SAMPLE_RATE, load_clip, log_mel
+from avslib.core.errors import AvsError, DiskFullError, VideoError
+from avslib.core.files import atomic_path
+from avslib.core.tensors import load_tensors, save_tensors
 from avslib.data.avsbench import AUDIO_TOLERANCE
 from avslib.data.layout import LAYOUTS, clip_folders, is_plain_name, make_clip
 from avslib.data.pickles import LOG_MEL, load_log_mel
 from avslib.data.pictures import read_frame
-from avslib.errors import AvsError, DiskFullError, VideoError
-from avslib.files import atomic_path
-from avslib.tensor_files import load_tensors, save_tensors
-from avslib.video import PHASE, probe, read_video
-
-__all__ = ["SECONDS", "ClipJob", "Outcome", "make_clips"]
+from avslib.video.reader import PHASE, probe, read_video
 
 SECONDS = 5
 

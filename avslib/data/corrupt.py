@@ -7,9 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from avslib.errors import BadClipsError, DataError, PictureError
-
-__all__ = ["CORRUPT", "UNREADABLE", "corrupt_clips", "first_readable", "too_many"]
+from avslib.core.errors import BadClipsError, DataError, PictureError
 
 CORRUPT = "corrupt"
 UNREADABLE = (PictureError, DataError)

@@ -20,15 +20,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from avslib.audio import SAMPLE_RATE, load_clip, log_mel
+from avslib.core.errors import DataError, DiskFullError, NonFiniteError
+from avslib.core.files import atomic_path, sha256_file
+from avslib.core.locks import locked
 from avslib.data.avsbench import AUDIO_TOLERANCE, AVSBench
 from avslib.data.mini.listing import require_as_built
 from avslib.data.packed import NamedBytes, PackedClips
 from avslib.data.pickles import load_log_mel
-from avslib.errors import DataError, DiskFullError, NonFiniteError
-from avslib.files import atomic_path, sha256_file
-from avslib.locks import locked
-
-__all__ = ["AudioEncoder", "embed_dataset", "embed_packed"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +101,7 @@ def _packed_sound(name: str, files: dict[str, NamedBytes], frames: int) -> _Soun
     return _Sound(name, waveform, patches)
 
 
-def _batches(
-    sounds: Iterator[_Sound], what: str, clips: int, batch: int, progress: bool
-) -> Iterator[list[_Sound]]:
+def _batches(sounds: Iterator[_Sound], what: str, clips: int, batch: int, progress: bool) -> Iterator[list[_Sound]]:
     """Sounds in batches, with a progress bar, which appears when the first one is asked for."""
     parts = iter(lambda: list(islice(sounds, batch)), [])
     yield from track(parts, f"audio embeddings, {what}", math.ceil(clips / batch), disable=not progress)

@@ -8,13 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from avslib.errors import DataError, UsageError
-from avslib.untrusted import LARGEST_TEXT, first_line, read_text
-
-__all__ = [
-    "LAYOUTS", "Clip", "Layout", "clip_folders", "find_folder", "is_plain_name", "make_clip", "masks_missing",
-    "read_csv",
-]  # fmt: skip
+from avslib.core.errors import DataError, UsageError
+from avslib.core.parsing import LARGEST_TEXT, first_line, read_text
 
 LONGEST_NAME = 200  # bytes of UTF-8: file systems take 255, and "_10.safetensors" and the like follow
 DEVICES = frozenset(("CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")))

@@ -16,15 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from avslib.config import DataConfig
+from avslib.core.seeds import flip_rng, order_rng
 from avslib.data.corrupt import first_readable
 from avslib.data.packed import PackedClips
 from avslib.data.workers import TIMEOUT
-from avslib.seeds import flip_rng, order_rng
-
-__all__ = [
-    "EpochSampler", "FlippedClips", "FlippedStream", "StreamSampler", "eval_loader", "packed_loader", "shuffle_audio",
-    "train_loader",
-]  # fmt: skip
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -141,9 +136,11 @@ class FlippedStream(Dataset):
             return int(key[1]["__key__"])
 
         key, item = first_readable(
-            lambda key: self.clips.decode(key[1])[1], keys, lambda key: self.clips.names[number(key)],
+            lambda key: self.clips.decode(key[1])[1],
+            keys,
+            lambda key: self.clips.names[number(key)],
             self.flips.config.max_corrupt,
-        )  # fmt: skip
+        )
         return self.flips.flip(item, key[0], number(key))
 
 
@@ -183,9 +180,13 @@ def eval_loader(dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoad
     """All clips in their own order."""
     timeout = TIMEOUT if workers else 0
     return DataLoader(
-        dataset, batch_size, num_workers=workers, timeout=timeout, pin_memory=torch.cuda.is_available(),
+        dataset,
+        batch_size,
+        num_workers=workers,
+        timeout=timeout,
+        pin_memory=torch.cuda.is_available(),
         generator=_unused(),
-    )  # fmt: skip
+    )
 
 
 def _unused() -> torch.Generator:

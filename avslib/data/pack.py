@@ -9,14 +9,12 @@ from typing import Any, BinaryIO
 from rich.progress import Progress
 from safetensors.torch import save
 
+from avslib.core.errors import OutputError, UsageError
+from avslib.core.files import atomic_path
+from avslib.core.locks import locked
 from avslib.data.avsbench import AVSBench
 from avslib.data.layout import LAYOUTS, Clip, find_folder, read_csv
 from avslib.data.pickles import LOG_MEL, load_log_mel
-from avslib.errors import OutputError, UsageError
-from avslib.files import atomic_path
-from avslib.locks import locked
-
-__all__ = ["FORMAT", "INDEX", "index_sha256", "pack"]
 
 FORMAT, INDEX = "avslib-packed-1", "index.json"
 

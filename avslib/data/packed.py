@@ -15,14 +15,12 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from avslib.core.errors import PackedError, UsageError
+from avslib.core.parsing import LARGEST_JSON, first_line, parse_json
+from avslib.core.seeds import buffer_rng, shard_rng
 from avslib.data.avsbench import read_item, stack_audio
 from avslib.data.layout import LAYOUTS, is_plain_name
 from avslib.data.pack import FORMAT, INDEX, index_sha256
-from avslib.errors import PackedError, UsageError
-from avslib.seeds import buffer_rng, shard_rng
-from avslib.untrusted import LARGEST_JSON, first_line, parse_json
-
-__all__ = ["NamedBytes", "PackedClips", "read_index"]
 
 AGAIN = "copy it again, or pack the clips again"
 

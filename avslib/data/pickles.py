@@ -18,12 +18,10 @@ from rich.progress import track
 from safetensors import SafetensorError
 from torch import Tensor
 
-from avslib.errors import AvsError, DataError, LogMelError
-from avslib.state_dicts import Refused, check_opcodes, load_tensors
-from avslib.tensor_files import parse_tensors, save_tensors
-from avslib.untrusted import read_bytes
-
-__all__ = ["LOG_MEL", "convert_audio", "load_log_mel", "load_tensor"]
+from avslib.core.errors import AvsError, DataError, LogMelError
+from avslib.core.parsing import read_bytes
+from avslib.core.state_dicts import Refused, check_opcodes, load_tensors
+from avslib.core.tensors import parse_tensors, save_tensors
 
 LOG_MEL = "log_mel"
 

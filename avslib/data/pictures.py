@@ -8,10 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from avslib.errors import PictureError
-from avslib.untrusted import first_line, read_bytes
-
-__all__ = ["read_frame", "read_mask", "require_same_size"]
+from avslib.core.errors import PictureError
+from avslib.core.parsing import first_line, read_bytes
 
 LARGEST_PICTURE = 64 * 10**6  # pixels; larger ones are decompression bombs, or not frames; decoded within 10 s
 LARGEST_FILE = 256 * 2**20  # bytes: `LARGEST_PICTURE` in 32 bits, not compressed

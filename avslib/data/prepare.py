@@ -12,18 +12,28 @@ from pathlib import Path
 
 from rich.progress import track
 
+from avslib.core.errors import AvsError, DataError, UsageError, WorkerError
+from avslib.core.files import atomic_path, told_when_full
+from avslib.core.locks import LOCK, locked
 from avslib.data.clip_writer import ClipJob, Outcome, make_clips
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
-from avslib.errors import AvsError, DataError, UsageError, WorkerError
-from avslib.files import atomic_path, told_when_full
-from avslib.locks import LOCK, locked
-
-__all__ = ["LOG", "VIDEO_ENDINGS", "Prepared", "prepare"]
 
 LOG = "prepare_log.csv"
 VIDEO_ENDINGS = (
-    ".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"
-)  # fmt: skip
+    ".3gp",
+    ".avi",
+    ".flv",
+    ".m4v",
+    ".mkv",
+    ".mov",
+    ".mp4",
+    ".mpeg",
+    ".mpg",
+    ".ogv",
+    ".ts",
+    ".webm",
+    ".wmv",
+)
 
 
 @dataclass

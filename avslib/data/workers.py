@@ -16,9 +16,7 @@ from typing import Any
 from accelerate import skip_first_batches
 from torch.utils.data import DataLoader
 
-from avslib.errors import WorkerError
-
-__all__ = ["RESTARTS", "TIMEOUT", "lasting", "worker_deaths_kept_back"]
+from avslib.core.errors import WorkerError
 
 RESTARTS = 3  # in one pass over the data
 TIMEOUT = 600  # seconds

@@ -9,6 +9,16 @@ from avslib.losses.segmentation import structure_loss
 from avslib.losses.shared_code import geometric_js, monte_carlo_js, official_js, shared_code_divergence, symmetric_kl
 
 __all__ = [
-    "gaussian_kl", "geometric_js", "kl_loss", "matching_loss", "monte_carlo_js", "mutual_information_bound",
-    "objective", "official_js", "orthogonality_loss", "shared_code_divergence", "structure_loss", "symmetric_kl",
+    "gaussian_kl",
+    "geometric_js",
+    "kl_loss",
+    "matching_loss",
+    "monte_carlo_js",
+    "mutual_information_bound",
+    "objective",
+    "official_js",
+    "orthogonality_loss",
+    "shared_code_divergence",
+    "structure_loss",
+    "symmetric_kl",
 ]

@@ -5,8 +5,6 @@ from torch import Tensor
 
 from avslib.losses.numerics import safe_exp, wide
 
-__all__ = ["gaussian_kl", "kl_loss"]
-
 Gaussian = tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]
 
 

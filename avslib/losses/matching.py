@@ -10,11 +10,10 @@ from torch.nn import functional as F
 
 from avslib.losses.numerics import wide
 
-__all__ = ["matching_loss"]
 
-
-def matching_loss(logits: Float[Tensor, "N 1 H W"], fused: list[Float[Tensor, "N C _ _"]], audio: Float[Tensor, "N C"]
-                  ) -> Float[Tensor, ""]:
+def matching_loss(
+    logits: Float[Tensor, "N 1 H W"], fused: list[Float[Tensor, "N C _ _"]], audio: Float[Tensor, "N C"]
+) -> Float[Tensor, ""]:
     """Mean over levels of sum_n KL(softmax(audio_n) || softmax(visual_n)).
 
     visual_n = average over space of sigmoid(pooled logits) * fused map; the logits are average-pooled to each level's

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from avslib.losses.numerics import safe_exp, wide
 
-__all__ = ["mutual_information_bound"]
 
-
-def mutual_information_bound(mu: Float[Tensor, "N M"], logvar: Float[Tensor, "N M"], target: Float[Tensor, "N M"],
-                             kind: str = "official") -> Float[Tensor, ""]:
+def mutual_information_bound(
+    mu: Float[Tensor, "N M"], logvar: Float[Tensor, "N M"], target: Float[Tensor, "N M"], kind: str = "official"
+) -> Float[Tensor, ""]:
     """E[log q(target | mu, logvar)] up to a constant, mean over rows, summed over M; to be maximised.
 
     ``full``: sum_m -0.5 [(mu - target)^2 exp(-logvar) + logvar]. ``official`` leaves the logvar out, so that the bound

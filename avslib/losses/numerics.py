@@ -4,8 +4,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["safe_exp", "wide"]
-
 
 def safe_exp(x: Float[Tensor, "*S"], limit: float = 30.0) -> Float[Tensor, "*S"]:
     """exp(x) up to `limit`, its tangent beyond.

@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avslib.config import Config
-from avslib.distributed import world_size
-from avslib.errors import UsageError
+from avslib.core.errors import UsageError
 from avslib.losses.kl import kl_loss
 from avslib.losses.matching import matching_loss
 from avslib.losses.mutual_information import mutual_information_bound
@@ -19,12 +18,12 @@ from avslib.losses.segmentation import structure_loss
 from avslib.losses.shared_code import shared_code_divergence
 from avslib.models.ecmvae import ECMVAEOutput
 from avslib.models.latent import Noise, draw_noise
+from avslib.training.distributed import world_size
 
-__all__ = ["objective"]
 
-
-def objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise = None,
-              weight: float = 1.0) -> dict[str, Tensor]:
+def objective(
+    output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise = None, weight: float = 1.0
+) -> dict[str, Tensor]:
     """All loss terms of one pass.
 
     With several processes the objective is the mean of what they get. The matching loss, a sum over the rows of the
@@ -53,15 +52,18 @@ def objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Conf
     if output.logits_posterior is None and config.model.latent != "none":
         raise UsageError("objective: the output has no posterior; call the model with a mask")
     if mask.shape != output.logits.shape:
-        raise UsageError(f"objective: mask has shape {tuple(mask.shape)}, expected {tuple(output.logits.shape)}, "
-                         "the shape of the logits")
+        raise UsageError(
+            f"objective: mask has shape {tuple(mask.shape)}, expected {tuple(output.logits.shape)}, "
+            "the shape of the logits"
+        )
     # half precision is for the network; sums over pixels and exponentials of log-variances need float32
     with torch.autocast(output.logits.device.type, enabled=False):
         return _objective(output, mask, config, noise, world_size() / weight)
 
 
-def _objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise, of_sums: float
-               ) -> dict[str, Tensor]:
+def _objective(
+    output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise, of_sums: float
+) -> dict[str, Tensor]:
     w, z = config.loss, output.codes
     rows = slice(None)
     if output.annotated is not None:  # found on the host, which would otherwise wait for the device
@@ -77,10 +79,16 @@ def _objective(output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Con
     if output.logits_posterior is not None:
         fused, audio = output.fused["posterior"], output.audio["posterior"]
         parts["match_posterior"] = of_sums * matching_loss(output.logits_posterior, fused, audio)
-        prior = {name: (mu, logvar) if on_all else (mu[rows], logvar[rows])
-                 for name, (mu, logvar) in output.latents.items() if not name.endswith("_y")}
-        parts |= {f"kl_{code}": kl_loss(output.latents[name + "_y"], prior[name], w.kl_scale)
-                  for code, name in (("sv", "vs"), ("sa", "as")) if name in prior}
+        prior = {
+            name: (mu, logvar) if on_all else (mu[rows], logvar[rows])
+            for name, (mu, logvar) in output.latents.items()
+            if not name.endswith("_y")
+        }
+        parts |= {
+            f"kl_{code}": kl_loss(output.latents[name + "_y"], prior[name], w.kl_scale)
+            for code, name in (("sv", "vs"), ("sa", "as"))
+            if name in prior
+        }
     if config.model.latent == "factorised":
         prior_c, posterior_c = prior["vac"], output.latents["vac_y"]
         eps = [draw_noise(noise, name, posterior_c[0]) for name in ("js_prior", "js_posterior")]
@@ -98,8 +106,13 @@ def _weights(config: Config) -> dict[str, float]:
     """The weight of each part in the loss; the bound on the mutual information is maximised."""
     w = config.loss
     return {
-        "seg_prior": w.seg_prior, "seg_posterior": w.seg_posterior,
-        "match_prior": w.match, "match_posterior": w.match,
-        "kl_sv": w.kl, "kl_sa": w.kl, "divergence_c": w.kl,
-        "mi": -w.mi, "orthogonality": w.orthogonality,
-    }  # fmt: skip
+        "seg_prior": w.seg_prior,
+        "seg_posterior": w.seg_posterior,
+        "match_prior": w.match,
+        "match_posterior": w.match,
+        "kl_sv": w.kl,
+        "kl_sa": w.kl,
+        "divergence_c": w.kl,
+        "mi": -w.mi,
+        "orthogonality": w.orthogonality,
+    }

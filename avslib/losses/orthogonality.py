@@ -6,10 +6,8 @@ Bousmalis et al.: Domain Separation Networks, NeurIPS 2016, equation 5.
 from jaxtyping import Float
 from torch import Tensor
 
-from avslib.distributed import mean_over_processes, world_size
 from avslib.losses.numerics import wide
-
-__all__ = ["orthogonality_loss"]
+from avslib.training.distributed import mean_over_processes, world_size
 
 
 def orthogonality_loss(z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"], sync: bool = False) -> Float[Tensor, ""]:
@@ -23,6 +21,7 @@ def orthogonality_loss(z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"], sync:
     >>> round(orthogonality_loss(z, z).item(), 4)
     1.0
     """
+
     def rows(z: Tensor) -> Tensor:
         mean = z.mean(0, keepdim=True)
         z = z - (mean_over_processes(mean) if sync else mean)

@@ -10,8 +10,6 @@ from torch.nn import functional as F
 
 from avslib.losses.numerics import wide
 
-__all__ = ["boundary_weight", "structure_loss"]
-
 
 def boundary_weight(mask: Float[Tensor, "N 1 H W"]) -> Float[Tensor, "N 1 H W"]:
     """w = 1 + 5 |avgpool31(y) - y|: up to 6 at the outline, 1 far from it.
@@ -24,8 +22,12 @@ def boundary_weight(mask: Float[Tensor, "N 1 H W"]) -> Float[Tensor, "N 1 H W"]:
     return 1 + 5 * (mean - mask).abs()
 
 
-def structure_loss(logits: Float[Tensor, "N 1 H W"], mask: Float[Tensor, "N 1 H W"], weighting: str = "official",
-                   smoothing: float = 1e-3) -> Float[Tensor, ""]:
+def structure_loss(
+    logits: Float[Tensor, "N 1 H W"],
+    mask: Float[Tensor, "N 1 H W"],
+    weighting: str = "official",
+    smoothing: float = 1e-3,
+) -> Float[Tensor, ""]:
     """mean BCE(logits, y (1 - s) + s / 2) + mean_n [1 - (I_n + 1) / (U_n - I_n + 1)].
 
     I = sum w p y, U = sum w (p + y), w from :func:`boundary_weight`, p = sigmoid(logits).

@@ -15,17 +15,17 @@ from torch.nn import functional as F
 from avslib.losses.kl import Gaussian, gaussian_kl
 from avslib.losses.numerics import safe_exp, wide
 
-__all__ = ["geometric_js", "monte_carlo_js", "official_js", "shared_code_divergence", "symmetric_kl"]
 
-
-def official_js(p: Gaussian, q: Gaussian, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]
-                ) -> Float[Tensor, ""]:
+def official_js(
+    p: Gaussian, q: Gaussian, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]
+) -> Float[Tensor, ""]:
     """0.5 [sum P (log P - log M) + sum Q (log Q - log M)] / N, P and Q element-wise densities at a sample of their own.
 
     M = (P + Q) / 2. The samples carry no gradient. Moving a mean changes nothing: P depends on eps and logvar alone.
     As released to the digit down to a logvar of -30; below it precisions count linearly, for the gradient of a density
     over its own deviation, e^50 at a logvar of -50, has no norm in float32.
     """
+
     def own_log_density(g: Gaussian, eps: Tensor) -> Tensor:
         mu, logvar, eps = wide(*g, eps)
         x = (mu + torch.exp(0.5 * logvar) * eps).detach()
@@ -37,13 +37,15 @@ def official_js(p: Gaussian, q: Gaussian, eps_p: Float[Tensor, "N K"], eps_q: Fl
     return 0.5 * total / len(log_p)
 
 
-def monte_carlo_js(p: Gaussian, q: Gaussian, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]
-                   ) -> Float[Tensor, ""]:
+def monte_carlo_js(
+    p: Gaussian, q: Gaussian, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]
+) -> Float[Tensor, ""]:
     """One-sample Monte-Carlo JS with both densities at each sample: 0.5 E_p[log p - log m] + 0.5 E_q[log q - log m].
 
     Densities are over all K dimensions, in log-space; the gradient goes through the samples x = mu + sigma eps. The
     expectation lies in [0, log 2]; it is 0 only for equal Gaussians.
     """
+
     def half(own: Gaussian, other: Gaussian, eps: Tensor) -> Tensor:
         mu, logvar, mu_other, logvar_other, eps = wide(*own, *other, eps)
         # the sample x = mu + sigma eps is never formed: x - mu would lose its digits where sigma is small beside mu
@@ -72,8 +74,9 @@ def symmetric_kl(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
     return 0.5 * (gaussian_kl(p, q) + gaussian_kl(q, p)).mean()
 
 
-def shared_code_divergence(p: Gaussian, q: Gaussian, kind: str, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]
-                           ) -> Float[Tensor, ""]:
+def shared_code_divergence(
+    p: Gaussian, q: Gaussian, kind: str, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]
+) -> Float[Tensor, ""]:
     """The divergence by its name in ``loss.divergence_c``; `eps_*` serve the two sampled forms."""
     if kind == "geometric_js":
         return geometric_js(p, q)

@@ -9,10 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avslib.errors import ConfigError, InstallError, UsageError, WeightsError
-from avslib.state_dicts import plain_tensor, read_state_dict
-
-__all__ = ["STRIDES", "Backbone"]
+from avslib.core.errors import ConfigError, InstallError, UsageError, WeightsError
+from avslib.core.state_dicts import plain_tensor, read_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +76,10 @@ class Backbone(nn.Module):
             raise WeightsError(f"weights for backbone {self.name!r} lack {len(missing)} tensors, first {missing[0]!r}")
         other = [k for k, v in wanted.items() if not plain_tensor(state[k]) or state[k].shape != v.shape]
         if other:
-            raise WeightsError(f"weights for backbone {self.name!r}: {other[0]!r} is no tensor of shape "
-                               f"{list(wanted[other[0]].shape)}; give a state dict of timm's {self.name}")  # fmt: skip
+            raise WeightsError(
+                f"weights for backbone {self.name!r}: {other[0]!r} is no tensor of shape "
+                f"{list(wanted[other[0]].shape)}; give a state dict of timm's {self.name}"
+            )
         self.net.load_state_dict({k: state[k] for k in wanted})
 
     def forward(self, image: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _ _ _"]]:

@@ -23,8 +23,6 @@ from avslib.models.latent import (
 )
 from avslib.models.neck import Neck
 
-__all__ = ["FUSED_CODES", "Branch", "MIHeads"]
-
 # model.latent -> name of a fused code -> the encoders whose codes it is made of
 FUSED_CODES: dict[str, dict[str, tuple[str, ...]]] = {
     "factorised": {"sc_v": ("vs", "vac"), "sc_a": ("as", "vac")},
@@ -62,9 +60,12 @@ class Branch(nn.Module):
         self.encoders = [name for name in PRIOR if any(name in parts for parts in self.fused_codes.values())]
         self.experts = m.code_fusion == "product_of_experts"
         audio_map = {
-            "channels": m.map_encoder_channels, "image_size": m.image_size, "audio_dim": m.audio_dim,
-            "vector": m.map_vector, "latent_dim": k,
-        }  # fmt: skip
+            "channels": m.map_encoder_channels,
+            "image_size": m.image_size,
+            "audio_dim": m.audio_dim,
+            "vector": m.map_vector,
+            "latent_dim": k,
+        }
         if "vs" in self.encoders:
             self.encode_sv = ImageEncoder(3 + masks, m.image_encoder_channels, m.image_size, k)
         if "as" in self.encoders:
@@ -123,8 +124,9 @@ class Branch(nn.Module):
             fused[name] = getattr(self, _LAYER[name.removesuffix("_y")])(z) if len(found) > 1 else z
         return fused
 
-    def inject_codes(self, maps: list[Float[Tensor, "N C _ _"]], codes: Mapping[str, Tensor], *, fused: bool
-                     ) -> list[Float[Tensor, "N C _ _"]]:
+    def inject_codes(
+        self, maps: list[Float[Tensor, "N C _ _"]], codes: Mapping[str, Tensor], *, fused: bool
+    ) -> list[Float[Tensor, "N C _ _"]]:
         """The maps with the codes where they enter before the fusion (`fused` False) or after it."""
         if not codes or fused != (self.where == "decoder"):
             return maps

@@ -11,8 +11,6 @@ from torch.nn import functional as F
 
 from avslib.models.fusion import l2_normalize
 
-__all__ = ["CorrelationGate"]
-
 
 class CorrelationGate(nn.Module):
     """out = LayerNorm(v + W_o (gate v)), gate = sigmoid(s cos(theta(v), phi(a)) + b) for every position of a frame.
@@ -39,8 +37,9 @@ class CorrelationGate(nn.Module):
         nn.init.zeros_(self.output.bias)
         self.layer_norm = nn.LayerNorm(channels)
 
-    def forward(self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int, groups: int = 1
-                ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C"]]:
+    def forward(
+        self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int, groups: int = 1
+    ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C"]]:
         # the squares of a map past 256 are not in float16, whose lengths would be infinite and the map 0
         with torch.autocast(x.device.type, enabled=False):
             x, audio = (t if t.dtype == torch.float64 else t.float() for t in (x, audio))

@@ -4,8 +4,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Decoder", "ResidualConvUnit", "upsample_conv"]
-
 
 class ResidualConvUnit(nn.Module):
     """x + two times (3x3 convolution, BatchNorm, ReLU)."""

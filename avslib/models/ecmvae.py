@@ -11,16 +11,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from avslib.config import Config
-from avslib.distributed import is_synchronized, world_size
-from avslib.errors import UsageError
+from avslib.core.errors import UsageError
 from avslib.models.backbones import STRIDES, Backbone
 from avslib.models.branch import Branch, MIHeads
 from avslib.models.correlation_gate import CorrelationGate
 from avslib.models.fusion import TPAVI
-from avslib.models.hub import Pretrained
 from avslib.models.latent import Gaussian, Noise
-
-__all__ = ["ECMVAE", "Branch", "ECMVAEOutput", "MIHeads"]
+from avslib.training.distributed import is_synchronized, world_size
+from avslib.weights.hub import Pretrained
 
 
 @dataclass
@@ -120,9 +118,7 @@ class ECMVAE(nn.Module, Pretrained):
         runs = [self._encoded("prior", features, projected, latents, frames, noise, output)]
         if mask is not None and self.posterior is not None:
             if annotated is not None:
-                rows, masks, frames = _posterior_rows(
-                    annotated, frames, self.config.data.posterior_mask, image.device
-                )
+                rows, masks, frames = _posterior_rows(annotated, frames, self.config.data.posterior_mask, image.device)
                 mask = mask.index_select(0, masks)
                 if rows is not None:
                     features = [f.index_select(0, rows) for f in features]

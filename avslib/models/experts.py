@@ -6,8 +6,6 @@ from torch import Tensor
 
 from avslib.models.latent import Gaussian
 
-__all__ = ["product_of_experts"]
-
 
 def product_of_experts(*experts: tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]) -> Gaussian:
     """(mu, logvar) of the Gaussian proportional to the product of the experts' densities and a unit Gaussian's.

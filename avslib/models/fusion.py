@@ -16,9 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avslib.distributed import global_moments, is_synchronized, world_size
-
-__all__ = ["TPAVI", "l2_normalize"]
+from avslib.training.distributed import global_moments, is_synchronized, world_size
 
 
 def l2_normalize(x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B C"]:
@@ -50,8 +48,9 @@ class TPAVI(nn.Module):
         nn.init.zeros_(self.batch_norm.weight)
         self.layer_norm = nn.LayerNorm(channels)
 
-    def forward(self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int, groups: int = 1
-                ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C"]]:
+    def forward(
+        self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int, groups: int = 1
+    ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C"]]:
         n, c, h, w = x.shape
         # skinny products of length T gain nothing from low precision, and the batch statistics need float32
         with torch.autocast(x.device.type, enabled=False):
@@ -63,8 +62,9 @@ class TPAVI(nn.Module):
             out = self.layer_norm(y + v)
         return out.view(n, h, w, c).permute(0, 3, 1, 2), a
 
-    def _interaction(self, v: Float[Tensor, "B THW C"], a: Float[Tensor, "B T C"], positions: int
-                     ) -> tuple[Float[Tensor, "B THW T"], Float[Tensor, "B T C"]]:
+    def _interaction(
+        self, v: Float[Tensor, "B THW C"], a: Float[Tensor, "B T C"], positions: int
+    ) -> tuple[Float[Tensor, "B THW T"], Float[Tensor, "B T C"]]:
         """u and M of the module's docstring: W_o y = u M."""
         b, thw, c = v.shape
         phi = self.phi(a)
@@ -73,8 +73,9 @@ class TPAVI(nn.Module):
         g_sum = torch.addmm(positions * self.g.bias, v_sum, self.g.weight.t())
         return u, (g_sum @ self.output.weight.t() / thw).view(b, -1, c)
 
-    def _batch_norm(self, u: Float[Tensor, "B THW T"], m: Float[Tensor, "B T C"], groups: int
-                    ) -> Float[Tensor, "B THW C"]:
+    def _batch_norm(
+        self, u: Float[Tensor, "B THW T"], m: Float[Tensor, "B T C"], groups: int
+    ) -> Float[Tensor, "B THW C"]:
         """BatchNorm(u M + b_o), with scale and shift folded into M; a synchronised one sees all processes' clips."""
         bn, bias = self.batch_norm, self.output.bias
         if bn.training:

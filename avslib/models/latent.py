@@ -11,12 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avslib.distributed import rank, world_size
-from avslib.errors import UsageError
-from avslib.micro_batches import NoiseOfPart, Part
-
-__all__ = ["POSTERIOR", "PRIOR", "AudioEncoder", "AudioMapEncoder", "Gaussian", "ImageEncoder", "Injection", "Noise",
-           "draw_noise", "reparametrize"]  # fmt: skip
+from avslib.core.errors import UsageError
+from avslib.training.distributed import rank, world_size
+from avslib.training.micro_batches import NoiseOfPart, Part
 
 # encoder names of the two branches, in the order s_v, s_a, c
 PRIOR = ("vs", "as", "vac")

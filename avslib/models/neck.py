@@ -3,8 +3,6 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["AsppNeck", "BasicNeck", "Neck"]
-
 
 class BasicNeck(nn.Sequential):
     """1x1, 3x3 and 3x3 convolutions without bias, each followed by BatchNorm; linear, so no activation."""

@@ -14,10 +14,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from avslib.errors import InstallError
+from avslib.core.errors import InstallError
 from avslib.models.ecmvae import ECMVAE
-
-__all__ = ["apply_speed_options", "checkpointed_blocks", "has_compiler", "tf32_products"]
 
 
 def apply_speed_options(
@@ -43,8 +41,10 @@ def apply_speed_options(
             block.forward = partial(_checkpoint_in_training, block, block.forward, again)
     if compile:
         if next(model.parameters()).device.type == "cpu" and not has_compiler():
-            raise InstallError("train.compile: torch.compile needs a C++ compiler on a CPU (g++, clang++ or cl); "
-                               "install one, or leave the option out")
+            raise InstallError(
+                "train.compile: torch.compile needs a C++ compiler on a CPU (g++, clang++ or cl); "
+                "install one, or leave the option out"
+            )
         for branch in (model.prior, model.posterior):
             if branch is not None:
                 branch.neck.compile()

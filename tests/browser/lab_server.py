@@ -14,8 +14,15 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 NO_CHROMIUM = "no Chromium found: `apt-get install chromium`, or name one in AVS_CHROMIUM"
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -37,9 +44,13 @@ def lab(workspace: Path, private: Path) -> Iterator[tuple[str, str]]:
     At the end the server is asked to stop, which stops its kernels too, and killed if it does not.
     """
     folders = {
-        "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
-        "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython",
-    }  # fmt: skip
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "IPYTHONDIR": "ipython",
+    }
     env = dict(os.environ)
     for variable, name in folders.items():
         (private / name).mkdir(parents=True)
@@ -53,10 +64,18 @@ def lab(workspace: Path, private: Path) -> Iterator[tuple[str, str]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
-        f"--ServerApp.port={port}", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={workspace}",
-        "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={workspace}",
+        "--LabApp.expose_app_in_browser=True",
+        "--LabApp.extension_manager=readonly",
+    ]
     with open(log, "wb") as stream:
         server = subprocess.Popen(command, cwd=workspace, env=env, stdout=stream, stderr=stream, start_new_session=True)
     address = ""
@@ -112,9 +131,7 @@ def page_of(address: str, width: int = 1400, height: int = 1000) -> Iterator:
         try:
             page = browser.new_page(viewport={"width": width, "height": height})
             page.set_default_timeout(30_000)
-            page.route(
-                lambda url: url.startswith("http") and not url.startswith(address), lambda route: route.abort()
-            )
+            page.route(lambda url: url.startswith("http") and not url.startswith(address), lambda route: route.abort())
             yield page
         finally:
             browser.close()

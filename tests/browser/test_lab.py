@@ -9,14 +9,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from lab_server import NO_CHROMIUM, find_chromium, lab, page_of, problems, run_all
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from avslib.course.execute import KERNEL
+from avslib.course.inline import small_png
 from avslib.data.avsbench import AVSBench
-from avslib.inline import small_png
-from avslib.video_writer import write_video
+from avslib.video.writer import write_video
+from tests.browser.lab_server import NO_CHROMIUM, find_chromium, lab, page_of, problems, run_all
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "build" / "browser" / "00_start_here.png"
@@ -51,8 +51,11 @@ def test_swapping_the_sound_moves_the_mask(tmp_path):
         PICTURE.write_bytes(small_png(Image.open(io.BytesIO(page.screenshot()))))
 
 
-UPLOAD = ["from avslib.predict import Predictor", "from avslib.widgets import video_upload",
-          "video_upload(Predictor.from_checkpoint('mini-s4'))"]  # fmt: skip
+UPLOAD = [
+    "from avslib.video.predictor import Predictor",
+    "from avslib.course.widgets import video_upload",
+    "video_upload(Predictor.from_checkpoint('mini-s4'))",
+]
 
 
 @pytest.mark.browser
@@ -60,8 +63,10 @@ UPLOAD = ["from avslib.predict import Predictor", "from avslib.widgets import vi
 def test_an_uploaded_video_comes_back_with_what_sounds(tmp_path, mini_data):
     work = tmp_path / "notebooks"
     work.mkdir()
-    nbformat.write(new_notebook(cells=[new_code_cell("\n".join(UPLOAD))], metadata={"kernelspec": dict(KERNEL)}),
-                   work / "upload.ipynb")  # fmt: skip
+    nbformat.write(
+        new_notebook(cells=[new_code_cell("\n".join(UPLOAD))], metadata={"kernelspec": dict(KERNEL)}),
+        work / "upload.ipynb",
+    )
     clip = AVSBench(mini_data, "s4", "test")
     frames = clip[0]["image"].permute(0, 2, 3, 1).numpy().repeat(5, 0)
     write_video(tmp_path / "mine.mp4", frames, clip.waveform(0).numpy(), fps=5)

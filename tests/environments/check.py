@@ -30,7 +30,7 @@ EXTRAS = "all"
 UNITS = "not gpu and not notebook and not browser and not long"
 KEEP = """
 import json, sys
-from avslib.reliability import FOLDER, write_reliability_record
+from tools.reliability import FOLDER, write_reliability_record
 write_reliability_record(FOLDER, sys.argv[1], **json.loads(sys.stdin.read()))
 """
 
@@ -104,8 +104,14 @@ def outcome(python: Path, report: Path) -> dict:
         "{n: have[n] for n in sys.argv[1:] if n in have}]))"
     )
     version, packages = json.loads(subprocess.check_output([python, "-c", script, *names], text=True))
-    return {"python": version, "passed": passed, "failed": counts["failures"] + counts["errors"],
-            "skipped": counts["skipped"], "date": datetime.date.today().isoformat(), "packages": packages}  # fmt: skip
+    return {
+        "python": version,
+        "passed": passed,
+        "failed": counts["failures"] + counts["errors"],
+        "skipped": counts["skipped"],
+        "date": datetime.date.today().isoformat(),
+        "packages": packages,
+    }
 
 
 def audit(python: str, record: bool) -> int:

@@ -36,8 +36,17 @@ MEMORY = 3 * 2**30  # address space beyond that of the imports
 LONGEST = 16384  # bytes of an input
 # imported as it is; of the rest that is imported, these packages are instrumented, so that atheris sees which lines an
 # input reaches
-PLAIN = ("torch", "torchaudio", "timm", "scipy.io.wavfile", "scipy.ndimage", "pydantic", "rich.progress",
-         "huggingface_hub", "matplotlib.pyplot")  # fmt: skip
+PLAIN = (
+    "torch",
+    "torchaudio",
+    "timm",
+    "scipy.io.wavfile",
+    "scipy.ndimage",
+    "pydantic",
+    "rich.progress",
+    "huggingface_hub",
+    "matplotlib.pyplot",
+)
 COVERED = ["avslib", "yaml", "PIL", "webdataset"]
 
 Reader = Callable[[bytes], None]
@@ -147,8 +156,14 @@ def _with_atheris(name: str, folder: Path, one: Reader) -> None:
     corpus.mkdir(exist_ok=True)
     for number, data in enumerate(seeds(name)):
         (corpus / f"seed-{number}").write_bytes(data)
-    flags = [f"-max_len={LONGEST}", f"-seed={random.randrange(1, 2**31)}", "-timeout=3600",
-             "-rss_limit_mb=0", "-detect_leaks=0", f"-artifact_prefix={folder}/libfuzzer-"]  # fmt: skip
+    flags = [
+        f"-max_len={LONGEST}",
+        f"-seed={random.randrange(1, 2**31)}",
+        "-timeout=3600",
+        "-rss_limit_mb=0",
+        "-detect_leaks=0",
+        f"-artifact_prefix={folder}/libfuzzer-",
+    ]
     atheris.Setup([sys.argv[0], *flags, str(corpus)], one)
     atheris.Fuzz()
 
@@ -159,8 +174,9 @@ def _with_hypothesis(name: str, folder: Path, one: Reader) -> None:
 
     from tests.fuzz.mutations import damaged
 
-    options = settings(max_examples=200, database=None, deadline=None, phases=[Phase.generate],
-                       suppress_health_check=list(HealthCheck))  # fmt: skip
+    options = settings(
+        max_examples=200, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
     while True:
         seeded(random.getrandbits(32))(options(given(damaged(name))(one)))()
 
@@ -194,7 +210,7 @@ def main() -> int:
             results[name] = {key: round(results[name][key] + value, 2) for key, value in found.items()}
             print(json.dumps({name: results[name]}), flush=True)
     if given.record:
-        from avslib.reliability import FOLDER, write_reliability_record
+        from tools.reliability import FOLDER, write_reliability_record
 
         figures = {key: {name: r[key] for name, r in results.items()} for key in ("minutes", "inputs")}
         kept = {name: len(list((KEPT / name).glob("*.bin"))) for name in results}

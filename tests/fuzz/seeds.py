@@ -20,7 +20,7 @@ __all__ = ["seeds"]
 
 CSV = (
     b"name,start,category,split\n-0cJ_1,1,dog,train\nclip two_5,5,male speech,test\n",
-    b"\xef\xbb\xbfvideo_id,split,video\r\n\"a,\"\"b\"\"_0\",val,a.mp4\r\n\xe4\xb8\xad_2,test,\r\n",
+    b'\xef\xbb\xbfvideo_id,split,video\r\n"a,""b""_0",val,a.mp4\r\n\xe4\xb8\xad_2,test,\r\n',
 )
 YAML = (
     b"extends: mini\ntrain: {epochs: 3, lr: 1e-4, precision: bf16}\nmodel: {image_size: 96}\n",
@@ -31,15 +31,34 @@ YAML = (
     b"a: &a {k: !!int 1}\nb: {<<: *a, d: 2026-11-23, t: 1:30, f: .inf, s: |\n  text\n}\n",
 )
 INDEX = {
-    "format": "avslib-packed-1", "task": "s4", "frames": 5,
-    "splits": {"test": {"shards": [{"file": "test-000000.tar", "sha256": "0" * 64, "bytes": 10240, "clips": 1}],
-                        "names": ["clip_0"]}},
-}  # fmt: skip
+    "format": "avslib-packed-1",
+    "task": "s4",
+    "frames": 5,
+    "splits": {
+        "test": {
+            "shards": [{"file": "test-000000.tar", "sha256": "0" * 64, "bytes": 10240, "clips": 1}],
+            "names": ["clip_0"],
+        }
+    },
+}
 MANIFEST = {
-    "version": 1, "size": "tiny", "seed": 0, "image_size": 64, "assets": "0" * 16,
-    "clips": [{"name": "clip_0", "task": "s4", "split": "test", "index": 0, "category": "drum",
-               "sources": [{"category": "drum", "on": [True] * 5}], "objects": [{"category": "drum"}]}],
-}  # fmt: skip
+    "version": 1,
+    "size": "tiny",
+    "seed": 0,
+    "image_size": 64,
+    "assets": "0" * 16,
+    "clips": [
+        {
+            "name": "clip_0",
+            "task": "s4",
+            "split": "test",
+            "index": 0,
+            "category": "drum",
+            "sources": [{"category": "drum", "on": [True] * 5}],
+            "objects": [{"category": "drum"}],
+        }
+    ],
+}
 
 
 def _picture(mode: str, side: int = 8) -> Image.Image:
@@ -84,8 +103,17 @@ def _sound() -> list[bytes]:
     import soundfile
 
     samples, found = np.sin(np.arange(400) / 5).astype(np.float32), _wav()
-    kinds = (("WAV", "PCM_U8"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("WAV", "IMA_ADPCM"), ("WAVEX", "PCM_16"),
-             ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16"))  # fmt: skip
+    kinds = (
+        ("WAV", "PCM_U8"),
+        ("WAV", "PCM_24"),
+        ("WAV", "FLOAT"),
+        ("WAV", "IMA_ADPCM"),
+        ("WAVEX", "PCM_16"),
+        ("FLAC", "PCM_16"),
+        ("OGG", "VORBIS"),
+        ("MP3", "MPEG_LAYER_III"),
+        ("AIFF", "PCM_16"),
+    )
     for kind, subtype in kinds:
         stream = io.BytesIO()
         soundfile.write(stream, samples, 16000, format=kind, subtype=subtype)
@@ -115,7 +143,7 @@ def _safetensors() -> list[bytes]:
 
 
 def _video() -> list[bytes]:
-    from avslib.video_writer import write_video
+    from avslib.video.writer import write_video
 
     pictures = np.repeat(np.arange(0, 250, 50, dtype=np.uint8), 32 * 32 * 3).reshape(5, 32, 32, 3)
     sound = np.sin(np.arange(16000) / 9).astype(np.float32) / 4
@@ -140,9 +168,12 @@ def _copied(source: Path, target: Path) -> bytes:
 
 def shard() -> bytes:
     """A packed clip of one frame."""
-    names = {"json": json.dumps({"name": "clip_0", "category": "dog", "annotated": [True]}).encode(),
-             "frame_1.png": _saved(_picture("RGB"), format="PNG"), "mask_1.png": _saved(_picture("1"), format="PNG"),
-             "wav": _wav()[0]}  # fmt: skip
+    names = {
+        "json": json.dumps({"name": "clip_0", "category": "dog", "annotated": [True]}).encode(),
+        "frame_1.png": _saved(_picture("RGB"), format="PNG"),
+        "mask_1.png": _saved(_picture("1"), format="PNG"),
+        "wav": _wav()[0],
+    }
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in names.items():

@@ -21,14 +21,17 @@ from unittest import mock
 import numpy as np
 import torch
 
-from avslib import audio, config, experiment, sounding, video
+from avslib import audio, config
+from avslib.audio.vggish import load_vggish
+from avslib.core.errors import AvsError
 from avslib.course.execute import read_parameters
 from avslib.data import avsbench, layout, packed, pickles, pictures
 from avslib.data.embeddings import _packed_sound
-from avslib.errors import AvsError
-from avslib.models.vggish import load_vggish
-from avslib.released import load_official
-from avslib.sweep import grid
+from avslib.data.mini import sources as sounding
+from avslib.study import run as experiment
+from avslib.study.sweep import grid
+from avslib.video import reader as video
+from avslib.weights.released import load_official
 
 __all__ = ["TARGETS"]
 
@@ -169,8 +172,12 @@ def fuzz_weights(data: bytes) -> None:
 def _as_torch_file(data: bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as stream:
-        for name, content in (("a/data.pkl", data), ("a/byteorder", b"little"), ("a/data/0", bytes(64)),
-                              ("a/version", b"3\n")):  # fmt: skip
+        for name, content in (
+            ("a/data.pkl", data),
+            ("a/byteorder", b"little"),
+            ("a/data/0", bytes(64)),
+            ("a/version", b"3\n"),
+        ):
             stream.writestr(name, content)
     return out.getvalue()
 
@@ -187,10 +194,18 @@ def fuzz_shard(data: bytes) -> None:
     """A tar file whose index tells its right checksum; as it is, and with the checksums of its headers mended."""
     for version in (data, with_right_headers(data)):
         _file("test-000000.tar", version)
-        shard = {"file": "test-000000.tar", "sha256": hashlib.sha256(version).hexdigest(), "bytes": len(version),
-                 "clips": 1}  # fmt: skip
-        index = {"format": "avslib-packed-1", "task": "s4", "frames": 1,
-                 "splits": {"test": {"shards": [shard], "names": ["clip_0"]}}}  # fmt: skip
+        shard = {
+            "file": "test-000000.tar",
+            "sha256": hashlib.sha256(version).hexdigest(),
+            "bytes": len(version),
+            "clips": 1,
+        }
+        index = {
+            "format": "avslib-packed-1",
+            "task": "s4",
+            "frames": 1,
+            "splits": {"test": {"shards": [shard], "names": ["clip_0"]}},
+        }
         _file("index.json", json.dumps(index).encode())
         with suppress(AvsError):
             clips = packed.PackedClips(FOLDER.name, "test", 16, 1)

@@ -10,28 +10,25 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from avslib.errors import InstallError, UsageError
-from avslib.files import sha256_file
-
-__all__ = [
-    "BANK",
-    "CLASSES",
-    "SPLITS",
-    "Asset",
-    "background",
-    "bank_hash",
-    "cutout",
-    "load_assets",
-    "pool",
-    "resampled_sound",
-    "sound",
-]
+from avslib.core.errors import InstallError, UsageError
+from avslib.core.files import sha256_file
 
 BANK = Path(__file__).parent / "bank"
 SPLITS = ("train", "val", "test", "test_unseen")
 CLASSES = (
-    "big_cat", "chicken", "cow", "dog", "drums", "duck", "guitar", "horse", "pig", "sheep", "songbird", "vehicle",
-)  # fmt: skip
+    "big_cat",
+    "chicken",
+    "cow",
+    "dog",
+    "drums",
+    "duck",
+    "guitar",
+    "horse",
+    "pig",
+    "sheep",
+    "songbird",
+    "vehicle",
+)
 
 
 @dataclass(frozen=True)

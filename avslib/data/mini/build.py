@@ -18,14 +18,12 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from avslib.core.errors import DataError, OutputError, UsageError
+from avslib.core.files import atomic_path, flush_to_disk
+from avslib.core.locks import locked
 from avslib.data.mini.assets import BANK, SPLITS, bank_hash
 from avslib.data.mini.compose import TASKS, ComposedClip, compose_clip
 from avslib.data.mini.listing import clip_of, damaged_files, write_listing
-from avslib.errors import DataError, OutputError, UsageError
-from avslib.files import atomic_path, flush_to_disk
-from avslib.locks import locked
-
-__all__ = ["SIZES", "build_mini"]
 
 # To be raised with every change after which some clip comes out different: builds on disk are reused by it.
 VERSION = 1

@@ -5,13 +5,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from avslib.core.errors import UsageError
 from avslib.data.mini.assets import CLASSES, SPLITS
 from avslib.data.mini.draw import choice, clip_generator, sample, uniform
 from avslib.data.mini.scene import FRAMES, Scene, draw_scene, render_scene
 from avslib.data.mini.soundtrack import SECONDS, Source, draw_source, render_soundtrack
-from avslib.errors import UsageError
-
-__all__ = ["TASKS", "ComposedClip", "Plan", "compose_clip", "plan_clip"]
 
 TASKS = ("s4", "ms3")
 

@@ -9,8 +9,6 @@ from typing import TypeVar
 
 import numpy as np
 
-__all__ = ["choice", "clip_generator", "sample", "uniform"]
-
 T = TypeVar("T")
 
 

@@ -4,10 +4,8 @@ import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from avslib.errors import DataError
-from avslib.files import atomic_path, sha256_file
-
-__all__ = ["LISTING", "clip_of", "damaged_files", "require_as_built", "write_listing"]
+from avslib.core.errors import DataError
+from avslib.core.files import atomic_path, sha256_file
 
 LISTING = "files.csv"
 HEAD, LAST = "path,bytes,sha256\n", "the lines above,,"

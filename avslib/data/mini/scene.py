@@ -13,8 +13,6 @@ from PIL import Image
 from avslib.data.mini import assets
 from avslib.data.mini.draw import choice, sample, uniform
 
-__all__ = ["Backdrop", "Object", "Scene", "draw_scene", "render_scene"]
-
 FRAMES = 5
 TIMES = np.linspace(-1.0, 1.0, FRAMES)
 LAYOUTS = 12

@@ -8,8 +8,6 @@ from jaxtyping import Float
 from avslib.data.mini import assets
 from avslib.data.mini.draw import choice, uniform
 
-__all__ = ["Source", "draw_source", "pink_noise", "render_source", "render_soundtrack"]
-
 RATE = 16000
 SECONDS = 5
 LEVEL = 0.08

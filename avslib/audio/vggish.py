@@ -1,0 +1,102 @@
+"""VGGish: the frozen sound encoder of the paper, under the official parameter names."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from avslib.core.errors import UsageError, WeightsError
+from avslib.core.parsing import first_line
+from avslib.core.state_dicts import plain_tensor, read_state_dict
+from avslib.core.tensors import load_tensors, save_tensors
+
+
+class VGGish(nn.Module):
+    """Log-mel patches [N, 1, 96, 64] to embeddings [N, 128], not negative (ReLU after the last layer).
+
+    Source: Hershey et al., "CNN Architectures for Large-Scale Audio Classification", 2017. 72 million parameters.
+    """
+
+    dim = 128
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 1
+        for width in (64, "M", 128, "M", 256, 256, "M", 512, 512, "M"):
+            if width == "M":
+                layers.append(nn.MaxPool2d(2))
+            else:
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+                channels = width
+        self.features = nn.Sequential(*layers)
+        self.embeddings = nn.Sequential(
+            nn.Linear(512 * 6 * 4, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 128), nn.ReLU()
+        )
+
+    def forward(self, log_mel: Float[Tensor, "N 1 96 64"]) -> Float[Tensor, "N 128"]:
+        """Embed each patch.
+
+        Raises:
+            AvsError: another shape.
+        """
+        if log_mel.ndim != 4 or log_mel.shape[1:] != (1, 96, 64):
+            raise UsageError(
+                f"log_mel has shape {list(log_mel.shape)}; VGGish expects [N, 1, 96, 64] "
+                "(avslib.audio.log_mel makes it)"
+            )
+        # the released weights come from a channels-last framework: flatten as [H, W, C]
+        return self.embeddings(self.features(log_mel).permute(0, 2, 3, 1).flatten(1))
+
+
+def load_vggish(path: str | Path) -> VGGish:
+    """A frozen VGGish with the weights of a state dict file (.safetensors, or .pth as released).
+
+    Entries `pproc.*` (the PCA that quantises embeddings for AudioSet) are not used.
+
+    Raises:
+        AvsError: the file is missing, is not a plain state dict, or lacks or adds entries.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such VGGish weights file; expected the released VGGish state dict")
+    if path.suffix == ".safetensors":
+        try:
+            state, _ = load_tensors(path)
+        except Exception as error:
+            raise WeightsError(
+                f"{path}: not a whole safetensors file ({type(error).__name__}); expected the released "
+                "VGGish state dict"
+            ) from error
+    else:
+        state = read_state_dict(path, "VGGish weights")
+    with torch.device("meta"):
+        model = VGGish()
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {first_line(name): value for name, value in state.items() if not str(name).startswith("pproc.")}
+    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or unexpected:
+        raise WeightsError(
+            f"{path}: not a VGGish state dict; missing: {', '.join(missing) or 'nothing'}; "
+            f"unexpected: {', '.join(unexpected[:20]) or 'nothing'}"
+        )
+    for name, shape in expected.items():
+        if not plain_tensor(found[name]) or tuple(found[name].shape) != shape:
+            raise WeightsError(f"{path}: entry {name} is not a tensor of shape {list(shape)}, as VGGish's is")
+    model.load_state_dict({name: value.float() for name, value in found.items()}, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def import_vggish(source: str | Path, out: str | Path) -> Path:
+    """Keep released VGGish weights as safetensors: the entries that the network uses, checked by name and shape.
+
+    Raises:
+        AvsError: see :func:`load_vggish`; or `out` does not end in ``.safetensors``, or holds other weights.
+    """
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise UsageError(f"{out}: expected a file name that ends in .safetensors")
+    model = load_vggish(source)
+    save_tensors(out, model.state_dict(), replace=False)
+    return out

@@ -1,1 +1,0 @@
-"""Time and memory of the hot parts beside their plain reference forms: `avs bench`."""

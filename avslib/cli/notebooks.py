@@ -1,0 +1,130 @@
+"""`avs notebooks`: run the course by papermill, renew the stored outputs, build the book."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+from avslib.core.errors import AvsError, UsageError
+
+app = typer.Typer(help="Run the numbered notebooks, renew their stored outputs, build the book.", no_args_is_help=True)
+console = Console()
+# a notebook runs in its own folder: what the user names is meant from where the user is
+PATHS = ("DATA_ROOT", "OUT_DIR", "AUDIO_WEIGHTS", "VGGISH_WEIGHTS", "VIDEO")
+
+Chosen = Annotated[list[str] | None, typer.Argument(metavar="[NN]...", help="Numbers or names; default: all.")]
+Solutions = Annotated[bool, typer.Option("--solutions", help="The notebooks with solutions instead.")]
+
+
+@app.command("list")
+def list_command(chosen: Chosen = None, solutions: Solutions = False) -> None:
+    """Show the notebooks and their parameters with the defaults."""
+    from avslib.course.execute import find, parameters
+
+    for path in find(chosen or [], solutions=solutions):
+        console.print(f"[bold]{path.stem}[/bold]")
+        for name, value in parameters(path).items():
+            console.print(f"  {name} = {value!r}", highlight=False, markup=False)
+
+
+@app.command("run")
+def run_command(
+    chosen: Chosen = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Set a parameter; may be given several times."),
+    ] = None,
+    fast: Annotated[
+        bool | None, typer.Option("--fast/--full", help="Short for -p FAST=True or False; default: each one's own.")
+    ] = None,
+    params: Annotated[
+        Path | None, typer.Option(help="YAML file of parameters, such as notebooks/params/paper.yaml.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Executed copies and metrics, a folder a notebook.")] = Path(
+        "build/notebooks"
+    ),
+    solutions: Solutions = False,
+) -> None:
+    """Execute copies of notebooks with other parameters; the notebooks themselves are not changed."""
+    from rich.table import Table
+
+    from avslib.course.execute import check_parameters, find, given_for, read_parameters, run_notebook
+
+    paths = find(chosen or [], solutions=solutions)
+    by_file = read_parameters(params) if params else {}
+    own = dict(_parse(text) for text in parameter or [])
+    own = own if fast is None else {"FAST": fast} | own
+    given = {path: given_for(path, by_file) | own for path in paths}
+    for path in paths:
+        check_parameters(path, given[path])
+    if "OUT_DIR" in own and len(paths) > 1:
+        raise UsageError(
+            "OUT_DIR: several notebooks would write into one folder; use --out DIR, which has one for each"
+        )
+    view, failed = Table("notebook", "checks", "seconds", "metrics"), 0
+    for path in paths:
+        console.print(f"{path.stem} ...")
+        folder = out.resolve() / ("solutions" if solutions else "") / path.stem
+        try:
+            result = run_notebook(path, folder, given[path], progress=console.is_terminal)
+        except AvsError as error:
+            failed += 1
+            console.print("[bold]failed[/bold]:", escape(str(error)), highlight=False)
+            view.add_row(path.stem, "", "", "failed")
+            continue
+        pairs = result["metrics"].items()
+        metrics = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in pairs)
+        view.add_row(path.stem, str(result["checks"]), f"{result['seconds']:.0f}", metrics)
+    console.print(view)
+    console.print(f"executed copies: {out}", markup=False)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command("refresh")
+def refresh_command(chosen: Chosen = None, solutions: Solutions = False) -> None:
+    """Execute notebooks with their defaults and store the outputs in place (for those who change them)."""
+    from avslib.course.execute import find, refresh
+
+    for path in find(chosen or [], solutions=solutions):
+        refresh(path)
+        console.print(f"{path.stem}: {path.stat().st_size / 1000:.0f} kB")
+
+
+@app.command("book")
+def book_command(
+    out: Annotated[Path, typer.Option(help="Folder for the site; index.html in it is the start.")] = Path("build/book"),
+) -> None:
+    """Build the HTML book from the notebooks and their stored outputs, with navigation and search."""
+    from avslib.course.book import build_book
+
+    console.print(f"open {build_book(out)}", soft_wrap=True)
+
+
+def _parse(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"parameter {text!r}: expected NAME=VALUE, for example -p SEED=1 (or -p NAME VALUE)")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        parsed = value
+    if name in PATHS and parsed:
+        return name, str(Path(str(parsed)).resolve())
+    return name, "" if parsed is None else parsed
+
+
+def join_pairs(arguments: list[str]) -> list[str]:
+    """papermill's own form ``-p NAME VALUE`` as ``-p NAME=VALUE``, which typer can read.
+
+    >>> join_pairs(["run", "-p", "SEED", "1", "-p", "FAST=True", "07"])
+    ['run', '-p', 'SEED=1', '-p', 'FAST=True', '07']
+    """
+    joined, rest = [], list(arguments)
+    while rest:
+        joined.append(rest.pop(0))
+        if joined[-1] in ("-p", "--parameter") and rest and "=" not in rest[0] and len(rest) > 1:
+            joined.append(f"{rest.pop(0)}={rest.pop(0)}")
+    return joined

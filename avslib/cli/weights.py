@@ -1,0 +1,56 @@
+"""`avs weights`: released weights as checkpoints of this package."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(help="Import released weights; list the shipped ones.", no_args_is_help=True)
+console = Console()
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[Path, typer.Argument(metavar="OFFICIAL.PTH", help="Weights of ECMVAE as released.")],
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: weights/<file name>.")] = None,
+    backbone: Annotated[Literal["auto", "pvt_v2_b5", "resnet50"], typer.Option(help="auto: by the names.")] = "auto",
+    task: Annotated[Literal["auto", "s4", "ms3"], typer.Option(help="auto: by the file's name.")] = "auto",
+    vggish: Annotated[
+        Path | None, typer.Option(help="VGGish's weights, which scoring and prediction need beside these.")
+    ] = None,
+) -> None:
+    """Convert released weights into a checkpoint folder: safetensors and configuration."""
+    from avslib.audio.vggish import load_vggish
+    from avslib.weights.released import import_official
+
+    if vggish:
+        load_vggish(vggish)
+    out = out or Path("weights") / source.stem
+    unused = import_official(source, out, backbone, task, str(vggish.resolve()) if vggish else None)
+    console.print(
+        f"{out}: checkpoint; {len(unused)} tensors that no forward pass uses were left out",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+@app.command("import-vggish")
+def import_vggish_command(
+    source: Annotated[Path, typer.Argument(metavar="VGGISH.PTH", help="VGGish's state dict as released.")],
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("weights/vggish.safetensors"),
+) -> None:
+    """Check VGGish's weights and keep them as safetensors, for -o model.audio_weights=FILE."""
+    from avslib.audio.vggish import import_vggish
+
+    told = f"{import_vggish(source, out)}: VGGish; use it by -o model.audio_weights={out}"
+    console.print(told, soft_wrap=True, markup=False)
+
+
+@app.command("list")
+def list_command() -> None:
+    """Show the checkpoints that the package ships."""
+    from avslib.weights.checkpoints import shipped_names
+
+    for name in shipped_names():
+        console.print(name)

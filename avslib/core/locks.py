@@ -1,0 +1,80 @@
+"""Locks between processes that write to one folder, on one machine or on a disk that several share."""
+
+import errno
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from avslib.core.errors import OutputError
+from avslib.core.files import told_when_full
+from avslib.training.distributed import rank, together
+
+LOCK = ".lock"
+# a process that was just killed, or told to stop, may take some seconds to go
+PATIENCE = 10.0
+NO_FOLDER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+
+
+@contextmanager
+def locked(path: str | Path, what: str, patience: float | None = None) -> Iterator[bool]:
+    """Hold the lock file `path` against other processes, and other calls in this one, until the block ends.
+
+    The system gives the lock back when the process ends, however it ends; the empty file stays, as removing it could
+    let two in. Yields False where the folder cannot be written, and, after a warning, where the disk has no locks.
+
+    Args:
+        what: goes on in this folder, for the sentence: "a training".
+        patience: seconds to wait for another process; None: until it is done, after a warning.
+
+    Raises:
+        OutputError: another process holds the lock longer than `patience`.
+    """
+    path = Path(path)
+    lock = FileLock(path)
+    try:
+        with told_when_full(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _acquire(lock, path.parent, what, patience)
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) not in NO_FOLDER:  # where nobody can write, nobody is in the way
+            sentence = f"{path}: no lock can be had there ({error}); start nothing else in this folder"
+            warnings.warn(sentence, stacklevel=3)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path, what: str, patience: float | None) -> None:
+    try:
+        lock.acquire(timeout=3 if patience is None else patience)
+    except Timeout:
+        if patience is None:
+            warnings.warn(f"{folder}: waiting for {what} of another process", stacklevel=5)
+            lock.acquire()
+            return
+        raise OutputError(
+            f"{folder}: {what} of another process is going on there; wait for its end, or name another folder"
+        ) from None
+
+
+@contextmanager
+def run_folder(out: Path) -> Iterator[None]:
+    """Keep other trainings out of the folder `out` while the block lasts; of processes that train together the first
+    one does it for all.
+
+    Raises:
+        OutputError: another process trains into it.
+    """
+    with ExitStack() as stack:
+        together(lambda: rank() == 0 and stack.enter_context(locked(out / LOCK, "a training", PATIENCE)))
+        try:
+            yield
+        finally:
+            if rank() == 0 and [path.name for path in out.glob("*")] == [LOCK]:  # it ended before it began
+                with suppress(OSError):
+                    (out / LOCK).unlink()
+                    out.rmdir()

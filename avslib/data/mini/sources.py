@@ -1,0 +1,128 @@
+"""What sounds and what is in view, as far as the data says: classes a clip plays, classes in view, their outlines."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Shaped
+from PIL import Image
+from torch import Tensor
+
+from avslib.core.errors import RecordError
+from avslib.core.parsing import LARGEST_JSON, first_line, read_text
+from avslib.data.avsbench import AVSBench
+from avslib.data.mini.assets import bank_hash
+from avslib.data.mini.build import VERSION
+from avslib.data.mini.compose import plan_clip
+from avslib.data.mini.scene import render_scene
+
+Outlines = dict[str, Bool[np.ndarray, "T S S"]]
+
+
+@dataclass(frozen=True)
+class ClipLabels:
+    """Labels of one clip.
+
+    Attributes:
+        played: the classes that sound, second by second; None where unknown (MS3 of AVSBench).
+        in_view: classes of the objects in view, sounding or not; None where unknown. On S4 of AVSBench it holds the
+            clip's category alone: what else is in view is not annotated.
+        outlines: gives for each class in view where its objects are; None where unknown.
+    """
+
+    played: tuple[frozenset[str], ...] | None = None
+    in_view: frozenset[str] | None = None
+    outlines: Callable[[], Outlines] | None = None
+
+    @property
+    def heard(self) -> frozenset[str]:
+        """The classes that sound in any second; none where unknown."""
+        return frozenset().union(*self.played or ())
+
+
+def read_labels(root: str | Path, dataset: AVSBench) -> dict[str, ClipLabels]:
+    """Labels of the clips of `dataset` by name: from the manifest of a Mini-AVS build, else from the csv's category.
+
+    A build keeps the outlines of all its objects together; those of a class are drawn again from the clip's plan,
+    which gives the same pixels as long as the package's assets and drawing are those of the build.
+
+    Raises:
+        AvsError: the manifest is damaged, of another version or assets, or lacks a clip.
+    """
+    path = Path(root) / "manifest.json"
+    if not path.is_file():
+        return {clip.name: _labels_avsbench(clip.category, dataset.frames) for clip in dataset.clips}
+    try:
+        manifest = json.loads(read_text(path, LARGEST_JSON, RecordError, "the manifest of a Mini-AVS build"))
+        clips = {clip["name"]: clip for clip in manifest["clips"]}
+        same = (manifest["version"], manifest["assets"]) == (VERSION, bank_hash())
+        labels = {clip.name: _labels_mini(clips[clip.name], manifest) for clip in dataset.clips}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RecordError(
+            f"{path}: cannot be read, or says nothing of a clip of the csv ({first_line(error)}); "
+            "build Mini-AVS again (avs data build-mini)"
+        ) from None
+    if not same:
+        raise RecordError(
+            f"{path}: this Mini-AVS was built by another version of avslib, so which object plays cannot be told; "
+            "build it again into another folder (avs data build-mini --out DIR)"
+        )
+    return labels
+
+
+def _labels_avsbench(category: str | None, frames: int) -> ClipLabels:
+    if category is None:
+        return ClipLabels()
+    return ClipLabels((frozenset({category}),) * frames, frozenset({category}))
+
+
+def _labels_mini(clip: dict, manifest: dict) -> ClipLabels:
+    seconds = zip(*(source["on"] for source in clip["sources"]), strict=True)
+    classes = [source["category"] for source in clip["sources"]]
+    played = [frozenset(c for c, on in zip(classes, second, strict=True) if on) for second in seconds]
+    in_view = frozenset(o["category"] for o in clip["objects"] if o["category"])
+    plan = (clip["task"], clip["split"], clip["index"], manifest["seed"])
+    return ClipLabels(tuple(played), in_view, partial(_outlines, plan, manifest["image_size"]))
+
+
+def _outlines(plan: tuple[str, str, int, int], size: int) -> Outlines:
+    scene = plan_clip(*plan).scene
+    visible = render_scene(scene, size)[1]
+    return {
+        category: np.any([v for v, o in zip(visible, scene.objects, strict=True) if o.category == category], axis=0)
+        for category in {o.category for o in scene.objects}
+        if category
+    }
+
+
+def sounding_in_view(
+    seen: ClipLabels, heard: ClipLabels, mask: Shaped[Tensor, "T 1 H W"]
+) -> Bool[Tensor, "T 1 H W"] | None:
+    """Where something sounds in the frames of clip `seen` while the sound of clip `heard` plays.
+
+    With outlines: the objects in view of the classes that sound in that second. With categories alone (S4 of AVSBench):
+    `mask`, that of the clip's own sound, when both are of one category, else nowhere. None where neither is known.
+    """
+    if seen.in_view is None or heard.played is None:
+        return None
+    sounding = torch.zeros(mask.shape, dtype=torch.bool)
+    if not heard.heard & seen.in_view:
+        return sounding
+    if seen.outlines is None:
+        return mask.bool().cpu()
+    outlines = {c: _resize(outline, mask.shape[-2:]) for c, outline in seen.outlines().items()}
+    for second, classes in enumerate(heard.played[: len(mask)]):
+        for category in classes & seen.in_view:
+            sounding[second, 0] |= outlines[category][second]
+    return sounding
+
+
+def _resize(outline: Bool[np.ndarray, "T S S"], size: tuple[int, int]) -> Bool[Tensor, "T H W"]:
+    # by Pillow, as masks are read: another library rounds the nearest pixel otherwise
+    frames = [Image.fromarray(frame.astype(np.uint8)) for frame in outline]
+    rows = np.stack([np.asarray(frame.resize(size[::-1], Image.Resampling.NEAREST)) for frame in frames])
+    return torch.from_numpy(rows > 0)

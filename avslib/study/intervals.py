@@ -1,0 +1,123 @@
+"""How sure a mean and a difference are: bootstrap intervals over clips and training seeds.
+
+Scores are arrays [seeds, clips]: the J of each clip in each run of one method, from 0 to 1. Intervals are percentiles
+of 4000 draws, from a generator that is seeded anew each time, so that a table is the same on each machine.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from avslib.core.errors import RecordError
+from avslib.study.records import RunRecord, load_clips
+
+DRAWS = 4000
+LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    """An estimate and the ends of its interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def clip_scores(records: Sequence[RunRecord], split: str, baseline: str = "") -> Float[np.ndarray, "seeds clips"]:
+    """J of each clip of a split: one row a record, in their order; one column a clip, in order of name.
+
+    Raises:
+        AvsError: a record has no clips of the split in its clips.csv or a clip twice; runs scored different clips;
+            the clips' mean is not the J of the record (one of the two files was edited).
+    """
+    names: list[str] | None = None
+    rows = []
+    for record in records:
+        where = f"{record.path.parent if record.path else record.id}/clips.csv"
+        found = [(c["name"], c["J"]) for c in load_clips(record) if (c["split"], c["baseline"]) == (split, baseline)]
+        scores = dict(found)
+        if not scores or len(scores) < len(found):
+            told = "holds a clip twice" if scores else "holds no clip"
+            raise RecordError(f"{where}: {told} of split {split}; an interval needs the J of each: score the run again")
+        if names not in (None, sorted(scores)):
+            other = sorted(set(names) ^ set(scores))[0]
+            raise RecordError(
+                f"{where}: other clips of {split} than in {records[0].id} ({other}, say); compare runs "
+                "on the same clips"
+            )
+        names = sorted(scores)
+        rows.append([scores[name] for name in names])
+        kept = (record.baselines.get(baseline, {}) if baseline else record.metrics).get(split, {}).get("J")
+        if kept is not None and abs(np.mean(rows[-1]) - kept) > 1e-4:
+            raise RecordError(
+                f"{where}: mean J on {split} is {np.mean(rows[-1]):.4f}, but run.json says {kept:.4f}: "
+                "one of them was edited; restore both"
+            )
+    return np.array(rows)
+
+
+def _weights(generator: np.random.RandomState, draws: int, size: int) -> Float[np.ndarray, "draws size"]:
+    """How often each of `size` things is drawn when `size` are drawn with replacement, as shares of 1."""
+    drawn = generator.randint(0, size, (draws, size), dtype=np.int64) + size * np.arange(draws)[:, None]
+    return np.bincount(drawn.ravel(), minlength=draws * size).reshape(draws, size) / size
+
+
+def _interval(estimate: float, drawn: Float[np.ndarray, "draws"]) -> Interval:
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(estimate), float(low), float(high))
+
+
+def _generator() -> np.random.RandomState:
+    # Not default_rng: NumPy may change its streams with a version; those of RandomState are frozen (NEP 19).
+    return np.random.RandomState(0)
+
+
+def mean_interval(scores: Float[np.ndarray, "seeds clips"], draws: int = DRAWS) -> Interval:
+    """95 % percentile bootstrap interval of the mean over clips, for the seeds at hand: clips alone are drawn again.
+
+    >>> mean_interval(np.array([[0.25, 0.25, 0.25, 0.25]]))
+    Interval(estimate=0.25, low=0.25, high=0.25)
+    """
+    per_clip = scores.mean(axis=0)
+    return _interval(per_clip.mean(), _weights(_generator(), draws, len(per_clip)) @ per_clip)
+
+
+def difference_interval(
+    method: Float[np.ndarray, "seeds clips"],
+    reference: Float[np.ndarray, "others clips"],
+    *,
+    same_seeds: bool,
+    draws: int = DRAWS,
+) -> Interval:
+    """Mean of `method` minus mean of `reference` with its 95 % percentile bootstrap interval, over clips and seeds.
+
+    A claim about two methods must survive other clips and other training seeds, so both are drawn again, each with
+    replacement and apart from the other (the pigeonhole bootstrap; Owen, Annals of Applied Statistics 1, 2007). Both
+    methods get the same draw of clips. With `same_seeds` (row i of both is one seed) they get the same draw of seeds
+    too, otherwise each its own. A method with one seed has its clips drawn alone: its interval says nothing of seeds.
+
+    Coverage in simulated studies of 5 seeds and 80 clips: 93 to 99 % where clips, or a clip's chance in one training,
+    vary most; 88 % where nearly all the spread is between seeds, since five seeds are few (77 % with three).
+
+    Raises:
+        AvsError: different numbers of clips, or of seeds where they should be the same.
+    """
+    if method.shape[1] != reference.shape[1] or (same_seeds and len(method) != len(reference)):
+        raise RecordError(
+            f"paired difference: scores [seeds, clips] are {list(method.shape)} and {list(reference.shape)}; expected "
+            "the same clips, and the same seeds with same_seeds"
+        )
+    generator = _generator()
+    clips = _weights(generator, draws, method.shape[1])
+    seeds = _weights(generator, draws, len(method))
+    if same_seeds:
+        drawn = seeds @ (method - reference)
+    else:
+        drawn = seeds @ method - _weights(generator, draws, len(reference)) @ reference
+    return _interval(method.mean() - reference.mean(), (drawn * clips).sum(axis=1))

@@ -1,0 +1,359 @@
+"""Run records: one ``run.json`` a run, which says what was run, where, on what, and what came out.
+
+Tables and figures are made from these files alone. Records are meant to be committed, so absolute paths in commands
+and configurations are cut to their last part: they name one machine, and no figure depends on them.
+"""
+
+import csv
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import psutil
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+
+from avslib.config import Config
+from avslib.core.errors import RecordError
+from avslib.core.files import atomic_path
+
+DEFINITIONS = {
+    "J": "mean over frames of IoU at sigmoid > 0.5; a frame with an empty mask scores the share of pixels left out",
+    "F": "max over 255 thresholds of the mean F curve (beta^2 = 0.3) over all frames whose mask is not empty",
+    "F_legacy@N": "the same maximum per batch of N test clips, averaged over the batches (as released evaluations do)",
+}
+RECORD, CLIPS = "run.json", "clips.csv"
+# What may differ between two runs of one variant: it changes no figure, or it is the seed itself.
+NOT_THE_VARIANT = (
+    "train.seed",
+    "train.checkpoint_every",
+    "train.channels_last",
+    "train.checkpointing",
+    "train.compile",
+    "data.root",
+    "train.tensorboard",
+    "train.deterministic",
+    "train.nonfinite",
+    "train.max_skipped",
+    "data.workers",
+    "data.timeout",
+    "data.max_corrupt",
+    "data.cache",
+)
+PACKAGES = (
+    "accelerate",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "scipy",
+    "soundfile",
+    "timm",
+    "torch",
+    "torchaudio",
+    "torchmetrics",
+    "torchvision",
+)
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Metrics = dict[str, Annotated[Share | None, BeforeValidator(lambda v: None if v != v else v)]]  # noqa: PLR0124
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class GitState(_Part):
+    commit: str | None
+    dirty: bool | None
+
+
+class DatasetInfo(_Part):
+    id: str = Field(description="names the data to the byte, for example mini-small-seed0-<hash of the manifest>")
+    clips: dict[str, int] = Field(description="clips by split")
+
+
+class RunRecord(_Part):
+    """Everything about one run; `new_record` fills in what can be read off the machine.
+
+    `metrics` maps split -> metric -> value from 0 to 1 (None where undefined); `baselines` maps a baseline's name to
+    the same, for evaluations made in this run beside the model's own ("audio shuffled", "all objects in view").
+    """
+
+    version: Literal[1] = 1
+    id: Annotated[str, Field(pattern=r"^[\w.@+-]+$")]
+    task: Literal["s4", "ms3"]
+    data: Literal["mini", "avsbench"]
+    method: Annotated[str, Field(min_length=1)]
+    created: str
+    command: str
+    git: GitState
+    config: dict[str, Any]
+    config_hash: str
+    seed: int
+    environment: dict[str, Any]
+    wall_seconds: Annotated[float, Field(ge=0)]
+    peak_memory_bytes: int | None
+    peak_gpu_memory_bytes: int | None = None
+    dataset: DatasetInfo
+    selection: str
+    metrics: dict[str, Metrics]
+    baselines: dict[str, dict[str, Metrics]] = {}
+    definitions: dict[str, str]
+    notes: str = ""
+    clips_sha256: Annotated[str, Field(description="of clips.csv beside it; empty: an old record")] = ""
+    content_hash: Annotated[str, Field(description="of all the rest, as the file holds it; empty: an old record")] = ""
+    _path: Path | None = PrivateAttr(None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _unedited(cls, values: Any, validate: ModelWrapValidatorHandler["RunRecord"]) -> "RunRecord":
+        record = validate(values)
+        if isinstance(values, dict) and values.get("content_hash") not in (None, "", _content_hash(values)):
+            raise ValueError("content_hash is not that of the record: it is damaged or was edited")
+        return record
+
+    @model_validator(mode="after")
+    def _hash_matches(self) -> "RunRecord":
+        if self.config_hash != config_hash(self.config):
+            raise ValueError("config_hash is not that of config: the record was edited")
+        return self
+
+    @property
+    def path(self) -> Path | None:
+        """The run.json this record was read from or written to."""
+        return self._path
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware: what a figure or a duration may depend on. Neither host nor user name."""
+    import torch
+
+    from avslib.training.distributed import world_size
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": world_size(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": gpus,
+        "cuda": torch.version.cuda if gpus else None,
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or platform.machine()
+    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return match[1].strip() if match else platform.machine()
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the checkout this package runs from, and whether its code differs from it; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=True)
+        return os.fsdecode(done.stdout).strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return {"commit": None, "dirty": None}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "avslib"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """First 16 hex digits of the SHA-256 of the configuration as canonical JSON.
+
+    >>> config_hash({"b": 1, "a": [2.0]}) == config_hash({"a": [2.0], "b": 1})
+    True
+    """
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _content_hash(values: Mapping[str, Any]) -> str:
+    return config_hash({key: value for key, value in values.items() if key != "content_hash"})
+
+
+def variant_hash(config: Mapping[str, Any]) -> str:
+    """The configuration's hash without its seed and what changes no figure: equal for the seeds of one variant.
+
+    Fields at their default are left out: an option that a later version added makes no new variant until it is used.
+
+    >>> variant_hash({"data": {"root": "a", "skip": None, "frames": 5}}) == variant_hash({"data": {"root": "b"}})
+    True
+    """
+    defaults = Config().model_dump(mode="json")
+    kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
+    for name in NOT_THE_VARIANT:
+        section, field = name.split(".")
+        if isinstance(kept.get(section), dict):
+            kept[section].pop(field, None)
+    for key, value in kept.items():
+        if isinstance(value, dict):
+            usual = defaults.get(key, {})
+            kept[key] = {name: entry for name, entry in value.items() if entry != usual.get(name)}
+    return config_hash(kept)
+
+
+def portable(value: Any) -> Any:
+    """A copy with every absolute path in it cut to its last part.
+
+    >>> portable({"root": "/data/avsbench", "more": [0, "C:\\\\runs\\\\a", "data.root=/x/y"], "note": "a/b"})
+    {'root': 'avsbench', 'more': [0, 'a', 'data.root=y'], 'note': 'a/b'}
+    """
+    if isinstance(value, Mapping):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    if isinstance(value, str | Path):
+        option, path = re.fullmatch(r"([\w.-]+=)?(.*)", str(value), re.DOTALL).groups("")
+        if re.match(r"/|~|[A-Za-z]:[\\/]|\\\\", path):
+            return option + re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+        return str(value)
+    return value
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def run_id(data: str, task: str, method: str, seed: int, config: Mapping[str, Any]) -> str:
+    """A name for the run that the same configuration always gets, so that a finished run can be found again."""
+    return f"{data}-{task}-{re.sub(r'[^A-Za-z0-9_]+', '_', method)}-s{seed}-{config_hash(portable(config))[:8]}"
+
+
+def new_record(*, data: str, task: str, method: str, seed: int, config: Mapping[str, Any], **fields: Any) -> RunRecord:
+    """A record of the run that ends now: id, time, command, commit, environment and peak memory are filled in.
+
+    `fields` must hold `dataset`, `selection`, `metrics` and `wall_seconds`, and may hold any other field of
+    `RunRecord`, also in place of what would be filled in. Raises AvsError when a field does not fit.
+    """
+    config = portable(config)
+    filled = {
+        "id": run_id(data, task, method, seed, config),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(portable([Path(sys.argv[0]).stem.replace("cli", "avs"), *sys.argv[1:]])),
+        "git": git_state(),
+        "environment": environment(),
+        "peak_memory_bytes": peak_memory(),
+        "definitions": DEFINITIONS,
+    }
+    run = {"data": data, "task": task, "method": method, "seed": seed}
+    return _validated(filled | run | {"config": config, "config_hash": config_hash(config)} | fields, "run record")
+
+
+def _validated(values: Any, source: str) -> RunRecord:
+    try:
+        return RunRecord.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise RecordError(
+            f"{source}: {name}: {first['msg']}; write records with avslib.study.records.new_record"
+        ) from None
+
+
+def write_record(folder: str | Path, record: RunRecord, clips: Iterable[Mapping[str, Any]] | None = None) -> Path:
+    """Write ``run.json`` into `folder`, and the clips' scores as ``clips.csv`` beside it; returns the former's path.
+
+    `clips`: one mapping a clip with name, split, J, and baseline ("" or absent: the model itself).
+    """
+    folder = Path(folder)
+    if clips is not None:
+        with atomic_path(folder / CLIPS) as part, open(part, "w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, ["name", "split", "baseline", "J"], restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({**clip, "J": f"{float(clip['J']):.6f}"} for clip in clips)
+        record.clips_sha256 = _text_sha256(folder / CLIPS)
+    values = record.model_dump(mode="json", exclude={"content_hash"})
+    record.content_hash = _content_hash(values)
+    text = json.dumps(values | {"content_hash": record.content_hash}, indent=1, ensure_ascii=False, allow_nan=False)
+    with atomic_path(folder / RECORD) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+    record._path = folder / RECORD
+    return record.path
+
+
+def _text_sha256(path: Path) -> str:
+    """Of the lines: a checkout on Windows may end them otherwise."""
+    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+
+
+def load_records(root: str | Path) -> list[RunRecord]:
+    """Every run.json under `root`, in order of id.
+
+    Raises AvsError when the folder is missing, a record is damaged or of another version, or two carry one id.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise RecordError(f"{root}: there is no such folder of run records; runs are kept in results/runs")
+    records: dict[str, RunRecord] = {}
+    for path in sorted(root.rglob(RECORD)):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecordError(f"{path}: not a readable run record ({error}); restore it or delete it") from None
+        record = _validated(values, str(path))
+        record._path = path
+        if other := records.get(record.id):
+            raise RecordError(f"{path} and {other.path}: two run records with the id {record.id}; delete one")
+        records[record.id] = record
+    return [records[key] for key in sorted(records)]
+
+
+def load_clips(record: RunRecord) -> list[dict[str, Any]]:
+    """Rows of the record's clips.csv, `J` as float; an empty list where the run kept none.
+
+    Raises RecordError when the file is damaged, or is not the one that was written with the record.
+    """
+    path = record.path.with_name(CLIPS) if record.path else None
+    if path is None or not path.is_file():
+        return []
+    if record.clips_sha256 and record.clips_sha256 != _text_sha256(path):
+        raise RecordError(f"{path}: is not the file that was written with run.json: damaged or edited; restore both")
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            return [{**row, "J": float(row["J"])} for row in csv.DictReader(stream)]
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        raise RecordError(f"{path}: no readable table of clips ({error!r}); restore it or delete it") from None

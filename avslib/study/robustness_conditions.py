@@ -1,0 +1,150 @@
+"""The conditions of the robustness evaluation: what each plays to a clip, and where something sounds then."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from avslib.audio import SAMPLE_RATE
+from avslib.audio.conditions import in_noise, noise_alone, off_screen, white_noise
+from avslib.audio.encoders import AudioEncoder
+from avslib.core.errors import UsageError
+from avslib.data.avsbench import AVSBench
+from avslib.data.loading import shuffle_audio
+from avslib.data.mini.sources import ClipLabels, sounding_in_view
+
+OWN, SILENCE, NOISE, MISSING = "own sound", "silence", "white noise", "sound missing"
+ANOTHER, OFF_SCREEN, BLANK = "sound of another clip", "off-screen sound", "image missing"
+CONDITIONS = (OWN, *(f"SNR {db} dB" for db in (20, 15, 10, 5, 0)), NOISE, SILENCE, MISSING, ANOTHER, OFF_SCREEN, BLANK)
+DEFINITIONS = {
+    "falsely_lit": "share of all pixels that are predicted as sounding (sigmoid > 0.5) where nothing sounds given what "
+    "plays; J and F are against the mask of the clip's own sound, whatever plays",
+    OWN: "the clip as it is; falsely lit: outside the mask",
+    "SNR x dB": "own sound and white Gaussian noise drawn from (seed, clip name), its mean square over the clip x dB "
+    "below the sound's, nothing clipped; a clip of digital silence gets no noise; falsely lit: outside the mask",
+    NOISE: "that noise alone, at the mean square of the clip's sound; falsely lit: every lit pixel",
+    SILENCE: "a waveform of zeros through the audio encoder; falsely lit: every lit pixel",
+    MISSING: "an embedding of zeros; falsely lit: every lit pixel",
+    ANOTHER: "the sounds of the split exchanged along a random cycle; falsely lit: outside the objects in view of the "
+    "classes that the other clip plays in that second",
+    OFF_SCREEN: "the sound of a clip of the split that plays no class in view, drawn from (seed, clip name); falsely "
+    "lit: every lit pixel",
+    BLANK: "own sound, every frame of the mean colour (zeros after normalisation); falsely lit: outside the mask",
+}
+# AVSBench does not say what else is in view, nor what MS3's clips play.
+AVSBENCH = {
+    ANOTHER: "the sounds of the split exchanged along a random cycle; falsely lit on S4: outside the mask if both "
+    "clips are of one category, else every lit pixel; on MS3 not defined",
+    OFF_SCREEN: "S4 alone: the sound of a clip of another category, drawn from (seed, clip name); falsely lit: every "
+    "lit pixel",
+}
+
+
+def definitions(data: str) -> dict[str, str]:
+    """What the scores and conditions are on "mini" or "avsbench"."""
+    return DEFINITIONS | (AVSBENCH if data == "avsbench" else {})
+
+
+def snr_of(condition: str) -> float | None:
+    """The SNR in dB of a condition such as "SNR 20 dB"; None for the others."""
+    match = re.fullmatch(r"SNR (-?\d+(?:\.\d+)?) dB", condition)
+    return float(match[1]) if match else None
+
+
+def needs_waveform(condition: str) -> bool:
+    """Whether it is made from the clip's samples, so that a log-mel alone does not do."""
+    return condition == NOISE or snr_of(condition) is not None
+
+
+def require_known(conditions: Sequence[str]) -> None:
+    """Raise AvsError for a condition that is none of `CONDITIONS` and no SNR."""
+    for condition in conditions:
+        if condition not in CONDITIONS and snr_of(condition) is None:
+            raise UsageError(f"condition {condition!r} is not known; expected one of {', '.join(CONDITIONS)}")
+
+
+def left_out(
+    conditions: Sequence[str], dataset: AVSBench, labels: Mapping[str, ClipLabels], *, listens: bool = True
+) -> dict[str, str]:
+    """Those of `conditions` that this data does not allow, each with a sentence that says why.
+
+    `listens`: whether the model takes sound; one that does not needs no waveforms.
+    """
+    reasons = {}
+    if len(dataset) < 2:
+        reasons[ANOTHER] = f"split {dataset.split!r} has one clip"
+    if any(label.in_view is None for label in labels.values()):
+        reasons[OFF_SCREEN] = "the data does not say what is in view"
+    elif missing := len(labels) - len(_off_screen(labels, 0)):
+        reasons[OFF_SCREEN] = f"{missing} of {len(labels)} clips show every class that split {dataset.split!r} plays"
+    mute = next((clip for clip in dataset.clips if clip.wav_path is None), None)
+    if mute is not None and listens:
+        why = f"clip {mute.name!r} has no wav to add noise to, only {mute.log_mel_path.name}; add the wav files"
+        reasons |= dict.fromkeys(filter(needs_waveform, conditions), why)
+    return {c: f"Condition {c!r} is left out: {reasons[c]}" for c in conditions if c in reasons}
+
+
+def _off_screen(labels: Mapping[str, ClipLabels], seed: int) -> dict[str, str]:
+    in_view = {name: label.in_view for name, label in labels.items() if label.in_view is not None}
+    return off_screen(in_view, {name: label.heard for name, label in labels.items()}, seed)
+
+
+class Stage:
+    """What plays under each condition to the clips of `dataset`, which holds their embeddings, and what sounds then.
+
+    Args:
+        labels: of `avslib.data.mini.sources.read_labels`.
+        encoder: None for a model that does not listen; then the embeddings of `dataset` play throughout.
+        seed: of noise, exchanged and off-screen sounds.
+    """
+
+    def __init__(self, dataset: AVSBench, labels: Mapping[str, ClipLabels], encoder: AudioEncoder | None, seed: int):
+        self.dataset, self.labels, self.encoder, self.seed = dataset, labels, encoder, seed
+        self.audio = {clip.name: row for clip, row in zip(dataset.clips, dataset.audio, strict=True)}
+        self.partners = {
+            ANOTHER: shuffle_audio({name: name for name in self.audio}, seed),
+            OFF_SCREEN: _off_screen(labels, seed),
+        }
+        self.silence = None if encoder is None else self._embed([torch.zeros(dataset.frames * SAMPLE_RATE)])[0]
+
+    def embeddings(
+        self, condition: str, names: Sequence[str], waveforms: Sequence[Float[Tensor, "S"]]
+    ) -> Float[Tensor, "B T D"]:
+        """What plays to the clips `names`; `waveforms`, their own sounds, count where `needs_waveform` says so."""
+        own = torch.stack([self.audio[name] for name in names])
+        if self.encoder is None or condition in (OWN, BLANK):
+            return own
+        if condition == MISSING:
+            return torch.zeros_like(own)
+        if condition == SILENCE:
+            return self.silence.expand_as(own)
+        if condition in self.partners:
+            return torch.stack([self.audio[self.partners[condition][name]] for name in names])
+        snr, played = snr_of(condition), []
+        for name, waveform in zip(names, waveforms, strict=True):
+            noise = white_noise(len(waveform), self.seed, name)
+            played.append(noise_alone(waveform, noise) if snr is None else in_noise(waveform, noise, snr))
+        return self._embed(played)
+
+    @torch.no_grad()
+    def _embed(self, waveforms: Sequence[Tensor]) -> Float[Tensor, "B T D"]:
+        return self.encoder.embed(torch.stack(list(waveforms)), self.dataset.frames).float().cpu()
+
+    def sounding(
+        self, condition: str, names: Sequence[str], mask: Shaped[Tensor, "N 1 H W"]
+    ) -> Bool[Tensor, "N 1 H W"] | None:
+        """Where something sounds in the N = clips * T frames, given what plays; None where it is not known.
+
+        `mask`: that of the clips' own sound.
+        """
+        if condition in (NOISE, SILENCE, MISSING, OFF_SCREEN):
+            return torch.zeros_like(mask, dtype=torch.bool)
+        if condition != ANOTHER:
+            return mask.bool()
+        found = [
+            sounding_in_view(self.labels[name], self.labels[self.partners[ANOTHER][name]], row)
+            for name, row in zip(names, mask.view(len(names), -1, *mask.shape[1:]), strict=True)
+        ]
+        return None if any(row is None for row in found) else torch.cat(found).to(mask.device)

@@ -1,4 +1,0 @@
-"""Sweeps: grids of variants, tasks and seeds, run on one machine or many, that can be stopped at any time.
-
-Start with :func:`avslib.sweep.engine.sweep`, or on the command line with ``avs ablate GRID.yaml``.
-"""

@@ -1,0 +1,185 @@
+"""Processes that train together: what they share so that their batches act as one. In one process nothing is shared.
+
+Training averages the gradients of the processes, so it minimises the mean of their losses. A statistic over the batches
+of all processes enters every one of these losses; :func:`gather_processes` therefore sums the gradients that it gets
+from all of them. Processes are taken to have equally many rows, as the training loaders give them.
+
+    accelerate launch --multi_gpu --num_processes 8 -m avslib.cli train --data DIR -o train.sync_batch=true
+
+starts a process for each GPU or, where there is none, so many on the CPU (``--cpu`` in place of ``--multi_gpu`` would
+start one alone). The batch of a step is ``train.batch_size`` times their number.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+from torch import Tensor, distributed, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from avslib.core.errors import AvsError, ProcessesError, plain_kind
+
+T = TypeVar("T")
+
+
+def start_processes(precision: str = "no") -> Accelerator:
+    """Join the processes that ``accelerate launch`` or ``torchrun`` started; gloo where there is no accelerator.
+
+    Raises:
+        AvsError: the launcher started several processes, and they cannot find each other.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    accelerator = Accelerator(mixed_precision=precision, cpu=launched > 1 and not torch.accelerator.is_available())
+    if accelerator.num_processes != launched:
+        raise ProcessesError(
+            f"{launched} processes were started, but each would train alone: this device has no backend for "
+            "several; set ACCELERATE_USE_CPU=true to train on the CPU"
+        )
+    return accelerator
+
+
+def world_size() -> int:
+    """How many processes work together: those of the default process group, else 1."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process among them, from 0."""
+    return distributed.get_rank() if world_size() > 1 else 0
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        distributed.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    @once_differentiable  # autograd does not see through all_reduce
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # every process used this process's part; its gradient is the sum of theirs
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(gradient)
+        return gradient[rank()]
+
+
+def gather_processes(x: Float[Tensor, "*S"]) -> Float[Tensor, "P *S"]:
+    """The tensors of all processes, in order of rank; all have one shape. Gradients flow back to every process.
+
+    >>> gather_processes(torch.zeros(2, 3)).shape
+    torch.Size([1, 2, 3])
+    """
+    return _Gather.apply(x) if world_size() > 1 else x.unsqueeze(0)
+
+
+def mean_over_processes(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """The mean of the processes' tensors, with gradients; the tensor itself in one process."""
+    return gather_processes(x).mean(0) if world_size() > 1 else x
+
+
+def global_moments(
+    mean: Float[Tensor, "*S"], var: Float[Tensor, "*S"]
+) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"]]:
+    """Mean and biased variance over the rows of all processes, from each one's own.
+
+    var = mean_p [var_p + (mean_p - mean)^2], which loses no digits where the mean is large.
+    """
+    if world_size() == 1:
+        return mean, var
+    means, variances = gather_processes(torch.stack([mean, var])).unbind(1)
+    overall = means.mean(0)
+    return overall, (variances + (means - overall).square()).mean(0)
+
+
+class HostSyncBatchNorm(_BatchNorm):
+    """BatchNorm over the batches of all processes where nn.SyncBatchNorm refuses to work, which is off the GPU."""
+
+    def forward(self, x: Float[Tensor, "N C *S"]) -> Float[Tensor, "N C *S"]:
+        if not self.training or world_size() == 1:
+            return super().forward(x)
+        wide = x if x.dtype == torch.float64 else x.float()
+        axes = [i for i in range(x.ndim) if i != 1]
+        var, mean = torch.var_mean(wide, axes, correction=0)
+        mean, var = global_moments(mean, var)
+        with torch.no_grad():
+            count = x.numel() // x.shape[1] * world_size()
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_((var * count / max(count - 1, 1)).to(self.running_var.dtype), self.momentum)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        mean, scale, shift = (v.view(-1, *[1] * (x.ndim - 2)) for v in (mean, scale, self.bias))
+        return ((wide - mean) * scale + shift).to(x.dtype)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """1d and 2d alike."""
+
+
+class _HostSyncBatchNormAct(HostSyncBatchNorm):
+    """The same with the dropout and activation that timm's BatchNorm brings along."""
+
+    def forward(self, x: Float[Tensor, "N C *S"]) -> Float[Tensor, "N C *S"]:
+        return self.act(self.drop(super().forward(x)))
+
+
+def synchronize_batch_norm(model: nn.Module, device: str | torch.device = "cpu") -> nn.Module:
+    """Let every BatchNorm of `model` take its statistics over the batches of all processes, in place.
+
+    Names and values of the state dict stay. On CUDA these are torch's own kernels, elsewhere their plain form. In one
+    process nothing changes.
+    """
+    if world_size() == 1:
+        return model
+    if torch.device(device).type == "cuda":
+        return convert_sync_batchnorm(model)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.__class__ = _HostSyncBatchNormAct if isinstance(module, BatchNormAct2d) else HostSyncBatchNorm
+    return model
+
+
+def is_synchronized(module: nn.Module) -> bool:
+    """Whether a BatchNorm sees the batches of all processes."""
+    return isinstance(module, nn.SyncBatchNorm | HostSyncBatchNorm)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give all processes the first one's buffers (running statistics), so that they score what it saves."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, 0)
+
+
+def gather_objects(value: T) -> list[T]:
+    """The values of all processes, which pickle can carry, in order of rank."""
+    values: list[Any] = [value] * world_size()
+    if len(values) > 1:
+        distributed.all_gather_object(values, value)
+    return values
+
+
+def together(call: Callable[[], T]) -> T:
+    """What `call` gives. Returns when every process is that far; if it raises in one of them, all raise.
+
+    Without it the others would wait for a process that has left.
+
+    Raises:
+        AvsError: as `call`; where only another process failed, that one's sentence.
+    """
+    result, error = None, None
+    try:
+        result = call()
+    except AvsError as raised:
+        error = raised
+    told = next((raised for raised in gather_objects(error and (plain_kind(error), str(error))) if raised), None)
+    if error is not None:
+        raise error
+    if told is not None:
+        kind, message = told
+        raise kind(message)
+    return result

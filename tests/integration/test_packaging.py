@@ -1,0 +1,317 @@
+"""run.py, environment.yml, constraints.txt and pyproject.toml agree, and nothing of one machine is committed."""
+
+import ast
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def normal(requirement: str) -> str:
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+
+CORE = {normal(r) for r in PROJECT["dependencies"]}
+EXTRAS = {normal(r) for group in PROJECT["optional-dependencies"].values() for r in group}
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """A fresh copy of run.py as a module, blind to the environment variables that steer it."""
+    for name in ("AVS_VENV", "AVS_ENV", "AVS_PIP", "COLAB_RELEASE_TAG"):
+        monkeypatch.delenv(name, raising=False)
+    spec = importlib.util.spec_from_file_location("run", ROOT / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def checkout(run, monkeypatch, tmp_path):
+    """run.py in a checkout of its own, in a folder with a space and letters beyond ASCII, with a mock installer."""
+    root = tmp_path / "моя папка é"
+    root.mkdir()
+    for name in ("pyproject.toml", "constraints.txt"):
+        (root / name).write_bytes((ROOT / name).read_bytes())
+    run.installs = []
+    monkeypatch.setattr(run, "ROOT", root)
+    monkeypatch.setattr(run, "NEEDED_GB", 0)
+    monkeypatch.setattr(run, "install", run.installs.append)
+    monkeypatch.setattr(
+        run, "create", lambda folder: subprocess.check_call([sys.executable, "-m", "venv", "--without-pip", folder])
+    )
+    return run
+
+
+# ---- the files agree ------------------------------------------------------------------------------------------------
+
+
+def test_conda_installs_what_run_installs(run):
+    *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    assert pip == {"pip": [f"-c {run.CONSTRAINTS}", f"-e {run.REQUIREMENT}"]}
+    assert [normal(name) for name in conda] == ["python", "pip"]
+    version = tuple(int(part) for part in conda[0].removeprefix("python=").split("."))
+    assert run.OLDEST <= version <= run.NEWEST
+
+
+def test_run_and_pyproject_name_the_same_pythons(run):
+    oldest, (major, minor) = ".".join(map(str, run.OLDEST)), run.NEWEST
+    assert PROJECT["requires-python"] == f">={oldest},<{major}.{minor + 1}"
+
+
+def test_all_means_every_extra():
+    extras = PROJECT["optional-dependencies"]
+    assert set(re.search(r"\[(.*)\]", extras["all"][0])[1].split(",")) == set(extras) - {"all"}
+
+
+def test_constraints_pin_every_dependency_and_name_no_host():
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pinned = {normal(line) for line in text.splitlines()}
+    assert pinned >= (CORE | EXTRAS) - {"avslib"}
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; .+)?", line) for line in text.splitlines())
+    assert "://" not in text and "@" not in text
+
+
+def imports(tree: ast.AST, top: bool = True):
+    """(distribution's import name, whether it stands at module level) for each absolute import."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0], top
+        yield from imports(node, top and not isinstance(node, ast.FunctionDef))
+
+
+def test_every_import_is_declared():
+    distributions = importlib.metadata.packages_distributions()
+    known = set(sys.stdlib_module_names) | {"avslib", "google"}
+    for path in sorted((ROOT / "avslib").rglob("*.py")):
+        for name, top in imports(ast.parse(path.read_text(encoding="utf-8"))):
+            declared = CORE if top else CORE | EXTRAS
+            owners = {normal(owner) for owner in distributions.get(name, [name])}
+            assert name in known or owners & declared, f"{path.relative_to(ROOT)} imports {name}: declare it"
+
+
+def test_heavy_or_rare_packages_are_imported_late():
+    for path in sorted((ROOT / "avslib").rglob("*.py")):
+        names = {name for name, top in imports(ast.parse(path.read_text(encoding="utf-8"))) if top}
+        assert not names & {"matplotlib", "soundfile", "ipywidgets", "IPython"}, path
+
+
+def tracked_files() -> list[Path]:
+    try:
+        listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [ROOT / os.fsdecode(name) for name in listing.split(b"\0") if name]
+
+
+def test_no_path_of_one_machine_and_no_registry_is_committed():
+    # put together here, so that this file does not hold what it looks for
+    folders = "|".join(("work", "root", "home/[a-z]\\w+", "Users/[A-Za-z]\\w+", "farm", "var/folders"))
+    hosts = "|".join(("pypi" + r"\.org", "python" + "hosted", "/simp" + "le/", r"\.wh" + r"l\b", "index" + "-url"))
+    paths = rf"(?:^|[^\w.~$}}-])/(?:{folders})/|[A-Z]:\\\\?Users\\"
+    pattern = re.compile(rf"{paths}|https?://\S*(?:{hosts})|--\S*index" + "-url")
+    for bad in ("see /ro" + "ot/x", 'open("/ho' + 'me/ann/x")', "C:\\Use" + "rs\\ann", "https://pypi" + ".org/x"):
+        assert pattern.search(bad)
+    found = []
+    for path in tracked_files():
+        data = path.read_bytes() if path.is_file() else b""
+        if b"\0" not in data[:8000] and path.suffix != ".svg":
+            text = data.decode("utf-8", errors="replace")
+            found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in pattern.finditer(text)]
+    assert not found
+
+
+def test_links_of_the_pages_lead_somewhere():
+    pages = [path for path in tracked_files() if path.suffix == ".md"]
+    texts = [(page, page.read_text(encoding="utf-8")) for page in pages]
+    links = [(page, link) for page, text in texts for link in re.findall(r"\]\(([^)#:\s]+)", text)]
+    # results/demo is written by the demo
+    dead = [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
+    assert [link for link in dead if "results/demo/" not in link] == []
+
+
+def test_commands_of_the_pages_and_tables_are_understood():
+    import typer
+
+    from avslib.cli import app
+    from avslib.study.results import table
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = {line.split("#")[0].strip() for line in re.findall(r"^avs .*", text, re.MULTILINE)}
+    commands |= set(re.findall(r"`(avs .+?)`", table([], "ms3", "avsbench") + table([], "s4")))
+    assert len(commands) >= 8
+    for line in commands:
+        command, words = typer.main.get_command(app), line.split()[1:]
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        assert command.make_context(line, words)
+
+
+def test_citation_names_the_version_and_the_licence():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+
+
+# ---- run.py: the environment ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [(3, 10, 14), (3, 15, 0), (2, 7, 18)])
+def test_another_python_gets_a_sentence(run, version):
+    with pytest.raises(run.Stop, match=r"avslib needs 3\.11 to 3\.14"):
+        run.check_python(version)
+
+
+def test_installs_once_then_only_after_a_change(checkout):
+    python = checkout.ensure_environment()
+    assert python.exists() and checkout.ensure_environment() == python
+    assert len(checkout.installs) == 1
+    (checkout.ROOT / "constraints.txt").write_text("numpy==2.0\n", encoding="utf-8")
+    checkout.ensure_environment()
+    checkout.ensure_environment()
+    assert len(checkout.installs) == 2
+
+
+def test_half_an_install_is_begun_anew(checkout, monkeypatch):
+    folder = checkout.environment_folder()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkout, "install", lambda python: (folder / "half").touch() or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            checkout.ensure_environment()
+    assert (folder / "half").exists()
+    checkout.ensure_environment()
+    assert not (folder / "half").exists() and len(checkout.installs) == 1
+
+
+def test_an_environment_of_another_python_is_rebuilt(checkout):
+    folder = checkout.environment_folder()
+    checkout.ensure_environment()
+    checkout.write_state(folder, installed="x", python=[3, 10])
+    (folder / "old").touch()
+    checkout.ensure_environment()
+    assert not (folder / "old").exists() and len(checkout.installs) == 2
+
+
+def test_a_folder_of_someone_else_is_left_alone(checkout, monkeypatch, tmp_path):
+    monkeypatch.setenv("AVS_VENV", str(tmp_path))
+    with pytest.raises(checkout.Stop, match="was not made by run"):
+        checkout.ensure_environment()
+    assert checkout.ROOT.exists() and not checkout.installs
+
+
+def test_a_folder_that_cannot_be_written_names_avs_venv(checkout, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AVS_VENV", str(tmp_path / "file" / "venv"))
+    with pytest.raises(checkout.Stop, match="AVS_VENV"):
+        checkout.ensure_environment()
+
+
+def test_a_full_disk_is_told_before_the_download(checkout, monkeypatch):
+    monkeypatch.setattr(checkout, "NEEDED_GB", 1e9)
+    with pytest.raises(checkout.Stop, match="make room"):
+        checkout.ensure_environment()
+    assert not checkout.installs
+
+
+@pytest.mark.parametrize("name, value", [("AVS_ENV", "current"), ("COLAB_RELEASE_TAG", "release-colab")])
+def test_current_interpreter_is_used_as_it_is(checkout, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(checkout, "check_current", lambda extra: None)
+    assert checkout.main(["test", "--version"]) == 0
+    assert not checkout.environment_folder().exists()
+
+
+def test_current_interpreter_is_told_what_it_lacks(checkout, monkeypatch, capsys):
+    monkeypatch.setattr(checkout, "is_installed", lambda name: name != "timm")
+    with pytest.raises(checkout.Stop, match="avslib cannot be imported here"):  # the checkout holds no package
+        (checkout.ROOT / "avslib.py").write_text("raise ImportError('no timm')", encoding="utf-8")
+        checkout.check_current(None)
+    assert 'pip install "timm>=' in capsys.readouterr().err
+
+
+# ---- run.py: the tasks ----------------------------------------------------------------------------------------------
+
+
+def test_exit_code_arguments_and_folder_are_passed_on(run, tmp_path, capfd):
+    folder = tmp_path / "a b é"
+    folder.mkdir()
+    script = "import sys, os; print([*sys.argv[1:], os.path.basename(os.getcwd())]); sys.exit(7)"
+    assert run.run([sys.executable, "-c", script, "x y", "ü"], folder, run.child_environment(None)) == 7
+    assert capfd.readouterr().out.strip() == str(["x y", "ü", folder.name])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_and_sigterm_leave_the_end_to_the_task(run, tmp_path):
+    child = (
+        "import signal, sys, time; signal.signal({0}, lambda *_: sys.exit(9)); print('up', flush=True); time.sleep(60)"
+    )
+    parent = "import run, sys; sys.exit(run.run([sys.executable, '-c', sys.argv[1]], '.', None))"
+    for name, group in (("SIGINT", True), ("SIGTERM", False)):
+        process = subprocess.Popen(
+            [sys.executable, "-c", parent, child.format(f"signal.{name}")],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdout.readline() == b"up\n"
+        number = getattr(signal, name)
+        os.killpg(process.pid, number) if group else process.send_signal(number)
+        assert process.wait(timeout=20) == 9
+
+
+def test_suite_runs_in_parallel_parts_unless_told_what_to_run(run, monkeypatch):
+    monkeypatch.setattr(run, "cpu_count", lambda: 2)
+    units, papermill, strict, lax = run.test_commands([])
+    assert units == ["-m", "pytest", "-n", "2", "--dist", "loadscope"] and "notebook" in papermill
+    assert "notebooks/00_start_here.ipynb" in strict and "notebooks/10_training.ipynb" in lax
+    assert len([a for a in strict + lax if a.endswith(".ipynb")]) == len(list((ROOT / "notebooks").glob("*.ipynb")))
+    assert run.test_commands(["--long", "-x"])[0][-3:] == ["-m", "not gpu and not notebook", "-x"]
+    assert run.test_commands(["tests/unit/test_metrics.py", "-k", "J"]) == [
+        ["-m", "pytest", "tests/unit/test_metrics.py", "-k", "J"]
+    ]
+
+
+def test_every_part_is_run_and_the_first_failure_is_the_exit_code(run, monkeypatch):
+    monkeypatch.setenv("AVS_ENV", "current")
+    monkeypatch.setattr(run, "check_current", lambda extra: None)
+    codes = {"[1]": 0, "[2]": 5, "[3]": 1}
+    monkeypatch.setattr(run, "test_commands", lambda arguments: [[1], [2], [3]])
+    done = []
+    monkeypatch.setattr(run, "run", lambda command, *_: done.append(command[1:]) or codes[str(command[1:])])
+    assert run.main(["test"]) == 5 and done == [[1], [2], [3]]
+    codes["[1]"], done[:] = 130, []
+    assert run.main(["test"]) == 130 and done == [[1]]
+
+
+def test_lab_opens_the_first_lesson_unless_told_what(run):
+    assert run.task_commands("lab", ["--no-browser"])[0] == [
+        ["-m", "jupyterlab", "notebooks/00_start_here.ipynb", "--no-browser"]
+    ]
+    assert run.task_commands("lab", ["notebooks"])[0] == [["-m", "jupyterlab", "notebooks"]]
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"]])
+def test_wrong_task_is_answered_with_the_right_ones(run, arguments, capsys):
+    assert run.main(arguments) == 2
+    assert "lab" in "".join(capsys.readouterr())
+
+
+def test_state_survives_nonsense(run, tmp_path):
+    (tmp_path / run.STATE).write_text("{", encoding="utf-8")
+    assert run.read_state(tmp_path) == {}
+    run.write_state(tmp_path, installed="é")
+    assert json.loads((tmp_path / run.STATE).read_text(encoding="utf-8")) == {"installed": "é"}

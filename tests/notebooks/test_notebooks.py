@@ -1,0 +1,141 @@
+"""The course: every notebook has the same frame, stays small, and runs by papermill with its metrics in bounds."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from avslib.course import execute
+from avslib.course.book import build_book
+from avslib.course.lesson import STANDARD
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = [
+    "00_start_here",
+    "01_data",
+    "02_audio",
+    "03_vision",
+    "04_segmentation_loss",
+    "05_elbo",
+    "06_shared_code",
+    "07_orthogonality",
+    "08_mutual_information",
+    "09_fusion",
+    "10_training",
+    "11_metrics",
+    "12_ablations",
+    "13_tables",
+    "14_uncertainty_and_your_video",
+]
+LESSONS = [ROOT / "notebooks" / f"{name}.ipynb" for name in NAMES]
+SOLUTIONS = [ROOT / "notebooks" / "solutions" / f"{name}.ipynb" for name in NAMES]
+EVERY = LESSONS + SOLUTIONS
+# the range that each metric must lie in, by notebook; see the file's head
+BOUNDS = yaml.safe_load((ROOT / "tests" / "notebook_metrics.yaml").read_text(encoding="utf-8"))
+
+
+def label(path: Path) -> str:
+    return path.relative_to(ROOT / "notebooks").with_suffix("").as_posix()
+
+
+each = pytest.mark.parametrize("path", EVERY, ids=label)
+
+
+def code(path: Path) -> list:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def prose(path: Path) -> str:
+    return "\n\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+
+
+def test_the_course_is_complete():
+    assert execute.find() == LESSONS and execute.find(solutions=True) == SOLUTIONS
+
+
+@each
+def test_opens_with_a_badge_of_its_own_and_the_same_bootstrap(path):
+    first = nbformat.read(path, as_version=4).cells[0].source
+    assert f"colab.research.google.com/github/avslib/avslib/blob/main/notebooks/{label(path)}.ipynb" in first
+    bootstrap = [cell.source for cell in code(path) if "colab" in cell.metadata.get("tags", [])]
+    assert bootstrap == [code(LESSONS[0])[0].source]
+
+
+@each
+def test_parameters_are_the_standard_ones_and_those_that_start_checks(path):
+    names = list(execute.parameters(path))
+    assert names[: len(STANDARD)] == list(STANDARD)
+    source = "\n".join(cell.source for cell in code(path) if not re.search(r"^\s*[!%]", cell.source, re.MULTILINE))
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    starts = [call for call in calls if getattr(call.func, "id", "") == "start"]
+    arguments = [argument.value for argument in starts[0].args if isinstance(argument, ast.Constant)]
+    assert len(starts) == 1 and arguments == [label(path), *names[len(STANDARD) :]]
+
+
+@each
+def test_outputs_are_small_free_of_errors_and_pictures_have_texts(path):
+    assert path.stat().st_size < execute.MAX_BYTES
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.metadata.kernelspec.name == "python3" and "widgets" not in notebook.metadata
+    for cell in code(path):
+        assert cell.execution_count, f"not executed: {cell.source[:60]}"
+        for output in cell.outputs:
+            assert output.output_type != "error" and output.get("name") != "stderr", output
+            if "image/png" in output.get("data", {}):
+                assert output.metadata.get("image/png", {}).get("alt"), cell.source
+
+
+@each
+def test_ends_by_writing_its_metrics(path):
+    assert "lesson.finish(" in code(path)[-1].source
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=label)
+def test_a_lesson_has_questions_breaks_summary_and_exercises(path):
+    text = prose(path)
+    for heading in ("you can answer", "Where it breaks", "Summary", "Exercises"):
+        assert heading.lower() in text.lower(), heading
+    exercises = re.split(r"^#+ .*Exercises.*$", text, flags=re.MULTILINE | re.IGNORECASE)[1]
+    assert 3 <= len(re.findall(r"^(?:\d\.|\*\*\d|#+ .*\d)", exercises, re.MULTILINE)) <= 6
+    assert f"solutions/{path.name}" in exercises
+
+
+def test_links_between_lessons_lead_somewhere():
+    for path in EVERY:
+        for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", prose(path)):
+            assert (path.parent / link).exists(), f"{label(path)}: {link}"
+
+
+def run(path: Path, out: Path, **given) -> None:
+    by_number = execute.read_parameters(ROOT / "notebooks" / "params" / "ci.yaml")
+    result = execute.run_notebook(path, out, execute.given_for(path, by_number) | given)
+    assert result["checks"] > 0 and result["fast"]
+    bounds = BOUNDS[label(path)]
+    assert set(bounds) == set(result["metrics"])
+    for metric, (low, high) in bounds.items():
+        assert low <= result["metrics"][metric] <= high, f"{metric}: {json.dumps(result['metrics'])}"
+
+
+@pytest.mark.notebook
+@each
+def test_runs_by_papermill_with_metrics_in_bounds(path, tmp_path):
+    run(path, tmp_path)
+
+
+@pytest.mark.notebook
+def test_the_book_holds_every_page_with_words_for_its_pictures(tmp_path):
+    build_book(tmp_path / "book")
+    for path in EVERY:
+        page = (tmp_path / "book" / f"{label(path)}.html").read_text(encoding="utf-8")
+        pictures = re.findall(r'<img[^>]*src="[^"]*_images/[^>]*>', page)
+        assert not [p for p in pictures if not re.search(r'alt="(?!_images|\.\./_images)[^"]{9,}"', p)], label(path)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("path", LESSONS, ids=label)
+def test_runs_on_a_gpu(path, tmp_path):
+    run(path, tmp_path, DEVICE="cuda")

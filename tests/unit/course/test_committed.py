@@ -1,0 +1,17 @@
+"""Lessons find the committed records in a checkout, and say how to get one."""
+
+import pytest
+
+from avslib.core.errors import AvsError
+from avslib.course import committed
+from avslib.study.records import load_records
+
+
+def test_records_of_the_checkout():
+    assert {record.data for record in load_records(committed.committed_runs())} == {"mini"}
+
+
+def test_without_a_checkout_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(committed, "base_folder", lambda: tmp_path)
+    with pytest.raises(AvsError, match="git clone"):
+        committed.committed_runs()

@@ -1,0 +1,178 @@
+"""What the notebooks share: a lesson's start, checks and end; the runner's rules; the book."""
+
+import json
+import math
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from nbformat.v4 import new_code_cell, new_notebook
+
+from avslib.cli.notebooks import join_pairs
+from avslib.core.errors import AvsError
+from avslib.course import execute, player, show, start
+
+
+@pytest.fixture
+def names(mini_data, tmp_path):
+    return {"FAST": True, "SEED": 3, "DATA_ROOT": str(mini_data), "OUT_DIR": str(tmp_path / "out"), "DEVICE": "cpu"}
+
+
+@pytest.fixture
+def lesson(names):
+    return start("99_test", names, say=lambda line: None)
+
+
+def test_a_lesson_offers_data_model_and_generators_by_its_parameters(lesson):
+    assert lesson.is_mini and lesson.out.is_dir() and lesson.fast and lesson.seed == 3
+    assert lesson.config(task="ms3").data.task == "ms3" and lesson.config().train.seed == 3
+    item = lesson.dataset("val", clips=2)[1]
+    assert item["image"].shape[0] == 5 and item["audio"].shape == (5, 128)
+    assert torch.equal(torch.rand(2, generator=lesson.generator(1)), torch.rand(2, generator=lesson.generator(1)))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"FASST": True}, "there is no parameter 'FASST'; the parameters are FAST, SEED"),
+        ({"fast": False}, "there is no parameter 'fast'"),
+        ({"SEED": "1"}, "SEED: expected a whole number"),
+        ({"FAST": 1}, "FAST: expected True"),
+        ({"DEVICE": "tpu"}, "DEVICE: expected"),
+        ({"DATA_ROOT": "nowhere"}, "DATA_ROOT: nowhere is no folder"),
+    ],
+)
+def test_wrong_parameters_are_refused(names, change, message):
+    with pytest.raises(AvsError, match=message):
+        start("99_test", names | change, say=lambda line: None)
+
+
+def test_a_missing_parameter_and_an_absent_gpu_are_named(names):
+    with pytest.raises(AvsError, match="CLIPS is missing"):
+        start("99_test", names, "CLIPS", say=lambda line: None)
+    if not torch.cuda.is_available():
+        with pytest.raises(AvsError, match="no such device here"):
+            start("99_test", names | {"DEVICE": "cuda"}, say=lambda line: None)
+
+
+def test_a_started_lesson_may_be_started_again_beside_the_readers_variables(names, lesson):
+    assert start("99_test", names | {"lesson": lesson, "x": 3}, say=lambda line: None).seed == 3
+
+
+def test_check_tells_equal_from_different(lesson, capsys):
+    lesson.check("sum", 0.1 + 0.2, 0.3)
+    assert "[ok] sum" in capsys.readouterr().out
+    with pytest.raises(AssertionError, match=r"differs from the true value by up to 0\.1"):
+        lesson.check("sum", 0.4, 0.3)
+    with pytest.raises(AssertionError, match="shape"):
+        lesson.check("sum", torch.zeros(2), torch.zeros(3))
+    assert lesson.checks == 1
+
+
+def test_finish_writes_plain_finite_metrics(lesson):
+    lesson.finish(j=torch.tensor(0.5), n=np.int64(3))
+    written = json.loads((lesson.out / "metrics.json").read_text(encoding="utf-8"))
+    assert written["metrics"] == {"j": 0.5, "n": 3} and written["notebook"] == "99_test"
+    with pytest.raises(AvsError, match="metric 'j'"):
+        lesson.finish(j=math.nan)
+
+
+def test_pictures_need_a_text_and_stay_small():
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4, 3))
+    figure.subplots().imshow(np.random.default_rng(0).random((100, 100, 3)))
+    picture = show(figure, "noise")
+    assert picture.alt == "noise" and len(picture.data) < 200_000
+    with pytest.raises(AvsError, match="alt is empty"):
+        show(figure, " ")
+
+
+def test_player_holds_the_sound_and_its_label():
+    html = player(torch.sin(torch.arange(16000) / 10), 'a "tone"').data
+    assert "audio/ogg;base64," in html and 'aria-label="a &quot;tone&quot;"' in html
+    with pytest.raises(AvsError, match="mono"):
+        player(torch.zeros(2, 100), "stereo")
+
+
+# ---- the runner -----------------------------------------------------------------------------------------------------
+
+FINISH = 'import json, pathlib; pathlib.Path(OUT_DIR, "metrics.json").write_text(json.dumps({"metrics": {"n": N}}))'
+
+
+def notebook(path, *sources, parameters="N = 1\nOUT_DIR = ''"):
+    cells = [new_code_cell(parameters, metadata={"tags": ["parameters"]}), *(new_code_cell(s) for s in sources)]
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": dict(execute.KERNEL)}), path)
+    return path
+
+
+def test_papermill_runs_a_copy_with_other_parameters(tmp_path):
+    path = notebook(tmp_path / "01_a.ipynb", FINISH)
+    before = path.read_bytes()
+    assert execute.run_notebook(path, tmp_path / "out", {"N": 5})["metrics"] == {"n": 5}
+    assert path.read_bytes() == before and (tmp_path / "out" / "01_a.ipynb").is_file()
+    with pytest.raises(AvsError, match=r"no parameter 'M'; .*the parameters are N, OUT_DIR"):
+        execute.run_notebook(path, tmp_path / "out", {"M": 5})
+
+
+@pytest.mark.parametrize("source, message", [("1 / 0", "failed with ZeroDivisionError"), ("1", "lesson.finish")])
+def test_a_failing_notebook_is_named(tmp_path, source, message):
+    with pytest.raises(AvsError, match=message):
+        execute.run_notebook(notebook(tmp_path / "01_a.ipynb", source), tmp_path / "out")
+
+
+def test_refresh_stores_outputs_or_leaves_the_file_alone(tmp_path, monkeypatch):
+    path = notebook(tmp_path / "01_a.ipynb", "import os; print(os.path.expanduser('~/x'))")
+    execute.refresh(path)
+    done = nbformat.read(path, as_version=4)
+    assert done.cells[1].outputs[0].text.strip().endswith("x") and "execution" not in done.cells[1].metadata
+    before = path.read_bytes()
+    monkeypatch.setattr(execute, "MAX_BYTES", 100)
+    with pytest.raises(AvsError, match="show less"):
+        execute.refresh(path)
+    assert path.read_bytes() == before
+
+
+def test_parameter_files_are_checked(tmp_path):
+    path, note = tmp_path / "p.yaml", notebook(tmp_path / "07_a.ipynb")
+    path.write_text("all: {N: 2, FAST: true}\n07: {N: 3}\n", encoding="utf-8")
+    assert execute.given_for(note, execute.read_parameters(path)) == {"N": 3}
+    path.write_text("- N\n", encoding="utf-8")
+    with pytest.raises(AvsError, match="expected sections"):
+        execute.read_parameters(path)
+
+
+def test_notebooks_are_found_by_number_and_name():
+    assert [p.stem for p in execute.find(["7", "00_start_here"])] == ["07_orthogonality", "00_start_here"]
+    with pytest.raises(AvsError, match="there are 00_start_here"):
+        execute.find(["77"])
+
+
+def test_papermills_form_of_parameters_is_understood():
+    assert join_pairs(["run", "-p", "A", "1", "03", "-p", "B=2"]) == ["run", "-p", "A=1", "03", "-p", "B=2"]
+
+
+# ---- the book -------------------------------------------------------------------------------------------------------
+
+
+def test_the_book_has_pages_search_and_picture_texts(tmp_path, monkeypatch):
+    from avslib.course import book
+
+    lesson = notebook(tmp_path / "01_a.ipynb", "1")
+    content = nbformat.read(lesson, as_version=4)
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+    content.cells[1].outputs = [
+        nbformat.v4.new_output("display_data", {"image/png": pixel}, metadata={"image/png": {"alt": "one pixel"}})
+    ]
+    content.cells.insert(0, nbformat.v4.new_markdown_cell("# A lesson\n\n$x^2$"))
+    nbformat.write(content, lesson)
+    monkeypatch.setattr(book, "find", lambda solutions=False: [] if solutions else [lesson])
+    page = book.build_book(tmp_path / "book")
+    assert "A lesson" in page.read_text(encoding="utf-8") and (page.parent / "search.html").is_file()
+    text = (page.parent / "01_a.html").read_text(encoding="utf-8")
+    assert 'alt="one pixel"' in text and "_static/mathjax" in text
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    with pytest.raises(AvsError, match="holds no book"):
+        book.build_book(tmp_path / "mine")

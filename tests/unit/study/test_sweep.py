@@ -1,0 +1,286 @@
+"""Sweeps: grid files and their mistakes, what is skipped, what fails without stopping the rest, and what is shown."""
+
+import io
+import itertools
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from avslib.config import load_config
+from avslib.core.errors import AvsError
+from avslib.study.records import load_records
+from avslib.study.sweep import executors
+from avslib.study.sweep.engine import run_grid
+from avslib.study.sweep.grid import jobs, load_grid
+from avslib.study.sweep.live import Board, RunStatus, expected_seconds, html, read_progress, status_table
+
+MICRO = {
+    "preset": "mini",
+    "tasks": ["s4"],
+    "variants": ["ecmvae", "without_both"],
+    "overrides": {
+        "model": {
+            "pretrained": False,
+            "image_size": 32,
+            "channels": 8,
+            "image_encoder_channels": [4] * 5,
+            "map_encoder_channels": [4] * 5,
+        },
+        "data": {"frames": 1, "max_clips": 4},
+        "train": {"epochs": 1, "batch_size": 2, "warmup_steps": 0},
+    },
+}
+
+
+@pytest.fixture
+def micro(tmp_path, mini_data):
+    """Writes a grid file of runs that take a second; changes are given by field."""
+
+    def write(**changes):
+        path = tmp_path / "micro.yaml"
+        path.write_text(yaml.safe_dump(MICRO | {"data": str(mini_data)} | changes), encoding="utf-8")
+        return path
+
+    return write
+
+
+def grid_of(tmp_path, **values):
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump({"variants": ["ecmvae"]} | values), encoding="utf-8")
+    return load_grid(tmp_path / "g.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"variant": ["ecmvae"]}, "unknown field 'variant'; did you mean 'variants'"),
+        ({"variants": []}, "variants: expected a list of at least one variant"),
+        ({"variants": ["without_bth"]}, "did you mean 'without_both'"),
+        ({"variants": [{"without_orthogonalty": {"loss.mi": 0}}]}, "did you mean 'without_orthogonality' by"),
+        ({"variants": ["poe", "poe"]}, "'poe' is listed twice"),
+        ({"variants": [{"mine": {}}]}, "variant 'mine': there is none"),
+        ({"tasks": ["s5"]}, "there is no task 's5'"),
+        ({"seeds": 0}, "seeds: expected how many"),
+        ({"seeds": [1, 1]}, "seeds: 1 is there twice"),
+        ({"data": {"mini": "tiny"}}, "data.mini: Input should be 'small' or 'full'"),
+        ({"data": {"size": "small"}}, "unknown field 'data.size'"),
+        ({"axes": {"model.latent_dim": 4}}, "model.latent_dim: expected a list of values"),
+        ({"threads": 0}, "threads: .* greater than or equal to 1"),
+        ({"overrides": [1]}, "overrides: expected section.field: value lines"),
+    ],
+)
+def test_mistake_in_a_grid_is_one_sentence(tmp_path, values, sentence):
+    with pytest.raises(AvsError, match=sentence) as caught:
+        grid_of(tmp_path, **values)
+    assert "g.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"overrides": {"loss.orthogonalty": 0}}, "g, ecmvae: .*did you mean 'loss.orthogonality'"),
+        ({"fast": {"train.epochs": -1}}, "train.epochs"),
+        ({"overrides": {"train.seed": 3}}, "train.seed cannot be overridden; list the seeds under seeds"),
+        ({"task_overrides": {"s4": {"model": {"chanels": 8}}}}, "did you mean 'model.channels'"),
+    ],
+)
+def test_every_configuration_is_checked_before_anything_starts(tmp_path, values, sentence):
+    with pytest.raises(AvsError, match=sentence):
+        jobs(grid_of(tmp_path, **values), fast=True, root=tmp_path)
+
+
+def test_unreadable_and_empty_grid(tmp_path):
+    for text, sentence in (("", "expected fields"), ("a: [", "not valid YAML"), ("tasks: [s4]", "list of variants")):
+        (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(AvsError, match=sentence):
+            load_grid(tmp_path / "bad.yaml")
+    with pytest.raises(AvsError, match="No such file"):
+        load_grid(tmp_path / "none.yaml")
+
+
+def test_jobs_go_seed_by_seed_and_later_overrides_win(tmp_path):
+    grid = grid_of(
+        tmp_path,
+        tasks=["s4", "ms3"],
+        seeds=2,
+        axes={"model.latent_dim": [4, 16]},
+        variants=["ecmvae", {"without_mi": {"train.epochs": 7}}, {"mine": {"loss.kl": 0.5}}],
+        overrides={"train": {"epochs": 2}, "loss.mi": 0.3},
+        task_overrides={"ms3": {"train.epochs": 3}},
+        fast={"data.max_clips": 40},
+    )
+    found = jobs(grid, root=tmp_path)
+    assert [job.seed for job in found] == [0] * 12 + [1] * 12 and len({job.id for job in found}) == 24
+    named = {(job.method, job.task): job.config for job in found}
+    assert named["ecmvae, latent_dim=4", "s4"].train.epochs == 2
+    assert named["ecmvae, latent_dim=16", "ms3"].train.epochs == 3
+    without = named["without_mi, latent_dim=4", "ms3"]
+    assert (without.train.epochs, without.loss.mi, without.model.latent_dim) == (7, 0, 4)
+    assert named["mine, latent_dim=4", "s4"].loss.kl == 0.5
+    assert {job.config.data.max_clips for job in found} == {None}
+    assert {job.config.data.max_clips for job in jobs(grid, [5], fast=True, root=tmp_path)} == {40}
+    assert {job.seed for job in jobs(grid, [5], root=tmp_path)} == {5}
+
+
+def test_command_of_a_job_is_that_very_run(tmp_path):
+    grid = grid_of(
+        tmp_path,
+        variants=["all_official"],
+        overrides={"train.lr": 1e-5, "train.init_from": None},
+        preset="demo",
+        axes={"model.image_encoder_channels": [[4] * 5]},
+    )
+    job = jobs(grid, root=tmp_path)[0]
+    words = shlex.split(job.command(threads=3))
+    given = dict(zip(words[3::2], words[4::2], strict=True))
+    overrides = [after for before, after in itertools.pairwise(words) if before == "-o"]
+    own = [f"data.root={given['--data']}", f"data.task={given['--task']}", f"train.seed={given['--seed']}"]
+    assert words[:3] == ["OMP_NUM_THREADS=3", "avs", "train"]
+    assert load_config(given["--preset"], [*overrides, *own, "data.workers=0"]) == job.config
+
+
+def test_sweep_ends_with_intervals_and_says_why_where_runs_cannot_be_compared(micro, tmp_path):
+    text = io.StringIO()
+    run_grid(micro(), tmp_path / "one", executor="serial", console=Console(file=text, width=200))
+    assert "J minus ecmvae" in (tmp_path / "one/table_s4.md").read_text(encoding="utf-8")
+    other = micro(variants=["ecmvae", {"faster": {"train.lr": 0.01}}])
+    run_grid(other, tmp_path / "two", executor="serial", console=Console(file=text, width=200))
+    assert "without intervals: ablation table: train.lr is 0.01 in faster" in text.getvalue()
+    assert "| faster |" in (tmp_path / "two/table_s4.md").read_text(encoding="utf-8")
+
+
+def test_failing_run_is_recorded_and_the_others_finish_and_nothing_is_done_twice(micro, tmp_path):
+    out, text = tmp_path / "out", io.StringIO()
+    # the first one's learning rate makes its loss overflow
+    bad = micro(variants=[{"bad": {"train": {"lr": 1e30, "epochs": 3, "clip_grad": None}}}, "without_both"])
+    first = run_grid(bad, out, executor="serial", console=Console(file=text, width=200))
+    assert [record.method for record in first.records] == ["without_both"]
+    ((name, error),) = first.failed.items()
+    note = json.loads((out / "failed" / f"{name}.json").read_text(encoding="utf-8"))
+    assert "not finite" in error and "not finite" in text.getvalue()
+    assert note["error"] == error and "Traceback" in note["traceback"] and "train.lr=1e+30" in note["command"]
+    assert "| without_both |" in (out / "table_s4.md").read_text(encoding="utf-8")
+
+    again = run_grid(bad, out, executor="serial")
+    assert list(again.failed) == [name] and again.records == first.records
+    good = run_grid(micro(), out, executor="serial", console=Console(file=text, width=200))
+    assert not good.failed and good.records[1] == first.records[0] and "2 runs" in text.getvalue()
+    everything = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()}
+    assert run_grid(micro(), out, executor="local").records == good.records
+    assert everything == {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()}
+    assert not list(out.rglob("state.pt"))
+
+
+def test_success_takes_back_the_note_of_a_failure(micro, tmp_path, mini_data):
+    path, out = micro(variants=["ecmvae"]), tmp_path / "out"
+    (out / "work").mkdir(parents=True)
+    (job,) = jobs(load_grid(path))
+    (out / "work" / job.id).write_text("a file where the folder should be", encoding="utf-8")
+    assert run_grid(path, out, executor="serial").failed and (out / "failed" / f"{job.id}.json").is_file()
+    (out / "work" / job.id).unlink()
+    (record,) = run_grid(path, out, executor="serial").records
+    assert record.id == job.id and not list((out / "failed").iterdir())
+
+
+def test_exit_codes_of_the_command(micro, tmp_path, monkeypatch):
+    import typer
+    from typer.testing import CliRunner
+
+    from avslib.cli.ablate import ablate_command
+
+    app = typer.Typer()
+    app.command()(ablate_command)
+    monkeypatch.chdir(tmp_path)
+    options = [str(micro(variants=["ecmvae"], fast={"data.max_clips": 2})), "--executor", "serial", "--fast", "-q"]
+    ran = CliRunner().invoke(app, options)
+    assert ran.exit_code == 0 and (tmp_path / "build/ablate/micro-fast/table_s4.md").is_file()
+    (record,) = load_records(tmp_path / "build/ablate/micro-fast/runs")
+    assert record.config["data"]["max_clips"] == 2
+    monkeypatch.setattr("avslib.study.sweep.engine.execute", _interrupted)
+    assert CliRunner().invoke(app, [*options, "--seeds", "2"]).exit_code == 130
+
+
+def _interrupted(executor, left, call, **options):
+    yield left[0], None
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["dask", "dask://host", "tcp://host:1", "slurm://a:1", "threads"])
+def test_unknown_executor(name):
+    with pytest.raises(AvsError, match="expected local, serial, dask://HOST:PORT or slurm"):
+        executors.check_executor(name)
+
+
+def test_slurm_without_sbatch(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(AvsError, match="no sbatch command here"):
+        executors.check_executor("slurm")
+
+
+def test_memory_cores_and_jobs_limit_the_processes(monkeypatch):
+    monkeypatch.setattr("dask.system.CPU_COUNT", 8)
+    monkeypatch.setattr(executors, "_free_memory", lambda: 5 * 10**9)
+    assert executors.process_count(threads=1, memory_gb=2.0, jobs=100) == 2
+    assert executors.process_count(threads=1, memory_gb=0.1, jobs=100) == 8
+    assert executors.process_count(threads=4, memory_gb=0.1, jobs=100) == 2
+    assert executors.process_count(threads=1, memory_gb=0.1, jobs=3) == 3
+    assert executors.process_count(threads=1, memory_gb=50.0, jobs=3) == 1
+
+
+def statuses():
+    made = [RunStatus("s4", "ecmvae", seed, Path("x"), 40) for seed in range(5)]
+    made[0].state, made[0].val_j = "done before", 0.5
+    made[1].state, made[1].seconds, made[1].val_j = "done", 60.0, 0.25
+    made[2].state, made[2].began, made[2].step = "running", 100.0, 10
+    made[3].state = "failed"
+    return made
+
+
+def test_table_says_what_is_done_running_and_failed():
+    text, runs = io.StringIO(), statuses()
+    Console(file=text, width=110).print(status_table(runs, workers=1, elapsed=75, now=120.0))
+    for part in ("2/5", "seed 2: 10/40", "seed 3", "0.250", "1:20", "2 of 5 done", "1 of them before", "1 failed"):
+        assert part in text.getvalue(), part
+    # 40 s are left of the running one, and a waiting one takes a minute
+    assert expected_seconds(runs, 1, 120.0) == pytest.approx(100) and "about 1:40 to go" in text.getvalue()
+    assert expected_seconds(runs, 2, 120.0) == pytest.approx(50)
+    assert expected_seconds(runs[3:], 1, 120.0) is None
+    assert "seed 2: 10/40" in html(status_table(runs, now=120.0))
+
+
+def test_progress_is_read_from_a_history_that_grows(tmp_path):
+    path = tmp_path / "history.csv"
+    assert read_progress(path) == (0, None)
+    path.write_text("step,epoch,val_J\n10,0,\n20,0,0.25\n30,1,\n", encoding="utf-8")
+    assert read_progress(path) == (30, 0.25)
+    path.write_text("step,epoch,val_J\n10,0,\n20,0,0.25\n3", encoding="utf-8")
+    assert read_progress(path)[1] == 0.25
+
+
+def test_lines_without_a_terminal_and_a_table_in_one():
+    for terminal, part in ((False, "3/5 s4, ecmvae, seed 3: failed:"), (True, "2 of 5 done")):
+        text = io.StringIO()
+        with Board(statuses(), Console(file=text, width=110, force_terminal=terminal)) as board:
+            board.draw()
+        assert part in text.getvalue() and text.getvalue().count("failed:") == (not terminal)
+
+
+def test_widget_in_a_notebook_holds_the_same_table(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    runs = statuses()
+    with Board(runs, Console(file=io.StringIO(), force_jupyter=True)) as board:
+        runs[4].state = "failed"
+    assert shown == [board.widget] and "seed 3, seed 4" in board.widget.value
+
+
+@pytest.mark.notebook
+def test_lesson_as_a_job(micro, tmp_path):
+    path = micro(variants=["without_mi"], axes={"model.latent_dim": [4]}, notebook=12, fast={"train.epochs": 1})
+    (record,) = run_grid(path, tmp_path / "out", executor="serial", fast=True).records
+    assert (record.method, record.config["model"]["latent_dim"]) == ("without_mi, latent_dim=4", 4)
+    assert (tmp_path / "out/work" / record.id / "12_ablations.ipynb").is_file()
+    assert run_grid(path, tmp_path / "out", executor="serial", fast=True).records == [record]

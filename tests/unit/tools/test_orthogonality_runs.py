@@ -1,0 +1,58 @@
+"""The four runs of lesson 07 as they are committed, and what happens where they are missing."""
+
+import pytest
+import torch
+
+from avslib.core.errors import AvsError
+from tools.orthogonality_runs import (
+    ORTHOGONALITY,
+    VARIANTS,
+    committed_folder,
+    load_variant,
+    train_variant,
+    variant_config,
+)
+
+
+def test_committed_runs_differ_in_two_weights_alone():
+    runs = {name: load_variant(committed_folder() / name) for name in VARIANTS}
+    rest = []
+    for name, run in runs.items():
+        config = {section: dict(v) if isinstance(v, dict) else v for section, v in run.record.config.items()}
+        assert (config["loss"].pop("orthogonality"), config["loss"].pop("mi")) == VARIANTS[name]
+        rest.append(config)
+        rows = run.codes["clip"]
+        assert len(rows) == 5 * run.record.dataset.clips["test"]
+        for code in ("s_v", "s_a", "c"):
+            assert run.codes[code].shape == run.codes[code + "_sd"].shape == (len(rows), 16)
+            assert run.codes[code].isfinite().all() and (run.codes[code + "_sd"] >= 0).all()
+    assert all(config == rest[0] for config in rest)
+    assert len({run.record.id for run in runs.values()}) == len(VARIANTS)
+    assert all(run.record.git.dirty is False for run in runs.values())
+
+
+def test_committed_config_is_that_of_the_command():
+    record = load_variant(committed_folder() / "both").record
+    config = variant_config("both", "build/data/mini-small").model_dump(mode="json")
+    # fields that came into the configuration later are not in the record
+    known = {k: {f: config[k][f] for f in v} if isinstance(v, dict) else config[k] for k, v in record.config.items()}
+    assert record.config == known and config["loss"]["orthogonality"] == ORTHOGONALITY
+
+
+def test_missing_and_damaged_runs_are_named(tmp_path):
+    with pytest.raises(AvsError, match=r"run\.json is missing.*TRAIN = True"):
+        load_variant(tmp_path)
+    for name in ("run.json", "history.csv"):
+        (tmp_path / name).write_bytes((committed_folder() / "base" / name).read_bytes())
+    (tmp_path / "codes.safetensors").write_bytes(b"\0" * 20)
+    with pytest.raises(AvsError, match="not a whole safetensors file"):
+        load_variant(tmp_path)
+    with pytest.raises(AvsError, match="the variants are base, orth, mi, both"):
+        variant_config("bothh", tmp_path)
+
+
+@pytest.mark.long
+def test_training_leaves_what_is_loaded(tmp_path, mini_data):
+    run = train_variant("both", mini_data, tmp_path / "both", epochs=1)
+    assert sorted(p.name for p in (tmp_path / "both").iterdir()) == ["codes.safetensors", "history.csv", "run.json"]
+    assert torch.isfinite(run.codes["c"]).all()

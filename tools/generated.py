@@ -1,0 +1,181 @@
+"""What is generated in a checkout, and from which run records: tables in pages, tables as files, figures.
+
+A page holds a table between marks, ``<!-- table:ablation-s4 -->`` and ``<!-- /table:ablation-s4 -->``:
+
+    results/runs           mini-s4, mini-ms3, avsbench-s4, avsbench-ms3
+    results/ablation/runs  ablation-s4, ablation-ms3; table_TASK.{md,csv,tex,html} and differences_TASK.png beside them
+    results/robustness     robustness; table.{md,csv,tex,html} and robustness_TASK.png there
+    results/bench          bench-targets, bench; growth_DEVICE_BACKBONE.png there
+    results/reliability    reliability-summary, reliability
+
+The mark ``errors`` is the table of the error codes, from avslib/core/errors.py.
+Nothing here is typed by hand; `stale` says what no longer follows from the records.
+"""
+
+import hashlib
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from avslib.core.errors import RecordError, UsageError, explained
+from avslib.core.files import atomic_path
+from avslib.study.ablation import render
+from avslib.study.comparisons import Comparison, compare
+from avslib.study.plots import save_figure
+from avslib.study.plots_robustness import robustness_figure
+from avslib.study.plots_study import differences_figure
+from avslib.study.records import RunRecord, load_records
+from avslib.study.results import SPLITS, table
+from avslib.study.robustness_table import robustness_table
+from avslib.study.tables import SUFFIXES, fill_marks, mark_names
+from benchmarks.plots import growth_figure
+from benchmarks.record import BenchRecord, read_bench_record
+from benchmarks.report import markdown_page, targets_markdown
+from tools.reliability import FOLDER, ReliabilityRecord, read_reliability_record, records_markdown, summary_markdown
+
+PAGES = (
+    "README.md",
+    "results/ablation/README.md",
+    "results/robustness/README.md",
+    "results/bench/README.md",
+    "docs/RELIABILITY.md",
+)
+BENCH_TABLES = {"bench-targets": targets_markdown, "bench": markdown_page}
+RELIABILITY_TABLES = {"reliability-summary": summary_markdown, "reliability": records_markdown}
+TASKS = ("s4", "ms3")
+
+
+class _Study:
+    """The records of a checkout; each folder is read once, and compared once, however many tables show it."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        if not (self.root / "README.md").is_file() or not (self.root / "results").is_dir():
+            raise UsageError(
+                f"{self.root.resolve()}: no README.md and results/ here; run it in the folder of a checkout"
+            )
+        self.records = cache(self._records)
+        self.comparisons = cache(self._comparisons)
+        self.benches = cache(self._benches)
+
+    def _records(self, folder: str) -> list[RunRecord]:
+        path = self.root / "results" / folder
+        return load_records(path) if path.is_dir() else []
+
+    def _comparisons(self, task: str) -> dict[str, list[Comparison]]:
+        return compare(self.records("ablation/runs"), task)
+
+    def bench(self, make: Callable[[list[BenchRecord]], str]) -> str:
+        return make(self.benches())
+
+    def _benches(self) -> list[BenchRecord]:
+        return [read_bench_record(path) for path in sorted((self.root / "results/bench").glob("*.json"))]
+
+    def tried(self, make: Callable[[list[ReliabilityRecord]], str]) -> str:
+        return make([read_reliability_record(path) for path in sorted((self.root / FOLDER).glob("*.json"))])
+
+    def ablation(self, task: str, fmt: str) -> str:
+        return render(self.comparisons(task), self.records("ablation/runs"), task, fmt)
+
+    def results(self, task: str, data: str) -> str:
+        return table(self.records("runs"), task, data)
+
+    def robustness(self, fmt: str = "md") -> str:
+        return robustness_table(self.records("robustness"), fmt)
+
+    def marks(self) -> dict[str, Callable[[], str]]:
+        made = {f"{data}-{task}": partial(self.results, task, data) for data in SPLITS for task in TASKS}
+        made |= {f"ablation-{task}": partial(self.ablation, task, "md") for task in TASKS}
+        made |= {name: partial(self.bench, make) for name, make in BENCH_TABLES.items()}
+        made |= {name: partial(self.tried, make) for name, make in RELIABILITY_TABLES.items()}
+        return made | {"robustness": self.robustness, "errors": explained}
+
+    def texts(self) -> dict[Path, str]:
+        """Every generated file of text as it should be."""
+        found = {}
+        for page in (self.root / name for name in PAGES):
+            if page.is_file():
+                text, known = page.read_text(encoding="utf-8"), self.marks()
+                unknown = [name for name in mark_names(text, str(page)) if name not in known]
+                if unknown:
+                    raise RecordError(
+                        f"{page}: mark <!-- table:{unknown[0]} -->: there is no such table; tables are "
+                        f"{', '.join(known)}"
+                    )
+                found[page] = fill_marks(text, known, str(page))
+        for task in self._studied():
+            for fmt, suffix in SUFFIXES.items():
+                found[self.root / f"results/ablation/table_{task}{suffix}"] = self.ablation(task, fmt)
+        for fmt, suffix in SUFFIXES.items() if self.records("robustness") else ():
+            found[self.root / f"results/robustness/table{suffix}"] = self.robustness(fmt)
+        return found
+
+    def figures(self) -> dict[Path, tuple[str, Callable[[], Any]]]:
+        """Every figure by what it shows (a hash of its numbers, kept in the PNG) and how it is drawn."""
+        found = {}
+        for task in self._studied():
+            made = self.comparisons(task)
+            if any(row.difference for rows in made.values() for row in rows):
+                draw = partial(differences_figure, made, title=f"Mini-AVS, {task.upper()}")
+                found[self.root / f"results/ablation/differences_{task}.png"] = (
+                    _hash(self.ablation(task, "csv")),
+                    draw,
+                )
+        robust = self.records("robustness")
+        for task in TASKS:
+            if any(record.task == task for record in robust):
+                draw = partial(robustness_figure, robust, task)
+                found[self.root / f"results/robustness/robustness_{task}.png"] = (_hash(self.robustness("csv")), draw)
+        for record in self.benches():
+            if "growth" in record.sections:
+                path = self.root / f"results/bench/growth_{record.settings.device}_{record.settings.backbone}.png"
+                found[path] = (record.content_hash, partial(growth_figure, record))
+        return found
+
+    def _studied(self) -> list[str]:
+        return [task for task in TASKS if self.comparisons(task)]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write(root: str | Path = ".") -> list[Path]:
+    """Write every table and draw every figure of the checkout anew; returns the files whose content changed.
+
+    Raises:
+        AvsError: `root` is no checkout, a page marks a table that there is not, or as
+            :func:`avslib.study.comparisons.compare`.
+    """
+    study, changed = _Study(root), []
+    for path, text in study.texts().items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            with atomic_path(path) as part:
+                part.write_text(text, encoding="utf-8", newline="\n")
+            changed.append(path)
+    for path, (numbers, draw) in study.figures().items():
+        before = path.read_bytes() if path.is_file() else b""
+        changed += [path] if save_figure(draw(), path, comment=numbers).read_bytes() != before else []
+    return changed
+
+
+def stale(root: str | Path = ".") -> list[Path]:
+    """Generated files that are missing or are not what the records give. Writes nothing.
+
+    Text is compared letter by letter. A picture's bytes depend on fonts and versions, so a figure is asked for the
+    numbers that it was drawn from. Raises AvsError as :func:`write`.
+    """
+    study = _Study(root)
+    texts = [p for p, text in study.texts().items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
+    return texts + [path for path, (numbers, _) in study.figures().items() if _drawn_from(path) != numbers]
+
+
+def _drawn_from(path: Path) -> str | None:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.text.get("Comment")
+    except OSError:  # missing or damaged
+        return None
