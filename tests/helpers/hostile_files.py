@@ -11,6 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from avslib import audio, config
+from avslib.audio import vggish
+from avslib.course.execute import read_parameters
+from avslib.data import avsbench, layout, packed, pickles, pictures
+from avslib.study import run as experiment
+from avslib.study.sweep.grid import load_grid
+from avslib.video import reader as video
+from avslib.weights import released
+from avslib.weights.checkpoints import load_checkpoint
+from tests.fuzz.seeds import seeds
 from tests.helpers.hostile_bytes import (
     HASHES,
     LAUGHS,
@@ -30,17 +41,6 @@ from tests.helpers.hostile_bytes import (
     wav,
     y4m,
 )
-
-from avslib import audio, config
-from avslib.course.execute import read_parameters
-from avslib.data import avsbench, layout, packed, pickles, pictures
-from avslib.models import vggish
-from avslib.study import run as experiment
-from avslib.study.sweep.grid import load_grid
-from avslib.video import reader as video
-from avslib.weights import released
-from avslib.weights.checkpoints import load_checkpoint
-from tests.fuzz.seeds import seeds
 
 
 class Hostile(NamedTuple):

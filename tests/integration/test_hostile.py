@@ -15,11 +15,11 @@ import av
 import nbformat
 import numpy as np
 import pytest
-from tests.helpers.hostile_files import HOSTILE
 
 from avslib.audio import load_clip, load_wav
 from avslib.core.errors import AvsError
 from avslib.video import reader as video
+from tests.helpers.hostile_files import HOSTILE
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 5  # of one core, for any file that is refused
