@@ -69,7 +69,7 @@ def run_grid(
         KeyboardInterrupt: after a line on how to resume.
     """
     console, grid = console or Console(quiet=True), load_grid(grid_path)
-    check_executor(executor, processes)
+    check_executor(executor)
     if grid.notebook is not None and lesson is None:
         raise UsageError(f"grid {grid.name}: notebook: runs of a lesson need `avs ablate`, or the argument lesson")
     root = Path(data).expanduser().resolve() if data else grid.root

@@ -21,13 +21,8 @@ from avslib.core.parsing import LARGEST_YAML, first_line, parse_yaml, read_text
 from avslib.study.records import portable, run_id, variant_hash
 from avslib.variants import VARIANTS, variant
 
-# set by the grid or the sweep itself: an override of these would be lost
-OWN_FIELDS = {
-    "data.root": "give the folder under data:",
-    "data.task": "list the tasks under tasks:",
-    "data.workers": "each run reads in its own process",
-    "train.seed": "list the seeds under seeds:",
-}
+# set under data:, tasks: and seeds:, or by the sweep: an override would be lost
+OWN_FIELDS = ("data.root", "data.task", "data.workers", "train.seed")
 
 
 def seed_list(value: Any) -> list[int]:
@@ -35,7 +30,7 @@ def seed_list(value: Any) -> list[int]:
     if type(value) is int and value > 0:
         return list(range(value))
     if not isinstance(value, list | tuple) or not value or not all(type(seed) is int and seed >= 0 for seed in value):
-        raise ValueError(f"expected how many (counted from 0) or a list of whole numbers from 0 on; got {value!r}")
+        raise ValueError(f"expected how many seeds (counted from 0), or a list of whole numbers; got {value!r}")
     return list(value)
 
 
@@ -198,17 +193,15 @@ def jobs(
     """
     root = grid.root if root is None else Path(root).expanduser().resolve()
     mini = (root / "manifest.json").is_file() or (isinstance(grid.data, MiniData) and root == grid.root)
-    try:
-        chosen = grid.seeds if seeds is None else seed_list(seeds)
-    except ValueError as error:
-        raise ConfigError(f"seeds: {error}") from None
+    chosen = grid.seeds if seeds is None else seed_list(seeds)
     base, found = load_config(grid.preset), {}
     points = [dict(zip(grid.axes, values, strict=True)) for values in itertools.product(*grid.axes.values())]
     for seed, task, (name, changes), point in itertools.product(chosen, grid.tasks, grid.variants.items(), points):
         method = ", ".join([name, *(f"{field.split('.')[-1]}={value}" for field, value in point.items())])
         values = grid.overrides | grid.task_overrides.get(task, {}) | changes | point | (grid.fast if fast else {})
-        if own := next(filter(values.__contains__, OWN_FIELDS), None):
-            raise ConfigError(f"grid {grid.name}, {method}: {own} cannot be overridden; {OWN_FIELDS[own]}")
+        if own := [field for field in OWN_FIELDS if field in values]:
+            fields = "the grid sets it by data:, tasks: and seeds:"
+            raise ConfigError(f"grid {grid.name}, {method}: {own[0]} cannot be overridden; {fields}")
         values |= {"data.root": str(root), "data.task": task, "data.workers": 0, "train.seed": seed}
         for field, value in values.items():  # a worker may run in a folder other than this one
             if isinstance(value, str) and "/" in value and Path(value).exists():
@@ -233,7 +226,5 @@ def _sentence(error: ValidationError) -> str:
         fields = list(MiniData.model_fields if name.startswith("data.") else Grid.model_fields)
         near = difflib.get_close_matches(name.split(".")[-1], fields, n=1, cutoff=0.5)
         return f"unknown field {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"fields: {', '.join(fields)}")
-    if first["type"] == "missing":
-        return f"{name}: is missing; a grid needs a list of variants"
-    given = "" if first["type"] == "value_error" else f" (got {first_line(repr(first['input']))})"
+    given = "" if first["type"] in ("value_error", "missing") else f" (got {first_line(repr(first['input']))})"
     return f"{name}: {first['msg'].removeprefix('Value error, ')}{given}"

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import shlex
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,7 +15,7 @@ from avslib.core.errors import AvsError
 from avslib.study.records import load_records
 from avslib.study.sweep.engine import run_grid
 from avslib.study.sweep.grid import jobs, load_grid
-from avslib.study.sweep.workers import check_executor, process_count
+from avslib.study.sweep.workers import _local, check_executor
 
 MICRO = {
     "preset": "mini",
@@ -80,7 +81,7 @@ def test_mistake_in_a_grid_is_one_sentence(tmp_path, values, sentence):
     [
         ({"overrides": {"loss.orthogonalty": 0}}, "g, ecmvae: .*did you mean 'loss.orthogonality'"),
         ({"fast": {"train.epochs": -1}}, "train.epochs"),
-        ({"overrides": {"train.seed": 3}}, "train.seed cannot be overridden; list the seeds under seeds"),
+        ({"overrides": {"train.seed": 3}}, "train.seed cannot be overridden; the grid sets it by"),
         ({"task_overrides": {"s4": {"model": {"chanels": 8}}}}, "did you mean 'model.channels'"),
         ({"seeds": [1, 1]}, "'ecmvae', seed 1, is listed twice on s4"),
     ],
@@ -91,7 +92,11 @@ def test_every_configuration_is_checked_before_anything_starts(tmp_path, values,
 
 
 def test_unreadable_and_empty_grid(tmp_path):
-    for text, sentence in (("", "expected fields"), ("a: [", "not valid YAML"), ("tasks: [s4]", "list of variants")):
+    for text, sentence in (
+        ("", "expected fields"),
+        ("a: [", "not valid YAML"),
+        ("tasks: [s4]", "variants: Field required"),
+    ):
         (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(AvsError, match=sentence):
             load_grid(tmp_path / "bad.yaml")
@@ -220,11 +225,14 @@ def test_serial_needs_no_dask(monkeypatch):
         check_executor("local")
 
 
-def test_memory_cores_and_jobs_limit_the_processes(monkeypatch):
+def test_memory_cores_and_jobs_limit_the_processes(monkeypatch, tmp_path):
     monkeypatch.setattr("dask.system.CPU_COUNT", 8)
-    monkeypatch.setattr("avslib.study.sweep.workers._free_memory", lambda: 5 * 10**9)
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 5 * 10**9)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=6 * 10**9))
+    monkeypatch.setattr("distributed.LocalCluster", lambda n_workers, **options: n_workers)
     asked = ((1, 2.0, 100), (1, 0.1, 100), (4, 0.1, 100), (1, 0.1, 3), (1, 50.0, 3))
-    assert [process_count(*numbers) for numbers in asked] == [2, 8, 2, 3, 1]
+    grids = [(grid_of(tmp_path, threads=threads, memory_gb=memory), jobs) for threads, memory, jobs in asked]
+    assert [_local(grid, None, jobs) for grid, jobs in grids] == [2, 8, 2, 3, 1]
 
 
 def test_lines_without_a_terminal_and_a_bar_in_one(micro, tmp_path):

@@ -109,11 +109,10 @@ def test_worker_that_dies_is_tried_again_once_and_then_recorded(grid, tmp_path, 
 
 
 def test_nobody_answers(grid, tmp_path, monkeypatch):
-    monkeypatch.setattr("avslib.study.sweep.workers.PATIENCE", 1.0)
-    monkeypatch.setattr("avslib.study.sweep.workers.CONNECT", 2.0)
+    monkeypatch.setattr("avslib.study.sweep.workers.PATIENCE", 2.0)
     with pytest.raises(AvsError, match="no scheduler answers"):
         run_grid(grid, tmp_path / "out", executor="dask://127.0.0.1:9")
-    with _cluster(tmp_path, workers=0) as address, pytest.raises(AvsError, match="no workers for 1 s"):
+    with _cluster(tmp_path, workers=0) as address, pytest.raises(AvsError, match="no workers; start some"):
         run_grid(grid, tmp_path / "out", executor=f"dask://{address}")
 
 
