@@ -41,6 +41,7 @@ def ablate_command(
     try:
         result = run_grid(grid, out, work, data, seeds, fast, executor, processes, **options)
     except KeyboardInterrupt:
+        console.print("\nstopped: finished runs are kept; the same command goes on from here")
         raise typer.Exit(130) from None
     raise typer.Exit(1 if result.failed else 0)
 

@@ -196,7 +196,7 @@ def demo_command(
     seed: Annotated[
         list[int] | None, typer.Option(help="Training seed; several give mean and sd in the table.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Records, tables and pictures.")] = Path("results/demo"),
+    out: Annotated[Path, typer.Option(help="Records, tables and pictures.")] = Path("build/demo/results"),
     work: Annotated[Path, typer.Option(help="Data and checkpoints.")] = Path("build/demo"),
     quiet: Quiet = False,
 ) -> None:

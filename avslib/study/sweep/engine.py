@@ -66,7 +66,6 @@ def run_grid(
 
     Raises:
         AvsError: a grid, data folder or executor that cannot work. A run that fails raises nothing.
-        KeyboardInterrupt: after a line on how to resume.
     """
     console, grid = console or Console(quiet=True), load_grid(grid_path)
     check_executor(executor)
@@ -83,9 +82,7 @@ def run_grid(
     keys = {job.id: job.key(datasets[job.task]) for job in todo}
     before = finished_runs(out / "runs")
     left = [job for job in todo if keys[job.id] not in before]
-    sizes = f"{len({job.method for job in todo})} methods, {len(grid.tasks)} tasks, {len({j.seed for j in todo})} seeds"
-    done = f", {len(todo) - len(left)} done before" if len(left) < len(todo) else ""
-    console.print(f"{grid.name}: {len(todo)} runs ({sizes}){done}", highlight=False)
+    console.print(f"{grid.name}: {len(todo)} runs, {len(todo) - len(left)} done before", highlight=False)
 
     train = partial(train_job, baselines=grid.baselines)
     if grid.notebook is not None:
@@ -109,24 +106,18 @@ def _run(executor: str, left: list[Job], call: partial, total: int, options: dic
     """Show how many runs have ended: a bar in a terminal or notebook, and a line for each; returns errors by id."""
     console, out, failed = options["console"], call.keywords["out"], {}
     hidden = not progress or not (console.is_terminal or console.is_jupyter)
-    done = total - len(left)
-    try:
-        with closing(execute(executor, left, call, **options)) as events:
-            for job, outcome in track(events, "runs", total=len(left), console=console, disable=hidden):
-                records = list(finished_runs(out / "runs" / job.id).values())
-                if not outcome and not records:
-                    outcome = SweepError(f"the worker's record did not arrive in {out}; workers must see that folder")
-                if isinstance(outcome, BaseException):
-                    outcome = record_failure(out, job, outcome, call.keywords["threads"])
-                failed |= {job.id: outcome} if outcome else {}
-                done += 1
-                if progress:
-                    note = f"failed: {outcome}" if outcome else _scores(records[-1])
-                    console.print(f"{done}/{total} {job.task}, {job.method}, seed {job.seed}: {note}", **PLAIN)
-    except KeyboardInterrupt:
-        kept = f"{done - len(failed)} of {total} runs are finished and kept"
-        console.print(f"\nstopped: {kept}; the same command goes on from here")
-        raise
+    with closing(execute(executor, left, call, **options)) as events:
+        shown = track(events, "runs", total=len(left), console=console, disable=hidden)
+        for number, (job, outcome) in enumerate(shown, total - len(left) + 1):
+            records = list(finished_runs(out / "runs" / job.id).values())
+            if not outcome and not records:
+                outcome = SweepError(f"the worker's record did not arrive in {out}; workers must see that folder")
+            if isinstance(outcome, BaseException):
+                outcome = record_failure(out, job, outcome, call.keywords["threads"])
+            failed |= {job.id: outcome} if outcome else {}
+            if progress:
+                note = f"failed: {outcome}" if outcome else _scores(records[-1])
+                console.print(f"{number}/{total} {job.task}, {job.method}, seed {job.seed}: {note}", **PLAIN)
     return failed
 
 

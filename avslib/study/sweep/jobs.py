@@ -14,8 +14,8 @@ from filelock import FileLock
 
 from avslib.core.errors import AvsError
 from avslib.core.files import atomic_path
-from avslib.study.records import RECORD, RunRecord, load_records, variant_hash, write_record
-from avslib.study.run import PUBLISHED, dataset_info, publish, run
+from avslib.study.records import RECORD, RunRecord, load_records, variant_hash
+from avslib.study.run import dataset_info, publish, run
 from avslib.study.sweep.grid import Job
 from avslib.training.state import STATE
 
@@ -41,12 +41,10 @@ def run_job(
                 with suppress(OSError):  # only Linux can reset the peak memory that this process's earlier runs reached
                     Path("/proc/self/clear_refs").write_text("5")
                 record = train(job, folder)
-                publish(record.path.parent, target, [name for name in PUBLISHED if name != RECORD])
-                (folder / STATE).unlink(missing_ok=True)
-                # the record last, as it marks the run as finished; a worker's own command line says nothing
-                names = {"id": job.id, "method": job.method, "command": command}
-                write_record(target, record.model_copy(update=names))
-            failure_path(out, job).unlink(missing_ok=True)
+                # a worker's own command line says nothing
+                publish(record, target, id=job.id, method=job.method, command=command)
+            (folder / STATE).unlink(missing_ok=True)
+            (out / "failed" / f"{job.id}.json").unlink(missing_ok=True)
     except Exception as error:
         return record_failure(out, job, error, threads)
     finally:
@@ -69,11 +67,6 @@ def finished_runs(folder: str | Path) -> dict[tuple, RunRecord]:
     return {(r.task, r.seed, r.dataset.id, r.method, variant_hash(r.config)): r for r in records}
 
 
-def failure_path(out: Path, job: Job) -> Path:
-    """Where the note of a failed run is."""
-    return out / "failed" / f"{job.id}.json"
-
-
 def record_failure(out: Path, job: Job, reason: BaseException, threads: int) -> str:
     """Write why a run failed and the command that repeats it; returns the error in one line."""
     error = str(reason) if isinstance(reason, AvsError) else f"{type(reason).__name__}: {reason}"
@@ -87,6 +80,6 @@ def record_failure(out: Path, job: Job, reason: BaseException, threads: int) -> 
         "command": job.command(threads),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    with atomic_path(failure_path(out, job)) as part:
+    with atomic_path(out / "failed" / f"{job.id}.json") as part:
         part.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return " ".join(error.split())

@@ -19,16 +19,6 @@ from avslib.core.errors import InstallError, SweepError, UsageError, WorkerError
 from avslib.study.sweep.grid import Grid, Job
 
 PATIENCE = 20.0  # seconds that a scheduler and its first worker have to answer; a queue (slurm) may take any time
-SETTINGS = {
-    # an interrupted run resumes from its saved state, so a second try is worth it; a third is not
-    "distributed.scheduler.allowed-failures": 1,
-    # a worker that paused or spilled would wait forever; one that grows too large is stopped instead
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    # it samples the stack a hundred times per second, and torch's is deep
-    "distributed.worker.profile.enabled": False,
-}
 
 
 def check_executor(executor: str) -> None:
@@ -95,27 +85,36 @@ def _outcome(future: Any) -> str | BaseException:
 
 @contextmanager
 def _client(executor: str, grid: Grid, processes: int | None, jobs: int, console: Console) -> Iterator[tuple]:
-    """A Dask client with a worker at least, and a function that submits the lost jobs of a queue again."""
+    """A Dask client that has a worker, and a function that submits lost jobs of a queue again."""
     import dask
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
-    logger, requeue = logging.getLogger("distributed"), lambda: None
+    settings = {
+        # an interrupted run resumes from its saved state, so a second try is worth it; a third is not
+        "distributed.scheduler.allowed-failures": 1,
+        # in place of Dask's own, which has malloc return every free page: a training step takes half as long again
+        "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": grid.threads},
+        # it samples the stack a hundred times per second, and torch's is deep
+        "distributed.worker.profile.enabled": False,
+    }
+    cluster, requeue = f"tcp://{executor.removeprefix('dask://')}", lambda: None
+    logger = logging.getLogger("distributed")
     with ExitStack() as stack:
+        stack.enter_context(dask.config.set(settings))
         # the sweep itself reports a lost worker, in one line
         stack.callback(logger.setLevel, logger.level)
         logger.setLevel(logging.CRITICAL)
-        # in place of Dask's own, which has malloc return every free page: a training step takes half as long again
-        environment = {"distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": grid.threads}}
-        stack.enter_context(dask.config.set(SETTINGS | environment))
-        cluster = f"tcp://{executor.removeprefix('dask://')}"
-        if executor in ("local", "slurm"):
-            cluster = _slurm(grid) if executor == "slurm" else _local(grid, processes, jobs)
+        if executor == "local":
+            number = processes or process_count(grid, jobs)
+            options = {"memory_limit": 0, "dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
+            cluster = stack.enter_context(LocalCluster(n_workers=number, threads_per_worker=1, **options))
+        elif executor == "slurm":
+            cluster = _slurm(grid)
             stack.callback(_close, cluster)
-        if executor == "slurm":
             requeue = partial(_submit, cluster, processes or jobs)
+            requeue()
         try:
             client = stack.enter_context(Client(cluster, timeout=PATIENCE))
-            requeue()
             console.print(f"waiting for workers; dashboard: {client.dashboard_link}", soft_wrap=True)
             client.wait_for_workers(1, timeout=None if executor == "slurm" else PATIENCE)
         except TimeoutError:
@@ -125,22 +124,13 @@ def _client(executor: str, grid: Grid, processes: int | None, jobs: int, console
         yield client, requeue
 
 
-def _local(grid: Grid, processes: int | None, jobs: int) -> Any:
-    """Worker processes here: as many as cores, free memory and jobs allow."""
+def process_count(grid: Grid, jobs: int) -> int:
+    """How many runs at once: no more than cores, free memory and jobs allow, and at least one."""
     from dask.system import CPU_COUNT
-    from distributed import LocalCluster
     from distributed.system import MEMORY_LIMIT  # of the container
 
-    free, wanted = min(psutil.virtual_memory().available, MEMORY_LIMIT), int(grid.memory_gb * 10**9)
-    number = processes or max(1, min(CPU_COUNT // grid.threads, free // wanted, jobs))
-    return LocalCluster(
-        n_workers=number,
-        threads_per_worker=1,
-        # free memory is shared out, so one run that grows is stopped before the machine is full
-        memory_limit=max(wanted, free // number),
-        dashboard_address="127.0.0.1:0",
-        silence_logs=logging.CRITICAL,
-    )
+    free = min(psutil.virtual_memory().available, MEMORY_LIMIT)
+    return max(1, min(CPU_COUNT // grid.threads, int(free / (grid.memory_gb * 10**9)), jobs))
 
 
 def _slurm(grid: Grid) -> Any:

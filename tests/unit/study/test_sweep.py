@@ -15,7 +15,7 @@ from avslib.core.errors import AvsError
 from avslib.study.records import load_records
 from avslib.study.sweep.engine import run_grid
 from avslib.study.sweep.grid import jobs, load_grid
-from avslib.study.sweep.workers import _local, check_executor
+from avslib.study.sweep.workers import check_executor, process_count
 
 MICRO = {
     "preset": "mini",
@@ -204,7 +204,8 @@ def test_exit_codes_of_the_command(micro, tmp_path, monkeypatch):
     (record,) = load_records(tmp_path / "build/ablate/micro-fast/runs")
     assert record.config["data"]["max_clips"] == 2
     monkeypatch.setattr("avslib.study.sweep.engine.execute", _interrupted)
-    assert CliRunner().invoke(app, [*options, "--seeds", "2"]).exit_code == 130
+    ran = CliRunner().invoke(app, [*options, "--seeds", "2"])
+    assert ran.exit_code == 130 and "stopped: finished runs are kept" in ran.output
 
 
 def _interrupted(executor, left, call, **options):
@@ -229,10 +230,9 @@ def test_memory_cores_and_jobs_limit_the_processes(monkeypatch, tmp_path):
     monkeypatch.setattr("dask.system.CPU_COUNT", 8)
     monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 5 * 10**9)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=6 * 10**9))
-    monkeypatch.setattr("distributed.LocalCluster", lambda n_workers, **options: n_workers)
     asked = ((1, 2.0, 100), (1, 0.1, 100), (4, 0.1, 100), (1, 0.1, 3), (1, 50.0, 3))
     grids = [(grid_of(tmp_path, threads=threads, memory_gb=memory), jobs) for threads, memory, jobs in asked]
-    assert [_local(grid, None, jobs) for grid, jobs in grids] == [2, 8, 2, 3, 1]
+    assert [process_count(grid, jobs) for grid, jobs in grids] == [2, 8, 2, 3, 1]
 
 
 def test_lines_without_a_terminal_and_a_bar_in_one(micro, tmp_path):
