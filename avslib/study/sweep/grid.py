@@ -75,10 +75,6 @@ class MiniData(_Section):
     mini: Literal["small", "full"] = "small"
     seed: int = Field(0, ge=0)
 
-    @property
-    def folder(self) -> Path:
-        return Path("build/data") / f"mini-{self.mini}{f'-seed{self.seed}' if self.seed else ''}"
-
 
 class Grid(_Section):
     """A grid file; variants x axes x tasks x seeds are its runs.
@@ -110,7 +106,10 @@ class Grid(_Section):
     @property
     def root(self) -> Path:
         """Absolute folder of the data, built or not: a worker may run in a folder other than this one."""
-        return (self.data.folder if isinstance(self.data, MiniData) else self.data).expanduser().resolve()
+        folder = self.data
+        if isinstance(folder, MiniData):
+            folder = Path("build/data") / f"mini-{folder.mini}{f'-seed{folder.seed}' if folder.seed else ''}"
+        return folder.expanduser().resolve()
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,8 @@ def digits(out):
     return scores, {str(path.relative_to(out)): path.read_text("utf-8") for path in files}
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_here_give_the_digits_of_one(grid, serial, tmp_path, processes):
-    result = run_grid(grid, tmp_path, executor="local", processes=processes)
+def test_processes_here_give_the_digits_of_one(grid, serial, tmp_path):
+    result = run_grid(grid, tmp_path, executor="local", processes=2)
     assert len(result.records) == 4 and digits(tmp_path) == serial
 
 
