@@ -121,9 +121,14 @@ def _client(executor: str, grid: Grid, processes: int | None, jobs: int, console
             raise SweepError(f"{executor}: no workers; start some with `dask worker ADDRESS --nthreads 1`") from None
         except OSError:
             raise SweepError(f"{executor}: no scheduler answers there; start one with `dask scheduler`") from None
-        if executor == "local":  # Ctrl-C reaches every process of a terminal; the sweep ends its workers itself
-            client.run(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        if executor == "local":
+            client.run(_ignore_interrupt)
         yield client, requeue
+
+
+def _ignore_interrupt() -> None:
+    """In a worker: Ctrl-C reaches every process of a terminal, and the sweep ends its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def process_count(grid: Grid, jobs: int) -> int:
