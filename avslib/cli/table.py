@@ -1,5 +1,6 @@
-"""`avs table`: tables from run records, and every committed table and figure anew."""
+"""`avs table`: tables from run records, and the committed tables and figures of a checkout."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,7 +8,7 @@ import typer
 from rich.console import Console
 
 from avslib.cli.data import Task
-from avslib.core.errors import UsageError
+from avslib.core.errors import InstallError, UsageError
 
 console = Console()
 
@@ -29,7 +30,7 @@ def table_command(
         bool, typer.Option("--ablation", help="Every variant beside the full model, with intervals and claims.")
     ] = False,
     write: Annotated[
-        bool, typer.Option("--write", help="Write every committed table and figure of the checkout here anew.")
+        bool, typer.Option("--write", help="Rewrite every committed table and figure of the checkout here.")
     ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Name the committed tables and figures that are stale; exit code 1 if any.")
@@ -38,11 +39,12 @@ def table_command(
     """Print a table of run records: Paper | Ours, methods on Mini-AVS, or an ablation; our cells need a run."""
     if write or check:
         if (write and check) or ablation or runs:
-            raise UsageError("avs table: give --write or --check alone: they go over all committed tables")
+            raise UsageError("avs table: --write and --check go over all committed tables; give one alone")
         _committed(check)
         return
     from avslib.study.ablation import ablation_table
-    from avslib.study.results import load_records, table
+    from avslib.study.records import load_records
+    from avslib.study.results import table
 
     folder = runs or Path("results/ablation/runs" if ablation else "results/runs")
     # without a record, the paper's rows and the command that fills ours still stand
@@ -52,13 +54,20 @@ def table_command(
 
 
 def _committed(check: bool) -> None:
-    from tools.generated import stale, write
-
+    sys.path.append(str(Path.cwd()))  # tools/ belongs to the checkout, not to the package
+    try:
+        from tools.generated import stale, write
+    except ModuleNotFoundError as error:
+        if error.name.split(".")[0] not in ("tools", "benchmarks"):
+            raise
+        raise InstallError(
+            "avs table --write and --check need tools/generated.py of a checkout; run them in its folder"
+        ) from None
     root = Path()
     if not check:
         changed = write(root)
-        print("\n".join(f"{path}: written" for path in changed) or "nothing changed: every table and figure was fresh")
+        print("\n".join(f"{path}: written" for path in changed) or "nothing changed: all was up to date")
     elif found := stale(root):
         print("\n".join(f"{path}: stale" for path in found))
-        print("renew by `avs table --write`")
+        print("update them with `avs table --write`")
         raise typer.Exit(1)

@@ -1,10 +1,8 @@
 """How a model holds up when the sound is not the clip's own, is noisy, or a modality is missing.
 
-Each condition plays something to the model, or hides the image, and is scored on every clip of a split:
-
-- J and F against the mask of the clip's own sound, whatever plays: how much of the segmentation stays.
-- falsely_lit: of all pixels of the split, the share predicted as sounding (sigmoid > 0.5) where nothing sounds given
-  what plays. What that is under each condition, and what plays, `avslib.study.robustness_conditions.DEFINITIONS` says.
+Each condition plays something to the model, or hides the image, and is scored on every clip of a split: J and F
+against the mask of the clip's own sound, and falsely_lit, the share of all pixels predicted as sounding (sigmoid > 0.5)
+where nothing sounds given what plays. `avslib.study.robustness_conditions.DEFINITIONS` defines both per condition.
 """
 
 import hashlib
@@ -94,13 +92,13 @@ def evaluate_robustness(
 ) -> dict[str, Scores]:
     """Scores of a split by condition: metrics J, F and falsely_lit (from 0 to 1; NaN: not defined), J of each clip.
 
-    The prior branch predicts with its mean codes, from one pass of the backbone a batch. A model without sound is run
-    once for all conditions but the missing image.
+    The prior branch predicts with its mean codes, from one pass of the backbone per batch. A model without sound is run
+    once for all conditions except the missing image.
 
     Args:
         config: the model's, with `data.root` and `data.task` set.
         conditions: of `CONDITIONS`, or "SNR x dB" for another x; None: all that the data allows.
-        seed: of noise, exchanged and off-screen sounds. The noise of a clip depends on (seed, its name) alone.
+        seed: of noise, exchanged and off-screen sounds. The noise of a clip depends only on (seed, its name).
 
     Raises:
         AvsError: an unknown condition; one named here that the data does not allow, as noise where clips have no wav;
@@ -149,7 +147,7 @@ def _predict(
     for condition, sound in audio.items():
         if condition == BLANK:
             blank = torch.zeros_like(image)
-            # one frame is like the other
+            # all frames are alike: one is enough
             grey = [f.expand(len(image), -1, -1, -1) for f in model.backbone(blank[:1])]
             logits = model(blank, sound, frames=frames, features=grey).logits.float()
         elif seen is not None and not model.config.model.use_audio:
@@ -192,7 +190,9 @@ def robustness(
     identity = {"data": kind, "task": task, "method": method_name(config), "seed": config.train.seed, "config": values}
     name = f"{run_id(**identity)}-robustness-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
     if (Path(out) / name / RECORD).is_file():
-        raise OutputError(f"{Path(out) / name}: holds the record of this very question; remove it to ask again")
+        raise OutputError(
+            f"{Path(out) / name}: already holds a record for this checkpoint and settings; delete it to run again"
+        )
     metrics, baselines, clips, notes = {}, {}, [], []
     for split in splits:
         found, absent = _evaluate(model, config, split, conditions, seed, progress)

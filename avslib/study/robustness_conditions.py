@@ -1,19 +1,26 @@
-"""The conditions of the robustness evaluation: what each plays to a clip, and where something sounds then."""
+"""The conditions of the robustness evaluation: what each plays to a clip, and where something sounds then.
 
+Waveforms are float samples at one rate; a level is the mean square of all samples. Nothing is clipped: a mixture may
+exceed 1, since clipping would change its SNR.
+"""
+
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
+from PIL import Image
 from torch import Tensor
 
 from avslib.audio import SAMPLE_RATE
-from avslib.audio.conditions import in_noise, noise_alone, off_screen, white_noise
 from avslib.audio.encoders import AudioEncoder
 from avslib.core.errors import UsageError
+from avslib.core.seeds import clip_rng
 from avslib.data.avsbench import AVSBench
 from avslib.data.loading import shuffle_audio
-from avslib.data.mini.sources import ClipLabels, sounding_in_view
+from avslib.data.mini.sources import ClipLabels
 
 OWN, SILENCE, NOISE, MISSING = "own sound", "silence", "white noise", "sound missing"
 ANOTHER, OFF_SCREEN, BLANK = "sound of another clip", "off-screen sound", "image missing"
@@ -33,7 +40,7 @@ DEFINITIONS = {
     "lit: every lit pixel",
     BLANK: "own sound, every frame of the mean colour (zeros after normalisation); falsely lit: outside the mask",
 }
-# AVSBench does not say what else is in view, nor what MS3's clips play.
+# AVSBench annotates neither what else is in view nor what MS3's clips play.
 AVSBENCH = {
     ANOTHER: "the sounds of the split exchanged along a random cycle; falsely lit on S4: outside the mask if both "
     "clips are of one category, else every lit pixel; on MS3 not defined",
@@ -59,10 +66,66 @@ def needs_waveform(condition: str) -> bool:
 
 
 def require_known(conditions: Sequence[str]) -> None:
-    """Raise AvsError for a condition that is none of `CONDITIONS` and no SNR."""
+    """Raise AvsError for a condition that is neither one of `CONDITIONS` nor an SNR."""
     for condition in conditions:
         if condition not in CONDITIONS and snr_of(condition) is None:
             raise UsageError(f"condition {condition!r} is not known; expected one of {', '.join(CONDITIONS)}")
+
+
+def white_noise(samples: int, seed: int, name: str) -> Float[Tensor, "S"]:
+    """Gaussian white noise of mean square 1 (that of these very samples), drawn from (seed, clip name)."""
+    noise = torch.from_numpy(clip_rng(seed, name).standard_normal(samples))
+    return (noise / noise.square().mean().sqrt()).float()
+
+
+def at_snr(noise: Float[Tensor, "S"], waveform: Float[Tensor, "S"], snr_db: float = 0.0) -> Float[Tensor, "S"]:
+    """g * `noise`, with g such that 10 log10(power(waveform) / power(g noise)) = `snr_db`.
+
+    A clip of digital silence has no level to measure noise by: its noise is silent, too.
+
+    >>> [round(x, 3) for x in at_snr(torch.tensor([1.0, 1.0]), torch.tensor([0.5, -0.5]), 20).tolist()]
+    [0.05, 0.05]
+
+    Raises:
+        AvsError: different lengths, noise that is silent, or an SNR that is not finite.
+    """
+    if not math.isfinite(snr_db):
+        raise UsageError(f"SNR of {snr_db} dB; expected a finite number")
+    if waveform.shape != noise.shape or not noise.any():
+        raise UsageError(
+            f"noise of shape {list(noise.shape)} for a waveform of shape {list(waveform.shape)}; "
+            "expected as many samples, not all of them zero"
+        )
+    signal, power = (w.double().square().mean().item() for w in (waveform, noise))
+    return noise * (math.sqrt(signal / power) * 10 ** (-snr_db / 20))
+
+
+def off_screen(
+    in_view: Mapping[str, Collection[str]], played: Mapping[str, Collection[str]], seed: int
+) -> dict[str, str]:
+    """For each clip another one whose sound comes from nothing in view, drawn from (seed, clip name).
+
+    Args:
+        in_view: classes in view, by clip.
+        played: classes that sound, by clip; clips that play nothing are not drawn.
+
+    Returns:
+        Clip -> clip whose sound it gets. Clips in view of every class that any clip plays are left out.
+
+    >>> off_screen({"a": {"dog"}, "b": {"cow", "dog"}}, {"a": {"dog"}, "b": {"cow"}}, seed=0)
+    {'a': 'b'}
+    """
+    chosen = {}
+    for name, seen in in_view.items():
+        fitting = sorted(other for other, classes in played.items() if classes and not set(classes) & set(seen))
+        if fitting:
+            chosen[name] = fitting[int(clip_rng(seed, name).integers(len(fitting)))]
+    return chosen
+
+
+def _off_screen(labels: Mapping[str, ClipLabels], seed: int) -> dict[str, str]:
+    in_view = {name: label.in_view for name, label in labels.items() if label.in_view is not None}
+    return off_screen(in_view, {name: label.heard for name, label in labels.items()}, seed)
 
 
 def left_out(
@@ -86,17 +149,12 @@ def left_out(
     return {c: f"Condition {c!r} is left out: {reasons[c]}" for c in conditions if c in reasons}
 
 
-def _off_screen(labels: Mapping[str, ClipLabels], seed: int) -> dict[str, str]:
-    in_view = {name: label.in_view for name, label in labels.items() if label.in_view is not None}
-    return off_screen(in_view, {name: label.heard for name, label in labels.items()}, seed)
-
-
 class Stage:
     """What plays under each condition to the clips of `dataset`, which holds their embeddings, and what sounds then.
 
     Args:
         labels: of `avslib.data.mini.sources.read_labels`.
-        encoder: None for a model that does not listen; then the embeddings of `dataset` play throughout.
+        encoder: None for a model without sound; then the embeddings of `dataset` play throughout.
         seed: of noise, exchanged and off-screen sounds.
     """
 
@@ -112,7 +170,7 @@ class Stage:
     def embeddings(
         self, condition: str, names: Sequence[str], waveforms: Sequence[Float[Tensor, "S"]]
     ) -> Float[Tensor, "B T D"]:
-        """What plays to the clips `names`; `waveforms`, their own sounds, count where `needs_waveform` says so."""
+        """What plays to the clips `names`; `waveforms`, their own sounds, are used where `needs_waveform` says so."""
         own = torch.stack([self.audio[name] for name in names])
         if self.encoder is None or condition in (OWN, BLANK):
             return own
@@ -125,7 +183,7 @@ class Stage:
         snr, played = snr_of(condition), []
         for name, waveform in zip(names, waveforms, strict=True):
             noise = white_noise(len(waveform), self.seed, name)
-            played.append(noise_alone(waveform, noise) if snr is None else in_noise(waveform, noise, snr))
+            played.append(at_snr(noise, waveform) if snr is None else waveform + at_snr(noise, waveform, snr))
         return self._embed(played)
 
     @torch.no_grad()
@@ -148,3 +206,28 @@ class Stage:
             for name, row in zip(names, mask.view(len(names), -1, *mask.shape[1:]), strict=True)
         ]
         return None if any(row is None for row in found) else torch.cat(found).to(mask.device)
+
+
+def sounding_in_view(
+    seen: ClipLabels, heard: ClipLabels, mask: Shaped[Tensor, "T 1 H W"]
+) -> Bool[Tensor, "T 1 H W"] | None:
+    """Where something sounds in the frames of clip `seen` while the sound of clip `heard` plays.
+
+    With outlines: the objects in view of the classes that sound in that second. With categories only (S4 of AVSBench):
+    `mask`, that of the clip's own sound, when both are of one category, else nowhere. None where neither is known.
+    """
+    if seen.in_view is None or heard.played is None:
+        return None
+    sounding = torch.zeros(mask.shape, dtype=torch.bool)
+    if not heard.heard & seen.in_view:
+        return sounding
+    if seen.outlines is None:
+        return mask.bool().cpu()
+    outlines, size = seen.outlines(), mask.shape[:-3:-1]
+    for second, classes in enumerate(heard.played[: len(mask)]):
+        for category in classes & seen.in_view:
+            # by Pillow, as masks are read: another library rounds the nearest pixel differently
+            outline = Image.fromarray(outlines[category][second].astype(np.uint8))
+            outline = np.asarray(outline.resize(size, Image.Resampling.NEAREST)) > 0
+            sounding[second, 0] |= torch.from_numpy(outline)
+    return sounding
