@@ -22,7 +22,7 @@ from typing import Any
 
 from avslib.core.errors import RecordError, UsageError, explained
 from avslib.core.files import atomic_path
-from avslib.study.ablation import render_ablation
+from avslib.study.ablation import ablation_table
 from avslib.study.comparisons import Comparison, compare
 from avslib.study.plots import save_figure
 from avslib.study.plots_study import differences_figure
@@ -96,7 +96,7 @@ class _Study:
         return make([read_reliability_record(path) for path in sorted((self.root / FOLDER).glob("*.json"))])
 
     def ablation(self, task: str, fmt: str) -> str:
-        return render_ablation(self.comparisons(task), self.records("ablation/runs"), task, fmt)
+        return ablation_table(self.records("ablation/runs"), task, fmt, found=self.comparisons(task))
 
     def results(self, task: str, data: str) -> str:
         return table(self.records("runs"), task, data)

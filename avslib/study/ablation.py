@@ -34,11 +34,12 @@ def ablation_table(
     *,
     data: Literal["mini", "avsbench"] = "mini",
     order: Sequence[str] = tuple(VARIANTS),
+    found: Mapping[str, Sequence[Comparison]] | None = None,
 ) -> Any:
-    """One table per test split, one row per variant: J with its interval over clips, the paired difference, the claim,
-    F, n.
+    """One table per test split: J of each variant with its interval over clips, the paired difference, the claim, F, n.
 
     Text, or a ``rich.console.Group`` for "rich". The CSV is one table of plain numbers, and only it holds the run ids.
+    `found`: the comparisons, where they were already made.
 
     Raises:
         AvsError: as :func:`avslib.study.comparisons.compare`; unknown task, data set or format.
@@ -48,26 +49,12 @@ def ablation_table(
             f"ablation table {task}, {data}, {fmt}: task is s4 or ms3, data mini or avsbench, format "
             f"{', '.join(FORMATS)}"
         )
-    return render_ablation(compare(records, task, data=data, full=full, order=order), records, task, fmt, full, data)
-
-
-def render_ablation(
-    found: Mapping[str, Sequence[Comparison]],
-    records: Sequence[RunRecord],
-    task: str,
-    fmt: str,
-    full: str = FULL,
-    data: str = "mini",
-) -> Any:
-    """As :func:`ablation_table`, from comparisons that were already made."""
+    found = compare(records, task, data=data, full=full, order=order) if found is None else found
     if fmt == "csv":
         return comparison_frame(found).to_csv(index=False, float_format="%.5f", lineterminator="\n")
     tables = [_table(TITLES[data].format(task.upper(), split), made, full) for split, made in found.items()]
-    if tables:
-        tables[-1].notes.extend(_notes([row for rows in found.values() for row in rows], records, full))
-    else:
-        tables = [_table(TITLES[data].format(task.upper(), "test"), [], full)]
-        tables[0].notes.append(f"No run record yet: `{STUDY}`.")
+    tables = tables or [_table(TITLES[data].format(task.upper(), "test"), [], full)]
+    tables[-1].notes.extend(_notes([row for rows in found.values() for row in rows], records, full))
     return render(tables, fmt)
 
 
@@ -86,6 +73,8 @@ def _table(title: str, rows: Sequence[Comparison], full: str) -> Table:
 
 
 def _notes(rows: Sequence[Comparison], records: Sequence[RunRecord], full: str) -> list[str]:
+    if not rows:
+        return [f"No run record yet: `{STUDY}`."]
     differences = sum(row.difference is not None for row in rows)
     methods = list({id(row.row): row.row for row in rows}.values())
     used = [record for record in records if any(record.id in row.runs for row in methods)]

@@ -60,18 +60,6 @@ def snr_of(condition: str) -> float | None:
     return float(match[1]) if match else None
 
 
-def needs_waveform(condition: str) -> bool:
-    """Whether it is made from the clip's samples, so that a log-mel alone does not do."""
-    return condition == NOISE or snr_of(condition) is not None
-
-
-def require_known(conditions: Sequence[str]) -> None:
-    """Raise AvsError for a condition that is neither one of `CONDITIONS` nor an SNR."""
-    for condition in conditions:
-        if condition not in CONDITIONS and snr_of(condition) is None:
-            raise UsageError(f"condition {condition!r} is not known; expected one of {', '.join(CONDITIONS)}")
-
-
 def white_noise(samples: int, seed: int, name: str) -> Float[Tensor, "S"]:
     """Gaussian white noise of mean square 1 (that of these very samples), drawn from (seed, clip name)."""
     noise = torch.from_numpy(clip_rng(seed, name).standard_normal(samples))
@@ -85,17 +73,7 @@ def at_snr(noise: Float[Tensor, "S"], waveform: Float[Tensor, "S"], snr_db: floa
 
     >>> [round(x, 3) for x in at_snr(torch.tensor([1.0, 1.0]), torch.tensor([0.5, -0.5]), 20).tolist()]
     [0.05, 0.05]
-
-    Raises:
-        AvsError: different lengths, noise that is silent, or an SNR that is not finite.
     """
-    if not math.isfinite(snr_db):
-        raise UsageError(f"SNR of {snr_db} dB; expected a finite number")
-    if waveform.shape != noise.shape or not noise.any():
-        raise UsageError(
-            f"noise of shape {list(noise.shape)} for a waveform of shape {list(waveform.shape)}; "
-            "expected as many samples, not all of them zero"
-        )
     signal, power = (w.double().square().mean().item() for w in (waveform, noise))
     return noise * (math.sqrt(signal / power) * 10 ** (-snr_db / 20))
 
@@ -133,8 +111,11 @@ def left_out(
 ) -> dict[str, str]:
     """Those of `conditions` that this data does not allow, each with a sentence that says why.
 
-    `listens`: whether the model takes sound; one that does not needs no waveforms.
+    `listens`: whether the model takes sound; one that does not needs no waveforms. Raises AvsError for a condition that
+    is neither one of `CONDITIONS` nor an SNR.
     """
+    for unknown in (c for c in conditions if c not in CONDITIONS and snr_of(c) is None):
+        raise UsageError(f"condition {unknown!r} is not known; expected one of {', '.join(CONDITIONS)}")
     reasons = {}
     if len(dataset) < 2:
         reasons[ANOTHER] = f"split {dataset.split!r} has one clip"
@@ -145,7 +126,7 @@ def left_out(
     mute = next((clip for clip in dataset.clips if clip.wav_path is None), None)
     if mute is not None and listens:
         why = f"clip {mute.name!r} has no wav to add noise to, only {mute.log_mel_path.name}; add the wav files"
-        reasons |= dict.fromkeys(filter(needs_waveform, conditions), why)
+        reasons |= {c: why for c in conditions if c == NOISE or snr_of(c) is not None}
     return {c: f"Condition {c!r} is left out: {reasons[c]}" for c in conditions if c in reasons}
 
 
@@ -160,35 +141,33 @@ class Stage:
 
     def __init__(self, dataset: AVSBench, labels: Mapping[str, ClipLabels], encoder: AudioEncoder | None, seed: int):
         self.dataset, self.labels, self.encoder, self.seed = dataset, labels, encoder, seed
-        self.audio = {clip.name: row for clip, row in zip(dataset.clips, dataset.audio, strict=True)}
+        self.own = {clip.name: row for clip, row in zip(dataset.clips, dataset.audio, strict=True)}
         self.partners = {
-            ANOTHER: shuffle_audio({name: name for name in self.audio}, seed),
+            ANOTHER: shuffle_audio({name: name for name in self.own}, seed),
             OFF_SCREEN: _off_screen(labels, seed),
         }
-        self.silence = None if encoder is None else self._embed([torch.zeros(dataset.frames * SAMPLE_RATE)])[0]
 
-    def embeddings(
-        self, condition: str, names: Sequence[str], waveforms: Sequence[Float[Tensor, "S"]]
-    ) -> Float[Tensor, "B T D"]:
-        """What plays to the clips `names`; `waveforms`, their own sounds, are used where `needs_waveform` says so."""
-        own = torch.stack([self.audio[name] for name in names])
+    def audio(self, condition: str) -> dict[str, Float[Tensor, "T D"]]:
+        """What plays to each clip, by name."""
         if self.encoder is None or condition in (OWN, BLANK):
-            return own
+            return self.own
         if condition == MISSING:
-            return torch.zeros_like(own)
+            return {name: torch.zeros_like(row) for name, row in self.own.items()}
         if condition == SILENCE:
-            return self.silence.expand_as(own)
+            return dict.fromkeys(self.own, self._embed(torch.zeros(self.dataset.frames * SAMPLE_RATE)))
         if condition in self.partners:
-            return torch.stack([self.audio[self.partners[condition][name]] for name in names])
-        snr, played = snr_of(condition), []
-        for name, waveform in zip(names, waveforms, strict=True):
+            return {name: self.own[self.partners[condition][name]] for name in self.own}
+        snr, heard = snr_of(condition), {}
+        for i, name in enumerate(self.own):
+            waveform = self.dataset.waveform(i)
             noise = white_noise(len(waveform), self.seed, name)
-            played.append(at_snr(noise, waveform) if snr is None else waveform + at_snr(noise, waveform, snr))
-        return self._embed(played)
+            played = at_snr(noise, waveform) if snr is None else waveform + at_snr(noise, waveform, snr)
+            heard[name] = self._embed(played)
+        return heard
 
     @torch.no_grad()
-    def _embed(self, waveforms: Sequence[Tensor]) -> Float[Tensor, "B T D"]:
-        return self.encoder.embed(torch.stack(list(waveforms)), self.dataset.frames).float().cpu()
+    def _embed(self, waveform: Float[Tensor, "S"]) -> Float[Tensor, "T D"]:
+        return self.encoder.embed(waveform[None], self.dataset.frames)[0].float().cpu()
 
     def sounding(
         self, condition: str, names: Sequence[str], mask: Shaped[Tensor, "N 1 H W"]

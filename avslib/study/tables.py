@@ -92,7 +92,8 @@ def latex(table: Table) -> str:
     kinds = "".join("p{4cm}" if n in LONG else "l" if i == 0 else "r" for i, n in enumerate(table.cells))
     text = _styled(table, _latex).to_latex(hrules=True, column_format=f"@{{}}{kinds}@{{}}", position_float="centering")
     notes = "".join(rf"\par\smallskip\footnotesize {_latex(note)}" + "\n" for note in table.notes)
-    return "% needs \\usepackage{booktabs}\n" + text.replace(r"\end{table}", notes + r"\end{table}")
+    text = text.replace(r"\centering", r"\centering\small").replace(r"\end{table}", notes + r"\end{table}")
+    return "% needs \\usepackage{booktabs}\n" + text
 
 
 def _html(text: str) -> str:
