@@ -6,7 +6,7 @@ exceed 1, since clipping would change its SNR.
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -78,32 +78,23 @@ def at_snr(noise: Float[Tensor, "S"], waveform: Float[Tensor, "S"], snr_db: floa
     return noise * (math.sqrt(signal / power) * 10 ** (-snr_db / 20))
 
 
-def off_screen(
-    in_view: Mapping[str, Collection[str]], played: Mapping[str, Collection[str]], seed: int
-) -> dict[str, str]:
+def off_screen(labels: Mapping[str, ClipLabels], seed: int) -> dict[str, str]:
     """For each clip another one whose sound comes from nothing in view, drawn from (seed, clip name).
 
-    Args:
-        in_view: classes in view, by clip.
-        played: classes that sound, by clip; clips that play nothing are not drawn.
+    Clips that play nothing are not drawn; clips that show every class that any clip plays are left out, as are those of
+    which it is not known what they show.
 
-    Returns:
-        Clip -> clip whose sound it gets. Clips in view of every class that any clip plays are left out.
-
-    >>> off_screen({"a": {"dog"}, "b": {"cow", "dog"}}, {"a": {"dog"}, "b": {"cow"}}, seed=0)
+    >>> dog, both = frozenset({"dog"}), frozenset({"cow", "dog"})
+    >>> off_screen({"a": ClipLabels((dog,), dog), "b": ClipLabels((both - dog,), both)}, seed=0)
     {'a': 'b'}
     """
-    chosen = {}
-    for name, seen in in_view.items():
-        fitting = sorted(other for other, classes in played.items() if classes and not set(classes) & set(seen))
+    heard, chosen = {name: label.heard for name, label in labels.items()}, {}
+    for name, label in labels.items():
+        seen = label.in_view
+        fitting = sorted(n for n, classes in heard.items() if seen is not None and classes and not classes & seen)
         if fitting:
             chosen[name] = fitting[int(clip_rng(seed, name).integers(len(fitting)))]
     return chosen
-
-
-def _off_screen(labels: Mapping[str, ClipLabels], seed: int) -> dict[str, str]:
-    in_view = {name: label.in_view for name, label in labels.items() if label.in_view is not None}
-    return off_screen(in_view, {name: label.heard for name, label in labels.items()}, seed)
 
 
 def left_out(
@@ -121,7 +112,7 @@ def left_out(
         reasons[ANOTHER] = f"split {dataset.split!r} has one clip"
     if any(label.in_view is None for label in labels.values()):
         reasons[OFF_SCREEN] = "the data does not say what is in view"
-    elif missing := len(labels) - len(_off_screen(labels, 0)):
+    elif missing := len(labels) - len(off_screen(labels, 0)):
         reasons[OFF_SCREEN] = f"{missing} of {len(labels)} clips show every class that split {dataset.split!r} plays"
     mute = next((clip for clip in dataset.clips if clip.wav_path is None), None)
     if mute is not None and listens:
@@ -144,7 +135,7 @@ class Stage:
         self.own = {clip.name: row for clip, row in zip(dataset.clips, dataset.audio, strict=True)}
         self.partners = {
             ANOTHER: shuffle_audio({name: name for name in self.own}, seed),
-            OFF_SCREEN: _off_screen(labels, seed),
+            OFF_SCREEN: off_screen(labels, seed),
         }
 
     def audio(self, condition: str) -> dict[str, Float[Tensor, "T D"]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from avslib.core.errors import AvsError
-from avslib.data.mini.sources import read_labels
+from avslib.data.mini.sources import ClipLabels, read_labels
 from avslib.models.ecmvae import ECMVAE
 from avslib.study.plots import save_figure
 from avslib.study.records import load_clips, load_records
@@ -74,12 +74,13 @@ def test_noise_depends_on_seed_and_name_alone():
 
 def test_off_screen_sounds_come_from_nothing_in_view():
     rng = np.random.default_rng(0)
-    seen = {str(i): set(rng.choice(8, 3, replace=False)) for i in range(60)}
-    played = {name: set(list(classes)[: int(rng.integers(3))]) for name, classes in seen.items()}
-    chosen = off_screen(seen, played, seed=0)
+    seen = {str(i): frozenset(rng.choice(8, 3, replace=False)) for i in range(60)}
+    played = {name: frozenset(list(classes)[: int(rng.integers(3))]) for name, classes in seen.items()}
+    labels = {name: ClipLabels((played[name],), seen[name]) for name in seen}
+    chosen = off_screen(labels, seed=0)
     assert len(chosen) > 50 and len(set(chosen.values())) > 10
     assert all(played[other] and not played[other] & seen[name] for name, other in chosen.items())
-    assert off_screen(dict(reversed(seen.items())), dict(reversed(played.items())), 0) == chosen
+    assert off_screen(dict(reversed(labels.items())), 0) == chosen
 
 
 def test_share_falsely_lit_by_hand():
