@@ -39,7 +39,9 @@ def table_command(
     """Print a table of run records: Paper | Ours, methods on Mini-AVS, or an ablation; our cells need a run."""
     if write or check:
         if (write and check) or ablation or runs:
-            raise UsageError("avs table: --write and --check go over all committed tables; give one alone")
+            raise UsageError(
+                "avs table: --write and --check go over all committed tables; give one without other options"
+            )
         _committed(check)
         return
     from avslib.study.ablation import ablation_table

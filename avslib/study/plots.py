@@ -180,7 +180,7 @@ def curves_figure(history: Iterable[Mapping[str, Any]] | str | Path, *, dpi: int
         rows = pd.read_csv(history)
     else:
         rows = pd.DataFrame(list(history))
-    rows = rows.apply(pd.to_numeric, errors="coerce")
+    rows = rows.apply(pd.to_numeric, errors="coerce").dropna(axis="columns", how="all")
     if "step" not in rows:
         rows["step"] = range(len(rows))
     metrics = [name for name in rows if name.startswith(("val_", "val/")) and not name.endswith("loss")]
@@ -230,22 +230,21 @@ def comparison_bars(
     """
     import seaborn as sns
 
-    splits = [split for split in splits if any(metric in row.values.get(split, {}) for row in rows)]
-    if not splits:
+    found = [(row, split) for row in rows for split in splits if metric in row.values.get(split, {})]
+    if not found:
         raise UsageError(f"comparison_bars: no row has {metric} on a split asked for; pass rows made by summarise()")
-    found = [(i, split, row.values.get(split, {}).get(metric)) for i, row in enumerate(rows) for split in splits]
-    found = [(i, split, value) for i, split, value in found if value]
-    scores = pd.DataFrame([{"row": i, "split": split, metric: x} for i, split, value in found for x in value.scores])
+    splits = [split for split in splits if split in {split for _, split in found}]
+    labels = [row.label for row in rows]
+    scores = [{"row": r.label, "split": s, metric: score} for r, s in found for score in r.values[s][metric].scores]
     looks = dict(zip(splits, BARS, strict=False))
     figure, ((axis,),) = styled_axes(8, 0.7 + len(rows) * 0.3 * (len(splits) + 0.6))
     sns.barplot(
-        scores,
+        pd.DataFrame(scores),
         x=metric,
         y="row",
         hue="split",
-        order=range(len(rows)),
+        order=labels,
         hue_order=splits,
-        orient="h",
         errorbar="sd",
         palette={split: COLOURS[colour] for split, (colour, _) in looks.items()},
         saturation=1,
@@ -257,11 +256,12 @@ def comparison_bars(
     for bars, (_, hatch) in zip(axis.containers, looks.values(), strict=False):
         for bar in bars:
             bar.set_hatch(hatch)
-    for i, split, value in found:
-        place = i + (splits.index(split) - (len(splits) - 1) / 2) * 0.8 / len(splits)
+    for row, split in found:
+        value = row.values[split][metric]
+        place = labels.index(row.label) + (splits.index(split) - (len(splits) - 1) / 2) * 0.8 / len(splits)
         axis.text(value.mean + (value.sd or 0) + 0.01, place, value.text(1, 3), va="center", fontsize=7)
     axis.set(xlim=(0, 1), xlabel=f"{metric} (mean; bars: sample sd over seeds)", ylabel=None)
-    axis.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=8)
+    axis.tick_params(axis="y", labelsize=8)
     axis.legend(fontsize=8, loc="lower right")
     return save_figure(figure, path)
 

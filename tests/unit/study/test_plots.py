@@ -77,7 +77,7 @@ def test_curves_from_rows_and_from_the_csv_agree(tmp_path):
     from_rows = plots.learning_curves(rows, tmp_path / "a.png")
     from_csv = plots.learning_curves(tmp_path / "history.csv", tmp_path / "b.png")
     assert from_rows.read_bytes() == from_csv.read_bytes()
-    only = plots.learning_curves([{"val_J": 0.5}], tmp_path / "c.svg")
+    only = plots.learning_curves([{"val_J": 0.5, "val_F": "", "loss": None}], tmp_path / "c.svg")
     assert only.read_text(encoding="utf-8").startswith("<?xml")
 
 
@@ -90,7 +90,8 @@ def test_curves_without_anything_to_draw_are_refused(tmp_path):
 
 def test_bars_for_rows_with_and_without_spread(tmp_path):
     test, unseen = {"J": V((0.4, 0.5, 0.6))}, {"J": V((0.25,))}
-    rows = [Row("m", "", "d", {}, (0,), ("r",), values, "m") for values in ({"test": test}, {"test_unseen": unseen})]
+    values = {"a": {"test": test}, "b": {"test_unseen": unseen}}
+    rows = [Row("m", "", "d", {}, (0,), ("r",), values[label], label) for label in values]
     path = plots.comparison_bars(rows, tmp_path / "bars.png")
     assert shows(path, "blue") and shows(path, "orange")
     with pytest.raises(AvsError, match="no row has F"):

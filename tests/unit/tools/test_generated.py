@@ -47,14 +47,14 @@ def test_everything_is_written_once_and_is_fresh_then(checkout):
 
 def test_robustness_has_its_table_and_figure(checkout):
     scores = {split: {"J": 0.5, "F": 0.5, "falsely_lit": 0.1} for split in ("test", "test_unseen")}
-    told = {"falsely_lit": "share of all pixels", "silence": "zeros"}
+    definitions = {"falsely_lit": "share of all pixels", "silence": "zeros"}
     record, clips = study_record(
         "ecmvae",
         0,
         {"a": 0.25, "b": 0.75},
         metrics=scores,
         baselines={"silence": scores},
-        definitions=told,
+        definitions=definitions,
         selection="mini-s4",
     )
     clips += [clip | {"baseline": "silence"} for clip in clips]
@@ -116,5 +116,5 @@ def test_command_names_what_is_stale_and_exits_with_1(checkout, capsys):
     assert capsys.readouterr().out.startswith("split,variant,J")
     table_command(data="avsbench", format="latex")
     assert r"\toprule" in capsys.readouterr().out
-    with pytest.raises(AvsError, match="alone"):
+    with pytest.raises(AvsError, match="without other options"):
         table_command(write=True, check=True)
