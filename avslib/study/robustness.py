@@ -102,7 +102,7 @@ def _evaluate(
     if conditions is not None and absent:
         raise RecordError(next(iter(absent.values())))
     encoder = build_audio_encoder(m.audio_encoder, m.audio_weights) if m.use_audio else None
-    stage, found = Stage(dataset, labels, encoder, seed), {}
+    stage, found = Stage(dataset, labels, encoder, seed, config.train.eval_batch_size), {}
     played = [condition for condition in asked if condition not in absent]
     options = {"batch_size": config.train.eval_batch_size, "workers": config.data.workers, "frames": dataset.frames}
     for condition in track(played, f"robustness, {split}", disable=not progress, transient=True):

@@ -128,10 +128,18 @@ class Stage:
         labels: of `avslib.data.mini.sources.read_labels`.
         encoder: None for a model without sound; then the embeddings of `dataset` play throughout.
         seed: of noise, exchanged and off-screen sounds.
+        batch: clips that the encoder embeds together.
     """
 
-    def __init__(self, dataset: AVSBench, labels: Mapping[str, ClipLabels], encoder: AudioEncoder | None, seed: int):
-        self.dataset, self.labels, self.encoder, self.seed = dataset, labels, encoder, seed
+    def __init__(
+        self,
+        dataset: AVSBench,
+        labels: Mapping[str, ClipLabels],
+        encoder: AudioEncoder | None,
+        seed: int,
+        batch: int = 4,
+    ):
+        self.dataset, self.labels, self.encoder, self.seed, self.batch = dataset, labels, encoder, seed, batch
         self.own = {clip.name: row for clip, row in zip(dataset.clips, dataset.audio, strict=True)}
         self.partners = {
             ANOTHER: shuffle_audio({name: name for name in self.own}, seed),
@@ -145,20 +153,25 @@ class Stage:
         if condition == MISSING:
             return {name: torch.zeros_like(row) for name, row in self.own.items()}
         if condition == SILENCE:
-            return dict.fromkeys(self.own, self._embed(torch.zeros(self.dataset.frames * SAMPLE_RATE)))
+            return dict.fromkeys(self.own, self._embed([torch.zeros(self.dataset.frames * SAMPLE_RATE)])[0])
         if condition in self.partners:
             return {name: self.own[self.partners[condition][name]] for name in self.own}
-        snr, heard = snr_of(condition), {}
-        for i, name in enumerate(self.own):
-            waveform = self.dataset.waveform(i)
-            noise = white_noise(len(waveform), self.seed, name)
-            played = at_snr(noise, waveform) if snr is None else waveform + at_snr(noise, waveform, snr)
-            heard[name] = self._embed(played)
+        names, heard = list(self.own), {}
+        for start in range(0, len(names), self.batch):
+            part = range(start, min(start + self.batch, len(names)))
+            embedded = self._embed([self._noisy(i, snr_of(condition)) for i in part])
+            heard |= {names[i]: row for i, row in zip(part, embedded, strict=True)}
         return heard
 
+    def _noisy(self, index: int, snr: float | None) -> Float[Tensor, "S"]:
+        """The clip's waveform at an SNR; None: the noise without it."""
+        waveform = self.dataset.waveform(index)
+        noise = white_noise(len(waveform), self.seed, self.dataset.clips[index].name)
+        return at_snr(noise, waveform) if snr is None else waveform + at_snr(noise, waveform, snr)
+
     @torch.no_grad()
-    def _embed(self, waveform: Float[Tensor, "S"]) -> Float[Tensor, "T D"]:
-        return self.encoder.embed(waveform[None], self.dataset.frames)[0].float().cpu()
+    def _embed(self, waveforms: Sequence[Float[Tensor, "S"]]) -> Float[Tensor, "B T D"]:
+        return self.encoder.embed(torch.stack(list(waveforms)), self.dataset.frames).float().cpu()
 
     def sounding(
         self, condition: str, names: Sequence[str], mask: Shaped[Tensor, "N 1 H W"]
