@@ -1,0 +1,18 @@
+"""avs bench is a door: it opens onto the checkout's own benchmarks, or says that a checkout is needed."""
+
+from importlib.machinery import ModuleSpec
+
+import pytest
+
+from avslib.cli import bench
+from avslib.core.errors import InstallError
+
+
+def test_a_checkout_is_asked_for_where_there_are_no_benchmarks_or_others(monkeypatch):
+    bench.require_benchmarks("avs bench")
+    other = ModuleSpec("benchmarks", None, is_package=True)
+    other.submodule_search_locations.append("elsewhere/benchmarks")
+    for found in (None, other):
+        monkeypatch.setattr(bench, "find_spec", lambda name, found=found: found)
+        with pytest.raises(InstallError, match=r"avs bench: the benchmarks are in the repository.* from a checkout"):
+            bench.bench_command()
