@@ -1,13 +1,12 @@
 """`avs bench`: the door to ``benchmarks/``, which lies beside the package in a checkout."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from avslib.cli.options import TaskName, console, say
-from avslib.core.errors import InstallError, OutputError
+from avslib.cli.options import TaskName, console, require_beside, say
+from avslib.core.errors import OutputError
 
 PARTS = "ceilings, fusion, metrics, inference, train, parts (the default: all of these), growth, feeding, scaling"
 
@@ -28,7 +27,7 @@ def bench_command(
     out: Annotated[Path | None, typer.Option(help="Default: results/bench, or build/bench with --quick.")] = None,
 ) -> None:
     """Measure speed and memory beside a plain reference form, in one run; write a record."""
-    require_benchmarks("avs bench")
+    require_beside("benchmarks", "avs bench")
     from benchmarks.record import BenchSettings, write_bench_record
     from benchmarks.report import section_table, target_table
     from benchmarks.run import bench, record_path
@@ -48,17 +47,3 @@ def bench_command(
     if found := verdicts(settings, record.sections):
         console.print(target_table(found))
     say(f"record: {path}")
-
-
-def require_benchmarks(command: str) -> None:
-    """Raise unless `import benchmarks` gives the folder beside the package, as in an editable install.
-
-    Raises:
-        InstallError: the package is installed without its checkout, or another package has that name.
-    """
-    beside, found = Path(__file__).resolve().parents[2] / "benchmarks", find_spec("benchmarks")
-    if found is None or beside not in [Path(folder).resolve() for folder in found.submodule_search_locations or ()]:
-        raise InstallError(
-            f"{command}: the benchmarks are in the repository, not in the installed package; run it from a checkout "
-            "that is installed by `pip install -e`"
-        )

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from avslib.cli.options import Quiet, Task, Workers, console, say
+from avslib.cli.options import Quiet, Task, Workers, console, require_beside, say
 from avslib.core.errors import OutputError
 
 app = typer.Typer(
@@ -110,12 +110,11 @@ def pack_command(
     quiet: Quiet = False,
 ) -> None:
     """Pack clips into checksummed WebDataset shards, from which -o data.packed=OUT streams the train split."""
-    from avslib.cli.bench import require_benchmarks
     from avslib.data.avsbench import read_skip_list
     from avslib.data.pack import pack
 
     if measure:
-        require_benchmarks("avs data pack --measure")
+        require_beside("benchmarks", "avs data pack --measure")
     skipped = read_skip_list(skip) if skip else ()
     index = pack(root, out, task, split, shard_mb=shard_mb, skip=skipped, masks=masks, progress=not quiet)
     for name, found in index["splits"].items():

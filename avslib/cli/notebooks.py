@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from avslib.cli.options import console, say
+from avslib.cli.options import console, require_beside, say
 from avslib.core.errors import AvsError, UsageError
 
 app = typer.Typer(help="Run the numbered notebooks, renew their stored outputs, build the book.", no_args_is_help=True)
@@ -68,7 +68,9 @@ def run_command(
 @app.command("refresh")
 def refresh_command(chosen: Chosen = None, solutions: Solutions = False) -> None:
     """Execute notebooks with their defaults and store the outputs in place (for those who change them)."""
-    from avslib.course.execute import find, refresh
+    require_beside("tools", "avs notebooks refresh")
+    from avslib.course.execute import find
+    from tools.refresh_notebooks import refresh
 
     for path in find(chosen or [], solutions=solutions):
         refresh(path)
@@ -80,7 +82,8 @@ def book_command(
     out: Annotated[Path, typer.Option(help="Folder for the site; open its index.html.")] = Path("build/book"),
 ) -> None:
     """Build the HTML book from the notebooks and their stored outputs, with navigation and search."""
-    from avslib.course.book import build_book
+    require_beside("tools", "avs notebooks book")
+    from tools.book import build_book
 
     say(f"open {build_book(out)}")
 

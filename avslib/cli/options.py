@@ -1,10 +1,13 @@
-"""Options that mean the same in several commands, and how a command prints a line."""
+"""Options that mean the same in several commands, and what commands do alike."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+
+from avslib.core.errors import InstallError
 
 console = Console()
 
@@ -30,3 +33,16 @@ CHECKPOINT = "Checkpoint folder or file of `avs train`, or the name of a shipped
 def say(text: str) -> None:
     """Print `text` as it is: paths are neither wrapped nor read as markup."""
     console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def require_beside(folder: str, command: str) -> None:
+    """Raise unless `folder` of the checkout, beside the package, is what ``import folder`` gives.
+
+    Raises:
+        InstallError: the package is installed without its checkout, or another package has that name.
+    """
+    beside, found = Path(__file__).resolve().parents[2] / folder, find_spec(folder)
+    if found is None or beside not in [Path(path).resolve() for path in found.submodule_search_locations or ()]:
+        raise InstallError(
+            f"{command} needs {folder}/ of the repository: run it from a checkout installed by `pip install -e .`"
+        )

@@ -1,18 +1,17 @@
 """Sound swapper: the frames of one clip with the sound of another, and where the mask goes."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from itertools import combinations
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from avslib.core.errors import NotebookError
-from avslib.core.parsing import LARGEST_JSON, first_line, read_text
+from avslib.core.parsing import LARGEST_JSON, parse_json, read_bytes
 from avslib.course.widgets.parts import check_clip, clip_options, clip_title, control, frames_of, panel, resize_to
 from avslib.data.avsbench import AVSBench
 from avslib.metrics import iou_per_frame
@@ -33,25 +32,22 @@ class Swap:
 
     own: Float[Tensor, "T H W"]
     swapped: Float[Tensor, "T H W"]
-    lit: tuple[float, float]
-    j: tuple[float, float]
+    lit: list[float]
+    j: list[float]
     moved: float
 
 
 def swap(predictor: Predictor, item: dict, audio: Float[Tensor, "T D"]) -> Swap:
     """Predict an item of a dataset with its own sound and with `audio`."""
-    truth: UInt8[Tensor, "T H W"] = item["mask"][:, 0]
+    truth, seen = item["mask"][:, 0], item["annotated"]
     fields = [resize_to(predictor(item["image"], sound), truth.shape[-2:]) for sound in (item["audio"], audio)]
     own, swapped = (field > 0.5 for field in fields)
     union = (own | swapped).sum().item()
-    seen = item["annotated"]
-    scores = [
-        iou_per_frame(torch.logit(field[seen].clamp(1e-6, 1 - 1e-6)), truth[seen]).mean().item() for field in fields
-    ]
+    logits = [torch.logit(field[seen].clamp(1e-6, 1 - 1e-6)) for field in fields]
     return Swap(
         *fields,
-        lit=(own.float().mean().item(), swapped.float().mean().item()),
-        j=(scores[0], scores[1]),
+        lit=[mask.float().mean().item() for mask in (own, swapped)],
+        j=[iou_per_frame(one, truth[seen]).mean().item() for one in logits],
         moved=1 - (own & swapped).sum().item() / union if union else 0.0,
     )
 
@@ -65,24 +61,16 @@ def swap_figure(predictor: Predictor, dataset: AVSBench, picture: int, sound: in
     Raises:
         AvsError: no such clip, or a dataset without sound embeddings.
     """
-    check_clip(dataset, picture, sound)
-    if dataset.audio is None:
-        raise NotebookError(
-            "the dataset has no sound embeddings; open it by lesson.dataset(...) or dataset.with_audio(...)"
-        )
-    item = dataset[picture]
+    check_clip(dataset, picture, sound, sound=True)
+    item, title = dataset[picture], clip_title(dataset, picture)
     result = swap(predictor, item, dataset.audio[sound])
     frames, truth = frames_of(item), item["mask"][:, 0].numpy()
-    names = ("own sound, " + clip_title(dataset, picture), "sound of " + clip_title(dataset, sound))
-    notes = [f"lit {100 * lit:.1f} %, J {j:.2f}" for lit, j in zip(result.lit, result.j, strict=True)]
-    rows = [
-        (f"{name}: {note}", frames, truth, field.numpy())
-        for name, note, field in zip(names, notes, (result.own, result.swapped), strict=True)
-    ]
+    own, other = (f"lit {100 * lit:.1f} %, J {j:.2f}" for lit, j in zip(result.lit, result.j, strict=True))
+    own, other = f"own sound, {title}: {own}", f"sound of {clip_title(dataset, sound)}: {other}"
+    rows = [(own, frames, truth, result.own.numpy()), (other, frames, truth, result.swapped.numpy())]
     figure = outlined_frames(rows, dpi=90)
     figure.set_label(
-        f"Frames of clip {clip_title(dataset, picture)} with the true and the predicted outline. "
-        f"With its {names[0]}: {notes[0]}. With the {names[1]}: {notes[1]}. "
+        f"Frames of clip {title} with the true and the predicted outline. With its {own}. With the {other}. "
         f"The second mask differs from the first in {100 * result.moved:.0f} % of the pixels that either lights."
     )
     return figure
@@ -105,23 +93,20 @@ def swap_pairs(dataset: AVSBench) -> list[tuple[int, int]]:
     """Pairs of S4 clips that show the same two things, one sounding in each; by Mini-AVS's manifest, not by a result.
 
     Raises:
-        AvsError: the dataset is no Mini-AVS S4 build, whose manifest says what is in view.
+        AvsError: the dataset is not an S4 build of Mini-AVS, whose manifest says what is in view.
     """
-    path: Path = dataset.folder.parent / "manifest.json"
+    path = dataset.folder.parent / "manifest.json"
     if dataset.task != "s4" or not path.is_file():
         raise NotebookError(f"{path}: swap_pairs needs the manifest of Mini-AVS and its S4 clips; choose clips by hand")
+    what = "the manifest of a Mini-AVS build; build Mini-AVS again"
+    manifest = parse_json(read_bytes(path, LARGEST_JSON, NotebookError, what), path, NotebookError, what)
     try:
-        manifest = json.loads(read_text(path, LARGEST_JSON, NotebookError, "the manifest of a Mini-AVS build"))
-        records = {r["name"]: r for r in manifest["clips"]}
-        seen = [sorted(o["category"] for o in records[clip.name]["objects"]) for clip in dataset.clips]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise NotebookError(
-            f"{path}: is damaged, or says nothing of a clip ({first_line(error)}); build Mini-AVS again"
-        ) from None
-    heard = [clip.category for clip in dataset.clips]
+        seen = {r["name"]: sorted(o["category"] for o in r["objects"]) for r in manifest["clips"]}
+        clips = [(seen[clip.name], clip.category) for clip in dataset.clips]
+    except (KeyError, TypeError) as error:
+        raise NotebookError(f"{path}: lacks {error}; expected {what}") from None
     return [
         (a, b)
-        for a in range(len(seen))
-        for b in range(a + 1, len(seen))
-        if seen[a] == seen[b] == sorted([heard[a], heard[b]]) and heard[a] != heard[b]
+        for (a, (things, heard)), (b, (others, other)) in combinations(enumerate(clips), 2)
+        if things == others == sorted([heard, other]) and heard != other
     ]

@@ -4,15 +4,15 @@ from importlib.machinery import ModuleSpec
 
 import pytest
 
-from avslib.cli import bench
+from avslib.cli import bench, options
 from avslib.core.errors import InstallError
 
 
 def test_a_checkout_is_asked_for_where_there_are_no_benchmarks_or_others(monkeypatch):
-    bench.require_benchmarks("avs bench")
+    options.require_beside("benchmarks", "avs bench")
     other = ModuleSpec("benchmarks", None, is_package=True)
     other.submodule_search_locations.append("elsewhere/benchmarks")
     for found in (None, other):
-        monkeypatch.setattr(bench, "find_spec", lambda name, found=found: found)
-        with pytest.raises(InstallError, match=r"avs bench: the benchmarks are in the repository.* from a checkout"):
+        monkeypatch.setattr(options, "find_spec", lambda name, found=found: found)
+        with pytest.raises(InstallError, match="avs bench needs benchmarks/ of the repository: run it from a checkout"):
             bench.bench_command()

@@ -33,7 +33,10 @@ def test_verbose_says_what_is_read_and_where_an_error_came_from(monkeypatch, cap
     assert "INFO" not in capsys.readouterr().err
     assert avs(monkeypatch, "-v", *command) == 2
     err = capsys.readouterr().err
-    assert re.search(r"^[\d:]+ INFO avslib\.checkpoints: weights .*mini-s4", err, re.MULTILINE) and "Traceback" in err
+    assert (
+        re.search(r"^[\d:]+ INFO avslib\.weights\.checkpoints: weights .*mini-s4", err, re.MULTILINE)
+        and "Traceback" in err
+    )
 
 
 @pytest.mark.parametrize(
