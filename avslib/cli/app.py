@@ -12,12 +12,8 @@ from avslib.cli.last_resort import as_avs_error
 
 HELP = "ECMVAE for audio-visual segmentation: build data, train, score, print tables."
 
-app = typer.Typer(
-    help=HELP,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+NAMES = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=NAMES)
 for group in (data, weights, notebooks):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 app.command("train")(train.train_command)

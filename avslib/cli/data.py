@@ -8,16 +8,12 @@ import typer
 from avslib.cli.options import Quiet, Task, Workers, console, require_beside, say
 from avslib.core.errors import OutputError
 
-app = typer.Typer(
-    help="Build Mini-AVS, check or prepare a folder in AVSBench layout, pack it for streaming.", no_args_is_help=True
-)
+app = typer.Typer(help="Build Mini-AVS; check, prepare or pack a folder in AVSBench layout.", no_args_is_help=True)
 
 
 @app.command("build-mini")
 def build_mini_command(
-    out: Annotated[Path, typer.Option(help="Folder to make; it must not hold anything else.")] = Path(
-        "build/data/mini-small"
-    ),
+    out: Annotated[Path, typer.Option(help="New folder for the build.")] = Path("build/data/mini-small"),
     size: Annotated[Literal["small", "full"], typer.Option(help="small: under a minute; full: several GB.")] = "small",
     seed: Annotated[int, typer.Option(help="Varies the compositions, not which assets are held out for tests.")] = 0,
     workers: Workers = None,

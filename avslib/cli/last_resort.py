@@ -15,13 +15,7 @@ import traceback
 from avslib.core.errors import AvsError, DiskFullError, InternalError, MemoryLimitError, OutputError
 
 # torch.OutOfMemoryError is a RuntimeError; the other words are those of the libraries below torch
-NO_MEMORY = (
-    "out of memory",
-    "allocate memory",
-    "ALLOC_FAILED",
-    "could not create a primitive",
-    "could not create a memory",
-)
+NO_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED", "create a primitive", "create a memory")
 
 
 def as_avs_error(error: Exception) -> AvsError:

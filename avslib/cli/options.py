@@ -18,15 +18,8 @@ Splits = Annotated[list[str] | None, typer.Option(help="val, test (default) or t
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of processes; default: one for each CPU.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 BFloat16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16: faster where supported, about 3 digits.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "-o",
-        "--override",
-        metavar="SECTION.FIELD=VALUE",
-        help="Set a field of the configuration; may be repeated. `avs config` lists the fields.",
-    ),
-]
+OVERRIDE = "Set a field of the configuration (`avs config` lists them); may be repeated."
+Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", metavar="SECTION.FIELD=VALUE", help=OVERRIDE)]
 CHECKPOINT = "Checkpoint folder or file of `avs train`, or the name of a shipped one."
 
 
@@ -36,13 +29,7 @@ def say(text: str) -> None:
 
 
 def require_beside(folder: str, command: str) -> None:
-    """Raise unless `folder` of the checkout, beside the package, is what ``import folder`` gives.
-
-    Raises:
-        InstallError: the package is installed without its checkout, or another package has that name.
-    """
+    """Raise an InstallError unless `folder` can be imported and is the one beside the package, in a checkout."""
     beside, found = Path(__file__).resolve().parents[2] / folder, find_spec(folder)
     if found is None or beside not in [Path(path).resolve() for path in found.submodule_search_locations or ()]:
-        raise InstallError(
-            f"{command} needs {folder}/ of the repository: run it from a checkout installed by `pip install -e .`"
-        )
+        raise InstallError(f"{command} needs {folder}/ of the repository: run it from a checkout (pip install -e .)")

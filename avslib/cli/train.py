@@ -14,9 +14,7 @@ def train_command(
     preset: Annotated[str, typer.Option(help="Name of a preset (paper, mini, demo), or a YAML file.")] = "mini",
     override: Overrides = None,
     seed: Annotated[int | None, typer.Option(help="Short for -o train.seed=SEED.")] = None,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Short for -o train.deterministic=true: exact repeats on a GPU too.")
-    ] = False,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="Repeat exactly on a GPU too.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default: results/runs/<id>.")] = None,
     resume: Annotated[bool, typer.Option(help="Resume an interrupted run, or start one if there is none.")] = False,
     quiet: Quiet = False,
@@ -58,9 +56,8 @@ def eval_command(
         for baseline, scores in score(model, config, name, progress=not quiet).items():
             (baselines.setdefault(baseline, {}) if baseline else metrics)[name] = scores.metrics
     kind, _ = dataset_info(data, task)
-    _print_metrics(
-        metrics, baselines, published_row(config, task) if kind == "avsbench" and "test" in metrics else None
-    )
+    paper = published_row(config, task) if kind == "avsbench" and "test" in metrics else None
+    _print_metrics(metrics, baselines, paper)
 
 
 def config_command(

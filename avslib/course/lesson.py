@@ -184,13 +184,10 @@ def _check_parameters(name: str, namespace: dict[str, Any], known: list[str]) ->
 
 def _device(name: str) -> torch.device:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device("cuda" if there["cuda"] else "cpu")
-    if name not in there:
-        raise NotebookError(f"DEVICE: expected {STANDARD['DEVICE'][1]}; got {name!r}")
-    if not there[name]:
-        raise NotebookError(f"DEVICE is {name!r}, and PyTorch finds no such device here; set it to 'cpu' or 'auto'")
-    return torch.device(name)
+    chosen = ("cuda" if there["cuda"] else "cpu") if name == "auto" else name
+    if not there.get(chosen):
+        raise NotebookError(f"DEVICE: expected {STANDARD['DEVICE'][1]}; PyTorch finds no such device here: {name!r}")
+    return torch.device(chosen)
 
 
 def _style_plots() -> None:

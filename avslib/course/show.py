@@ -23,17 +23,16 @@ def show(figure: Any, alt: str) -> Any:
     Raises:
         AvsError: no `alt`.
     """
+    import matplotlib.pyplot as plt
     from IPython.display import Image
     from PIL import Image as Picture
 
     _require(alt)
     if isinstance(figure, str | Path):
         return Image(small_png(Picture.open(figure)), format="png", alt=alt)
-    import matplotlib.pyplot as plt
-
-    data = figure_png(figure)
+    picture = Image(figure_png(figure), format="png", alt=alt)
     plt.close(figure)
-    return Image(data, format="png", alt=alt)
+    return picture
 
 
 def player(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int = SAMPLE_RATE) -> Any:
@@ -45,12 +44,11 @@ def player(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int = SAMP
 
 def figure_png(figure: Any) -> bytes:
     """A matplotlib figure as a PNG of 256 colours."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return small_png(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi="figure")
+    return small_png(Image.open(buffer))
 
 
 def small_png(picture: Any) -> bytes:

@@ -1,5 +1,7 @@
 """Widgets of the course. Each has a figure function that draws the same picture without ipywidgets.
 
+A figure function returns a matplotlib Figure whose label says in words what it shows, which becomes the picture's
+alternative text. It raises an AvsError for a clip that the dataset lacks and other arguments out of range.
 Imported here, not on first use: module and function have the same name, and the module would shadow the function.
 ipywidgets and matplotlib are imported when a widget or a figure is made.
 """

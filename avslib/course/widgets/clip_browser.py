@@ -30,12 +30,6 @@ def clip_figure(dataset: AVSBench, index: int, frame: int | None = None, outline
         index: of the clip in `dataset`.
         frame: from 0; the frame to show, with its second marked in the sound. None shows all frames.
         outline: draw the true outline of what sounds.
-
-    Returns:
-        a matplotlib Figure; its label says in words what it shows.
-
-    Raises:
-        AvsError: no such clip or frame.
     """
     from matplotlib.figure import Figure
 

@@ -15,21 +15,19 @@ from avslib.models.latent import PRIOR
 from avslib.study.plots import outlined_frames
 from avslib.video.predictor import Predictor
 
+Shifts = Mapping[str, Sequence[float]]  # by code: standard deviations along each of its principal axes
 SYMBOLS = dict(zip(PRIOR, ("s_v", "s_a", "c"), strict=True))
 
 
 @dataclass(frozen=True)
 class LatentAxes:
-    """Principal axes of a cloud of codes.
+    """Principal axes of a cloud of codes: rows of length 1 by falling spread.
 
     Attributes:
-        mean: [K].
-        axes: [n, K], rows of length 1, by falling spread.
-        deviation: [n], standard deviation along each axis.
-        share: [n], share of the whole variance.
+        deviation: standard deviation along each axis.
+        share: of the whole variance.
     """
 
-    mean: Float[Tensor, "K"]
     axes: Float[Tensor, "n K"]
     deviation: Float[Tensor, "n"]
     share: Float[Tensor, "n"]
@@ -57,12 +55,11 @@ def principal_axes(codes: Float[Tensor, "N K"], n: int = 2) -> LatentAxes:
     if codes.ndim != 2 or len(codes) < 2 or not 1 <= n <= min(shape):
         raise NotebookError(f"principal_axes: expected codes [N, K], N >= 2, 1 <= n <= min(N, K); got {shape}, n = {n}")
     codes = codes.detach().cpu().double()
-    mean = codes.mean(0)
-    _, spread, axes = torch.linalg.svd(codes - mean, full_matrices=False)
+    _, spread, axes = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
     axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
     variance = spread.square() / (len(codes) - 1)
     share = variance / variance.sum().clamp(min=1e-30)
-    return LatentAxes(mean.float(), axes[:n].float(), variance[:n].sqrt().float(), share[:n].float())
+    return LatentAxes(axes[:n].float(), variance[:n].sqrt().float(), share[:n].float())
 
 
 @torch.no_grad()
@@ -89,24 +86,14 @@ def code_axes(predictor: Predictor, dataset: AVSBench, n: int = 2) -> dict[str, 
 
 
 def latent_figure(
-    predictor: Predictor,
-    dataset: AVSBench,
-    index: int,
-    shifts: Mapping[str, Sequence[float]],
-    axes: Mapping[str, LatentAxes] | None = None,
+    predictor: Predictor, dataset: AVSBench, index: int, shifts: Shifts, axes: Mapping[str, LatentAxes] | None = None
 ) -> Any:
     """Masks of a clip with its mean codes, with shifted ones, and how far each pixel's probability moved.
 
     Args:
         index: of the clip in `dataset`.
-        shifts: by code, ``vs`` (s_v), ``as`` (s_a), ``vac`` (c): standard deviations along each principal axis.
+        shifts: for ``vs`` (s_v), ``as`` (s_a), ``vac`` (c).
         axes: from `code_axes`; computed over `dataset` when left out.
-
-    Returns:
-        a matplotlib Figure; its label says in words what it shows.
-
-    Raises:
-        AvsError: no such clip, an unknown code, more shifts than axes.
     """
     check_clip(dataset, index, sound=True)
     if unknown := [name for name in shifts if name not in PRIOR]:

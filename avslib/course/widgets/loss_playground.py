@@ -45,11 +45,7 @@ def divergences(mu_p: float, sigma_p: float, mu_q: float, sigma_q: float) -> dic
 
 
 def divergence_figure(mu_p: float, sigma_p: float, mu_q: float, sigma_q: float) -> Any:
-    """Both densities, and a bar for each of `divergences`; the label of the figure says the numbers.
-
-    Raises:
-        AvsError: as `divergences`.
-    """
+    """Both densities, and a bar for each of `divergences`."""
     import seaborn as sns
     from matplotlib.figure import Figure
 

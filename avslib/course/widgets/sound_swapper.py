@@ -21,17 +21,16 @@ from avslib.video.predictor import Predictor
 
 @dataclass(frozen=True)
 class Swap:
-    """Two predictions for the same pictures.
+    """Two predictions for the same pictures: with their own sound, and with another.
 
     Attributes:
-        own, swapped: probabilities with the pictures' own sound and with the other, at the size of the masks.
-        lit: share of pixels above 0.5, own and swapped.
-        j: J against the outline of what sounds in the pictures' own clip, own and swapped.
+        fields: both predictions' probabilities, at the size of the masks.
+        lit: share of pixels above 0.5 in each.
+        j: J of each against the outline of what sounds in the pictures' own clip.
         moved: 1 - overlap of the two predictions (intersection over union): 0 the same, 1 apart.
     """
 
-    own: Float[Tensor, "T H W"]
-    swapped: Float[Tensor, "T H W"]
+    fields: list[Float[Tensor, "T H W"]]
     lit: list[float]
     j: list[float]
     moved: float
@@ -44,33 +43,30 @@ def swap(predictor: Predictor, item: dict, audio: Float[Tensor, "T D"]) -> Swap:
     own, swapped = (field > 0.5 for field in fields)
     union = (own | swapped).sum().item()
     logits = [torch.logit(field[seen].clamp(1e-6, 1 - 1e-6)) for field in fields]
-    return Swap(
-        *fields,
-        lit=[mask.float().mean().item() for mask in (own, swapped)],
-        j=[iou_per_frame(one, truth[seen]).mean().item() for one in logits],
-        moved=1 - (own & swapped).sum().item() / union if union else 0.0,
+    lit, j = (
+        [m.float().mean().item() for m in (own, swapped)],
+        [iou_per_frame(x, truth[seen]).mean().item() for x in logits],
     )
+    return Swap(fields, lit, j, moved=1 - (own & swapped).sum().item() / union if union else 0.0)
 
 
 def swap_figure(predictor: Predictor, dataset: AVSBench, picture: int, sound: int) -> Any:
     """Frames of clip `picture` with its own sound (upper row) and with the sound of clip `sound` (lower row).
 
     The true outline (of what sounds in the picture's own clip) is solid, the predicted one dashed; above each row stand
-    the share of lit pixels and J against the true outline. The label of the figure says the same in words.
-
-    Raises:
-        AvsError: no such clip, or a dataset without sound embeddings.
+    the share of lit pixels and J against the true outline.
     """
     check_clip(dataset, picture, sound, sound=True)
     item, title = dataset[picture], clip_title(dataset, picture)
     result = swap(predictor, item, dataset.audio[sound])
     frames, truth = frames_of(item), item["mask"][:, 0].numpy()
-    own, other = (f"lit {100 * lit:.1f} %, J {j:.2f}" for lit, j in zip(result.lit, result.j, strict=True))
-    own, other = f"own sound, {title}: {own}", f"sound of {clip_title(dataset, sound)}: {other}"
-    rows = [(own, frames, truth, result.own.numpy()), (other, frames, truth, result.swapped.numpy())]
+    names = (f"own sound, {title}", f"sound of {clip_title(dataset, sound)}")
+    scores = zip(names, result.lit, result.j, strict=True)
+    notes = [f"{name}: lit {100 * lit:.1f} %, J {j:.2f}" for name, lit, j in scores]
+    rows = [(note, frames, truth, field.numpy()) for note, field in zip(notes, result.fields, strict=True)]
     figure = outlined_frames(rows, dpi=90)
     figure.set_label(
-        f"Frames of clip {title} with the true and the predicted outline. With its {own}. With the {other}. "
+        f"Frames of clip {title} with the true and the predicted outline. With its {notes[0]}. With the {notes[1]}. "
         f"The second mask differs from the first in {100 * result.moved:.0f} % of the pixels that either lights."
     )
     return figure
@@ -81,11 +77,8 @@ def sound_swapper(predictor: Predictor, dataset: AVSBench, clips: Iterable[int])
 
     Both begin at the first of `clips`, so that the first step through the sounds shows what a sound does.
     """
-    options = clip_options(dataset, clips)
-    controls = {
-        "picture": control("Dropdown", "Pictures of clip", options=options),
-        "sound": control("Dropdown", "Sound of clip", options=options),
-    }
+    options, labels = clip_options(dataset, clips), {"picture": "Pictures of clip", "sound": "Sound of clip"}
+    controls = {name: control("Dropdown", label, options=options) for name, label in labels.items()}
     return panel(controls, partial(swap_figure, predictor, dataset))
 
 

@@ -17,10 +17,7 @@ def threshold_figure(probability: Float[Tensor, "N H W"], mask: Shaped[Tensor, "
     """The mean F curve of N frames with a threshold marked, and the first four frames' masks at it.
 
     The threshold is the nearest of the 255 of `avslib.metrics`. Precision and recall are means over the frames whose
-    mask is not empty, as F is. The label of the figure says the numbers.
-
-    Raises:
-        AvsError: probabilities outside [0, 1], shapes that differ, no frame with a mask, a threshold outside [0, 1].
+    mask is not empty, as F is.
     """
     return _draw(*_curve(probability, mask), threshold)
 
