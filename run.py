@@ -31,6 +31,7 @@ CHECKS = [
     ["-m", "ruff", "format", "--check", "avslib", "benchmarks", "tests", "tools", "run.py"],
     ["-c", "from importlinter.cli import lint_imports_command as check; check()"],
     ["-m", "mypy"],
+    ["-m", "tools.budgets"],
 ]
 LAX = ("10", "12", "13", "14")  # lessons that train or sample at length: their outputs are run, not compared
 

@@ -8,7 +8,7 @@ import typer
 from avslib.cli.options import TaskName, console, require_beside, say
 from avslib.core.errors import OutputError
 
-PARTS = "ceilings, fusion, metrics, inference, train, parts (the default: all of these), growth, feeding, scaling"
+PARTS = "ceilings, fusion, metrics, inference, train, parts (the default: all of these), growth, feeding"
 
 
 def bench_command(
@@ -29,9 +29,8 @@ def bench_command(
     """Measure speed and memory beside a plain reference form, in one run; write a record."""
     require_beside("benchmarks", "avs bench")
     from benchmarks.record import BenchSettings, write_bench_record
-    from benchmarks.report import section_table, target_table
+    from benchmarks.report import section_table, target_table, verdicts
     from benchmarks.run import bench, record_path
-    from benchmarks.targets import verdicts
 
     chosen = {"device": device, "backbone": backbone, "batch": batch, "rounds": rounds, "quick": quick}
     settings = BenchSettings(**chosen, compile=compile, data=None if data is None else str(data), task=task)
