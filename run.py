@@ -7,9 +7,8 @@
     python run.py book [ARGS]      the notebooks as an HTML site with search (build/book/index.html)
     python run.py avs [ARGS]       the command line of avslib (python run.py avs --help)
 
-Needs Python 3.11 to 3.14 and nothing else: it builds the environment in .venv. Environment variables:
-AVS_VENV=DIR keeps the environment in DIR; AVS_ENV=current uses the interpreter that runs this file (the default on
-Colab); AVS_PIP=1 installs with pip even where uv is on the PATH.
+Needs Python 3.11 to 3.14 and nothing else: it builds the environment in .venv. Environment variables: AVS_VENV=DIR
+builds it in DIR; AVS_ENV=current uses the running interpreter (the default on Colab); AVS_PIP=1 installs without uv.
 """
 
 from __future__ import annotations

@@ -32,4 +32,4 @@ def require_beside(folder: str, command: str) -> None:
     """Raise an InstallError unless `folder` can be imported and is the one beside the package, in a checkout."""
     beside, found = Path(__file__).resolve().parents[2] / folder, find_spec(folder)
     if found is None or beside not in [Path(path).resolve() for path in found.submodule_search_locations or ()]:
-        raise InstallError(f"{command} needs {folder}/ of the repository: run it from a checkout (pip install -e .)")
+        raise InstallError(f"{command} needs {folder}/ of a checkout: install the package from one (pip install -e .)")

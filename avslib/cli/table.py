@@ -1,11 +1,11 @@
-"""`avs table`: tables from run records, and every committed table and figure anew."""
+"""`avs table`: tables from run records, and the committed tables and figures of a checkout."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from avslib.cli.options import Task, console
+from avslib.cli.options import Task, console, require_beside
 from avslib.core.errors import UsageError
 
 
@@ -21,7 +21,7 @@ def table_command(
     """Print a table of run records: Paper | Ours, methods on Mini-AVS, or an ablation; our cells need a run."""
     if write or check:
         if (write and check) or ablation or runs:
-            raise UsageError("avs table: give --write or --check alone: they go over all committed tables")
+            raise UsageError("avs table: give only --write or --check, without other options")
         _committed(check)
         return
     from avslib.study.ablation import ablation_table
@@ -36,13 +36,14 @@ def table_command(
 
 
 def _committed(check: bool) -> None:
+    require_beside("tools", f"avs table --{'check' if check else 'write'}")
     from tools.generated import stale, write
 
     root = Path()
     if not check:
         changed = write(root)
-        print("\n".join(f"{path}: written" for path in changed) or "nothing changed: every table and figure was fresh")
+        print("\n".join(f"{path}: written" for path in changed) or "nothing changed: all was up to date")
     elif found := stale(root):
         print("\n".join(f"{path}: stale" for path in found))
-        print("renew by `avs table --write`")
+        print("update them with `avs table --write`")
         raise typer.Exit(1)
