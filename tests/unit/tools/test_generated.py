@@ -107,5 +107,5 @@ def test_command_names_what_is_stale_and_exits_with_1(checkout, capsys):
     assert capsys.readouterr().out.startswith("split,variant,J")
     table_command(data="avsbench", format="latex")
     assert r"\toprule" in capsys.readouterr().out
-    with pytest.raises(AvsError, match="alone"):
+    with pytest.raises(AvsError, match="without other options"):
         table_command(write=True, check=True)
