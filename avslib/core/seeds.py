@@ -19,7 +19,7 @@ shuffle buffer of shards    seed, epoch, process (worker: 0)    `buffer_rng`, sa
 evaluation samples          number of the sample, clip's name   `sample_seed`, `avslib.training.evaluate`
 prediction samples          ``--seed``, for each window anew    `avslib.video.predictor`
 sounds exchanged            seed 0, or robustness's ``--seed``  `avslib.data.loading.shuffle_audio`
-robustness: noise, sounds   ``--seed``, clip's name             `clip_rng`, `avslib.audio.conditions`
+robustness: noise, sounds   ``--seed``, clip's name             `clip_rng`, `avslib.study.robustness_conditions`
 bootstrap intervals         0                                   `avslib.study.intervals`
 clips of Mini-AVS           build seed, task, split, number     `avslib.data.mini.draw.clip_generator`
 SoundNet's shipped head     ``--seed``, which is 0              `tools.soundnet_train`

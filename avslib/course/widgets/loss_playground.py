@@ -9,7 +9,7 @@ import torch
 from avslib.core.errors import NotebookError
 from avslib.course.widgets.parts import control, panel
 from avslib.losses import gaussian_kl, geometric_js, monte_carlo_js, official_js, symmetric_kl
-from avslib.study.plots import COLOURS
+from avslib.study.plots import COLOURS, styled_axes
 
 SAMPLES = 20_000  # standard error of the Monte-Carlo JS below 0.003
 
@@ -47,11 +47,9 @@ def divergences(mu_p: float, sigma_p: float, mu_q: float, sigma_q: float) -> dic
 def divergence_figure(mu_p: float, sigma_p: float, mu_q: float, sigma_q: float) -> Any:
     """Both densities, and a bar for each of `divergences`."""
     import seaborn as sns
-    from matplotlib.figure import Figure
 
     found = divergences(mu_p, sigma_p, mu_q, sigma_q)
-    figure = Figure(figsize=(8.5, 3.2), dpi=80, layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    figure, ((left, right),) = styled_axes(8.5, 3.2, 1, 2, dpi=80, width_ratios=(1, 1.15))
     reach = max(8, abs(mu_p) + 3 * sigma_p, abs(mu_q) + 3 * sigma_q)
     x = np.linspace(-reach, reach, 1001)
     for name, mu, sigma, colour, dash in (("p", mu_p, sigma_p, "blue", "-"), ("q", mu_q, sigma_q, "orange", "--")):

@@ -10,7 +10,7 @@ from torch import Tensor
 from avslib.core.errors import NotebookError
 from avslib.course.widgets.parts import control, panel
 from avslib.metrics import THRESHOLDS, f_curves
-from avslib.study.plots import COLOURS, PREDICTION, TRUTH, draw_outline
+from avslib.study.plots import COLOURS, PREDICTION, TRUTH, draw_outline, style
 
 
 def threshold_figure(probability: Float[Tensor, "N H W"], mask: Shaped[Tensor, "N H W"], threshold: float) -> Any:
@@ -41,6 +41,7 @@ def _curve(probability: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, F
 
 def _draw(frames: Tensor, probability: Tensor, true: Tensor, f: Tensor, threshold: float) -> Any:
     import seaborn as sns
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     if not 0 <= threshold <= 1:
@@ -55,7 +56,8 @@ def _draw(frames: Tensor, probability: Tensor, true: Tensor, f: Tensor, threshol
     top = f"best: F {f[best]:.3f} at {THRESHOLDS[best]:.2f}"
     figure = Figure(figsize=(8.5, 3.2), dpi=80, layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.2, 1))
-    axis = left.subplots()
+    with rc_context(style()):
+        axis = left.subplots()
     sns.lineplot(x=THRESHOLDS.numpy(), y=f.numpy(), estimator=None, ax=axis, color=COLOURS["blue"])
     axis.axvline(at, color=COLOURS["orange"], linestyle="--")
     axis.plot(at, f[place], "o", color=COLOURS["orange"], markeredgecolor="black")

@@ -14,5 +14,7 @@ def test_a_checkout_is_asked_for_where_there_are_no_benchmarks_or_others(monkeyp
     other.submodule_search_locations.append("elsewhere/benchmarks")
     for found in (None, other):
         monkeypatch.setattr(options, "find_spec", lambda name, found=found: found)
-        with pytest.raises(InstallError, match="avs bench needs benchmarks/ of a checkout: install the package from one"):
+        with pytest.raises(
+            InstallError, match="avs bench needs benchmarks/ of a checkout: install the package from one"
+        ):
             bench.bench_command()
