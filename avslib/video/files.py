@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from avslib.core.errors import OutputError, RecordError, UsageError
 from avslib.core.files import atomic_path, flush_to_disk
 from avslib.core.locks import locked
-from avslib.course.inline import figure_png
+from avslib.course.show import figure_png
 from avslib.video.filmstrip import Spread, strip_figure
 from avslib.video.mask_files import READERS, hash_mask, mask_files, write_grey
 from avslib.video.overlay import Second, overlay_video

@@ -100,7 +100,7 @@ def test_unknown_marks_and_other_folders_are_refused(checkout, tmp_path_factory)
 
 
 def test_outside_a_checkout_the_command_says_what_it_needs(checkout, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tools.generated", None)
+    monkeypatch.setitem(sys.modules, "tools", None)
     with pytest.raises(InstallError, match="of a checkout"):
         table_command(check=True)
 

@@ -13,8 +13,8 @@ TITLE = "ECMVAE, term by term"
 INDEX = """# {title}
 
 The course of the package *avslib*: audio-visual segmentation with a conditional multimodal variational auto-encoder,
-from the first clip to the tables of the paper, derived, run and checked. Each page is a notebook; the outputs are the
-ones that the repository stores and its tests compare.
+from the first clip to the tables of the paper, derived, run and checked. Each page is a notebook; its outputs are
+those that the repository stores and its tests compare.
 
 ```{{toctree}}
 :maxdepth: 1
@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {
     "html_copy_source": False,
     "nb_execution_mode": "off",
     "myst_enable_extensions": ["dollarmath", "amsmath"],
-    # lessons link to files of the repository that are no pages of the book
+    # lessons link to files of the repository that are not pages of the book
     "suppress_warnings": ["myst.xref_missing", "mystnb.unknown_mime_type", "myst.header"],
 }
 
@@ -53,45 +53,33 @@ def build_book(out: str | Path) -> Path:
         from sphinx.errors import SphinxError
     except ModuleNotFoundError:
         raise InstallError("the book needs Sphinx and its extensions: pip install 'avslib[book]'") from None
-    out = Path(out)
-    if out.exists() and not _is_book(out) and any(out.iterdir()):
+    out, index = Path(out), Path(out) / "index.html"
+    is_book = index.is_file() and TITLE in index.read_text(encoding="utf-8", errors="replace")
+    if out.exists() and not is_book and any(out.iterdir()):
         raise OutputError(f"{out} exists and holds no book: give another folder, or remove it first")
-    lessons, solutions = find(), find(solutions=True)
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "source"
+        source, site, warnings = Path(folder) / "source", Path(folder) / "site", io.StringIO()
+        pages = {path: path.stem for path in find()} | {path: f"solutions/{path.stem}" for path in find(solutions=True)}
         (source / "solutions").mkdir(parents=True)
-        for path in lessons:
-            _copy(path, source / path.name)
-        for path in solutions:
-            _copy(path, source / "solutions" / path.name)
-        index = INDEX.format(
-            title=TITLE,
-            lessons="\n".join(path.stem for path in lessons),
-            solutions="\n".join(f"solutions/{path.stem}" for path in solutions),
-        )
-        (source / "index.md").write_text(index, encoding="utf-8")
-        site, trees, warnings = Path(folder) / "site", Path(folder) / "trees", io.StringIO()
+        for path, page in pages.items():
+            _copy(path, source / f"{page}.ipynb")
+        lessons, solutions = ("\n".join(p for p in pages.values() if ("/" in p) is part) for part in (False, True))
+        text = INDEX.format(title=TITLE, lessons=lessons, solutions=solutions)
+        (source / "index.md").write_text(text, encoding="utf-8")
         try:
-            application = Sphinx(
-                source, None, site, trees, "html", confoverrides=SETTINGS, status=None, warning=warnings, freshenv=True
-            )
-            application.build()
+            trees, settings = Path(folder) / "trees", {"confoverrides": SETTINGS, "status": None, "freshenv": True}
+            book = Sphinx(source, None, site, trees, "html", warning=warnings, **settings)
+            book.build()
         except SphinxError as error:
             raise NotebookError(f"the book cannot be built: {error}") from None
-        if application.statuscode or warnings.getvalue():
-            first = warnings.getvalue().replace(str(source), "notebooks").strip().splitlines()
-            raise NotebookError(f"the book cannot be built: {first[0] if first else 'a page has an error'}")
+        if book.statuscode or warnings.getvalue():
+            first = warnings.getvalue().replace(str(source), "notebooks").strip().partition("\n")[0]
+            raise NotebookError(f"the book cannot be built: {first or 'a page has an error'}")
         if out.exists():
             shutil.rmtree(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(site, out)
-    return out / "index.html"
-
-
-def _is_book(folder: Path) -> bool:
-    """Whether it is the site that is made here, and not another one of Sphinx's."""
-    index = folder / "index.html"
-    return index.is_file() and TITLE in index.read_text(encoding="utf-8", errors="replace")
+    return index
 
 
 def _copy(path: Path, target: Path) -> None:
