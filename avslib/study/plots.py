@@ -53,7 +53,7 @@ Item = tuple[str, UInt8[np.ndarray, "T H W 3"], Shaped[np.ndarray, "T H W"], Flo
 def style() -> dict[str, Any]:
     """The style sheet of the statistical figures, as matplotlib's rc parameters."""
     import seaborn as sns
-    from cycler import cycler
+    from matplotlib import cycler
 
     return {
         **sns.axes_style("whitegrid"),
