@@ -376,7 +376,7 @@ def test_what_is_there_stays(mini_data, tmp_path):
     save_checkpoint(tmp_path / "a", model)
     save_checkpoint(tmp_path / "a", model, replace=False)  # the same again
     before = contents(tmp_path)
-    with pytest.raises(OutputError, match="is there already and holds something else"):
+    with pytest.raises(OutputError, match="already exists with different content"):
         save_checkpoint(tmp_path / "a", ECMVAE(load_config("mini", TINY)), replace=False)
     write_record(tmp_path / "run", record())
     with pytest.raises(OutputError, match="record of a finished run, and no state"):

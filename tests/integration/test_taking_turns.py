@@ -150,27 +150,13 @@ def test_a_killed_process_gives_its_lock_back_though_its_workers_live(tmp_path):
         pass
 
 
-def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
-    def write():
-        with atomic_path(tmp_path / "a") as part:
-            part.write_bytes(b"half")
-            time.sleep(100)
-
-    def finish():
-        with atomic_path(tmp_path / "a") as part:
-            part.write_bytes(b"whole")
-
-    processes = []
-    for count in (1, 2):
-        processes.append(fork.Process(target=write))
-        processes[-1].start()
-        while len(list(tmp_path.glob(".a.*.part"))) < count:
-            time.sleep(0.01)
-    dead, alive = processes
-    killed(dead)
-    assert at_once(finish) == ["done"] and (tmp_path / "a").read_bytes() == b"whole"
-    assert [p.name.split("-")[-2] for p in tmp_path.glob(".a.*.part")] == [str(alive.pid)]
-    killed(alive)
+def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path):
+    for name, days in (("old", 2), ("new", 0)):
+        (tmp_path / f".a.{name}.part").write_bytes(b"half")
+        os.utime(tmp_path / f".a.{name}.part", (time.time() - days * 86400,) * 2)
+    with atomic_path(tmp_path / "a") as part:
+        part.write_bytes(b"whole")
+    assert {p.name for p in tmp_path.iterdir()} == {"a", ".a.new.part"}
 
 
 def test_a_disk_without_locks_is_told_and_used(tmp_path, monkeypatch):
