@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avslib.audio import SAMPLE_RATE, fit_length
+from avslib.audio.waveforms import SAMPLE_RATE, fit_length
 from avslib.core.errors import UsageError
 
 ASSETS = resources.files("avslib") / "assets" / "soundnet"
@@ -57,10 +57,10 @@ class SoundNetSlice(nn.Module):
 
 
 class SoundNetEmbedding(nn.Module):
-    """16 kHz sound to one embedding a second, not negative, as VGGish's: [B, S] to [B * T, 128]. Frozen.
+    """16 kHz sound to one non-negative embedding per second, as VGGish's: [B, S] to [B * T, 128]. Frozen.
 
-    SoundNet's slice is as its authors published it (MIT); the head that turns its statistics into an embedding was
-    trained on the train recordings of Mini-AVS by `tools.soundnet_train`.
+    SoundNet's slice is as its authors published it (MIT); `tools.soundnet_train` trained the head, which turns its
+    statistics into an embedding, on the train recordings of Mini-AVS.
     """
 
     sample_rate = SAMPLE_RATE
@@ -77,7 +77,7 @@ class SoundNetEmbedding(nn.Module):
 
     @classmethod
     def pretrained(cls) -> "SoundNetEmbedding":
-        """The weights in `avslib/assets/soundnet`, where their licence and training record are too."""
+        """With the weights in `avslib/assets/soundnet`, next to their licence and training record."""
         from safetensors.torch import load
 
         state = {f"slice.{name}": value for name, value in load((ASSETS / "slice.safetensors").read_bytes()).items()}
@@ -99,7 +99,7 @@ class SoundNetEmbedding(nn.Module):
         """Embed the first `frames` seconds, silence after the end; row b * T + t is second t of clip b.
 
         Raises:
-            AvsError: another shape, or samples that are not float.
+            AvsError: a different shape, or samples that are not float.
         """
         if waveform.ndim != 2 or not waveform.is_floating_point():
             raise UsageError(
