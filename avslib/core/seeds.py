@@ -21,7 +21,7 @@ prediction samples          ``--seed``, for each window anew    `avslib.video.pr
 sounds exchanged            seed 0, or robustness's ``--seed``  `avslib.data.loading.shuffle_audio`
 robustness: noise, sounds   ``--seed``, clip's name             `clip_rng`, `avslib.audio.conditions`
 bootstrap intervals         0                                   `avslib.study.intervals`
-clips of Mini-AVS           build seed, task, split, number     `avslib.data.mini.draw.clip_generator`
+clips of Mini-AVS           build seed, task, split, number     `avslib.data.mini.compose`
 SoundNet's shipped head     ``--seed``, which is 0              `tools.soundnet_train`
 notebooks                   ``SEED`` + a number each            `avslib.course.lesson.Lesson.generator`
 benchmarks                  ``seed`` of the bench settings      `avslib.bench`

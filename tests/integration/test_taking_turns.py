@@ -11,11 +11,11 @@ import torch
 
 from avslib.core.errors import OutputError
 from avslib.core.files import atomic_path
+from avslib.core.listing import damaged_files
 from avslib.core.locks import locked, run_folder
 from avslib.data.avsbench import AVSBench
 from avslib.data.embeddings import _kept
 from avslib.data.mini import build_mini
-from avslib.data.mini.listing import damaged_files
 from avslib.data.pack import pack
 from avslib.data.packed import PackedClips
 from avslib.data.prepare import prepare
