@@ -118,7 +118,9 @@ def fit_temperature(logits: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], s
     """
     target = target.to(logits.device).float()
     if logits.shape != target.shape or target.unique().tolist() != [0, 1]:
-        raise UsageError("fit_temperature expects logits and targets of the same shape, and targets of both 0 and 1")
+        raise UsageError(
+            "fit_temperature expects logits and targets of the same shape, with zeros and ones among the targets"
+        )
     logits = logits.detach().float()
     if not logits.isfinite().all():
         raise NonFiniteError("fit_temperature expects finite logits, so probabilities other than 0 and 1")

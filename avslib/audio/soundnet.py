@@ -63,7 +63,6 @@ class SoundNetEmbedding(nn.Module):
     statistics into an embedding, on the train recordings of Mini-AVS.
     """
 
-    sample_rate = SAMPLE_RATE
     dim = 128
 
     def __init__(self, hidden: int = 256) -> None:
@@ -85,10 +84,6 @@ class SoundNetEmbedding(nn.Module):
         model = cls(hidden=len(state["head.0.bias"]))
         model.load_state_dict({name: value.float() for name, value in state.items()})
         return model
-
-    def train(self, mode: bool = True) -> "SoundNetEmbedding":
-        """Frozen: stays in evaluation mode."""
-        return super().train(False)
 
     def standardise(self, statistics: Float[Tensor, "... F"]) -> Float[Tensor, "... F"]:
         """Zero mean and unit deviation over the train recordings, outliers clipped to 5 deviations."""

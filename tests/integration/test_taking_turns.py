@@ -129,7 +129,7 @@ def test_a_second_training_is_refused_while_the_first_lives(tiny, tmp_path, monk
     out, config = tmp_path / "run", tiny.replace({"train.epochs": 1, "train.checkpoint_every": 1})
     stop = {"on_row": lambda row: (tmp_path / "running").touch() or time.sleep(100), "progress": False}
     process = begun(lambda: train(config, out, **stop), tmp_path / "running")
-    with pytest.raises(OutputError, match="a training of another process is going on there"):
+    with pytest.raises(OutputError, match="a training is running there in another process"):
         train(config, out, resume=True, progress=False)
     killed(process)
     assert train(config, out, resume=True, progress=False).checkpoint.is_dir()
@@ -164,5 +164,5 @@ def test_a_disk_without_locks_is_told_and_used(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("avslib.core.locks.FileLock.acquire", refuse)
-    with pytest.warns(UserWarning, match="no lock can be had there"), locked(tmp_path / ".lock", "a test") as held:
+    with pytest.warns(UserWarning, match="cannot lock it"), locked(tmp_path / ".lock", "a test") as held:
         assert not held
