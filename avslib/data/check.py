@@ -16,9 +16,9 @@ from rich.text import Text
 from avslib.audio import load_clip
 from avslib.core.errors import AvsError, DataError
 from avslib.core.files import atomic_path
+from avslib.core.listing import clip_of, damaged_files
 from avslib.data.avsbench import AUDIO_TOLERANCE
 from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, masks_missing, read_csv
-from avslib.data.mini.listing import clip_of, damaged_files
 from avslib.data.pickles import load_log_mel
 from avslib.data.pictures import read_frame, read_mask, require_same_size
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from avslib.audio import SAMPLE_RATE, load_clip, log_mel
 from avslib.core.errors import DataError, DiskFullError, NonFiniteError
 from avslib.core.files import atomic_path, sha256_file
+from avslib.core.listing import require_as_built
 from avslib.core.locks import locked
 from avslib.data.avsbench import AUDIO_TOLERANCE, AVSBench
-from avslib.data.mini.listing import require_as_built
 from avslib.data.packed import NamedBytes, PackedClips
 from avslib.data.pickles import load_log_mel
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from avslib.core.errors import ConfigError, InstallError, UsageError, WeightsError
-from avslib.core.state_dicts import plain_tensor, read_state_dict
+from avslib.core.tensors import plain_tensor, read_state_dict
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from avslib.config import load_config
 from avslib.core.errors import UsageError, WeightsError
 from avslib.core.parsing import first_line
-from avslib.core.state_dicts import plain_tensor, read_state_dict
+from avslib.core.tensors import plain_tensor, read_state_dict
 from avslib.models.ecmvae import ECMVAE
 from avslib.weights.checkpoints import listed, load_strict, save_checkpoint
 

@@ -115,14 +115,12 @@ def with_right_sums(data: bytes) -> bytes:
 
 
 def fuzz_wav(data: bytes) -> None:
-    """By path and from open bytes, with soundfile and without."""
+    """By path and from open bytes."""
     path = _file("a.wav", data)
     for source in (path, io.BytesIO(data)):
         with suppress(AvsError):
             waveform, rate = audio.load_wav(source)
             assert waveform.ndim == 2 and waveform.numel() and torch.isfinite(waveform).all() and rate > 0
-    with mock.patch.dict("sys.modules", soundfile=None), suppress(AvsError):
-        audio.load_wav(path)
     with suppress(AvsError):
         assert audio.load_clip(path, 1).shape == (audio.SAMPLE_RATE,)
 
@@ -145,7 +143,7 @@ def fuzz_video(data: bytes) -> None:
 def fuzz_pickle(data: bytes) -> None:
     path = _file("a.pkl", data)
     with suppress(AvsError):
-        assert isinstance(pickles.load_tensor(path), torch.Tensor)
+        assert isinstance(pickles.unpickle_tensor(path), torch.Tensor)
     with suppress(AvsError):
         assert pickles.load_log_mel(path).shape == (5, 1, 96, 64)
 

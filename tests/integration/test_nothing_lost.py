@@ -213,12 +213,12 @@ def test_a_damaged_build_is_made_whole(mini_data, tmp_path, reliability_record):
     for path in paths:
         (root / path).write_bytes(damaged(before[path], rng)[1])
     (root / paths[0]).unlink()
-    with pytest.warns(UserWarning, match="files missing or damaged, made again"):
+    with pytest.warns(UserWarning, match="files missing or damaged, rebuilt"):
         build_mini(root, verify=True, **build)
     assert contents(root) == before
     for name in ("files.csv", "manifest.json"):
         (root / name).write_bytes(before[next(p for p in before if p.name == name)].replace(b"1", b"2", 1))
-        with pytest.raises((DataError, OutputError), match=r"damaged|another build"), warnings.catch_warnings():
+        with pytest.raises((DataError, OutputError), match=r"damaged|different build"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             build_mini(root, verify=True, **build)
         (root / name).write_bytes(next(data for p, data in before.items() if p.name == name))
@@ -376,7 +376,7 @@ def test_what_is_there_stays(mini_data, tmp_path):
     save_checkpoint(tmp_path / "a", model)
     save_checkpoint(tmp_path / "a", model, replace=False)  # the same again
     before = contents(tmp_path)
-    with pytest.raises(OutputError, match="is there already and holds something else"):
+    with pytest.raises(OutputError, match="already exists with different content"):
         save_checkpoint(tmp_path / "a", ECMVAE(load_config("mini", TINY)), replace=False)
     write_record(tmp_path / "run", record())
     with pytest.raises(OutputError, match="record of a finished run, and no state"):

@@ -89,10 +89,10 @@ def test_a_config_cannot_be_changed_in_place():
 @pytest.mark.parametrize(
     "override, said",
     [
-        ("train.epoch=3", "'train.epoch'; did you mean 'train.epochs'"),
-        ("epochs=3", "did you mean 'train.epochs'"),
-        ("loss.orthoganality=1", "did you mean 'loss.orthogonality'"),
-        ("zzz.qqq=1", "fields are preset, model.backbone"),
+        ("train.epoch=3", "'train.epoch'. Did you mean 'train.epochs'"),
+        ("epochs=3", "Did you mean 'train.epochs'"),
+        ("loss.orthoganality=1", "Did you mean 'loss.orthogonality'"),
+        ("zzz.qqq=1", "Fields are preset, model.backbone"),
         ("train.epochs=many", r"train\.epochs.*integer.*'many'"),
         ("train.epochs=2.5", r"train\.epochs.*2\.5"),
         ("train.epochs=0", r"train\.epochs.*greater than or equal to 1"),

@@ -222,8 +222,8 @@ def test_forward_and_reset():
 @pytest.mark.parametrize(
     ("logits", "mask", "word"),
     [
-        (torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4), "one shape"),
-        (torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4), "one shape"),
+        (torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4), "same shape"),
+        (torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4), "same shape"),
         (torch.zeros(2, 4, 4), torch.full((2, 4, 4), 255), "0 and 1"),
         (torch.full((2, 4, 4), float("nan")), torch.zeros(2, 4, 4), "NaN"),
     ],

@@ -46,7 +46,7 @@ def test_no_two_variants_are_the_same_configuration_but_for_the_presets_own_form
 
 
 def test_unknown_variant_names_the_nearest_and_all():
-    with pytest.raises(AvsError, match=r"did you mean 'without_mi'\?.*ecmvae, no_factorisation"):
+    with pytest.raises(AvsError, match=r"Did you mean 'without_mi'\?.*ecmvae, no_factorisation"):
         variant("witout_mi")
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from avslib.data import pickles
 from avslib.data.avsbench import AVSBench
-from avslib.data.pickles import convert_audio, load_log_mel, load_tensor
+from avslib.data.pickles import convert_audio, load_log_mel, unpickle_tensor
 from avslib.core.errors import AvsError
 
 
@@ -98,7 +98,7 @@ def test_pickles_are_converted_once_and_then_not_read(root, monkeypatch):
     done, refused = convert_audio(root, progress=False)
     assert done == len(values) - 1 and len(refused) == 1 and "builtins.print" in refused[0]
     assert convert_audio(root, progress=False)[0] == 0
-    monkeypatch.setattr(pickles, "load_tensor", lambda path: pytest.fail(f"{path} was unpickled"))
+    monkeypatch.setattr(pickles, "unpickle_tensor", lambda path: pytest.fail(f"{path} was unpickled"))
     dataset = AVSBench(root, "s4", "train")
     assert torch.equal(dataset.log_mel(1), values[dataset.clips[1].name].detach())
     dataset.clips[0].log_mel_path.write_bytes(b"half")
@@ -253,7 +253,7 @@ def test_pickles_that_run_code_are_refused(tmp_path, monkeypatch):
     for word, payload in payloads.items():
         (tmp_path / "a.pkl").write_bytes(pickle.dumps(payload))
         with pytest.raises(AvsError, match=word):
-            load_tensor(tmp_path / "a.pkl")
+            unpickle_tensor(tmp_path / "a.pkl")
     assert not (tmp_path / "ran.txt").exists()
 
 

@@ -1,4 +1,4 @@
-"""The list of a build's files with sizes and checksums, by which a missing, cut off or damaged one is found."""
+"""The list of a build's files with sizes and checksums, to find those that are missing, cut off or damaged."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -12,7 +12,7 @@ HEAD, LAST = "path,bytes,sha256\n", "the lines above,,"
 
 
 def write_listing(root: Path, changed: Collection[str] | None = None) -> None:
-    """Write ``files.csv`` of all files below `root`, or renew the lines of those that `changed`."""
+    """Write ``files.csv`` of all files below `root`, or update the lines of those that `changed`."""
     if changed is None:
         known, changed = {}, [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
     else:
@@ -24,8 +24,8 @@ def write_listing(root: Path, changed: Collection[str] | None = None) -> None:
 
 
 def damaged_files(root: str | Path, verify: bool = False) -> list[str]:
-    """Paths below `root` of the files of a build that are missing or of another size; with `verify`, or of another
-    checksum. Empty for a build of an earlier version, which has no list.
+    """Files of a build, as paths below `root`, that are missing or of the wrong size or (with `verify`) checksum. Empty
+    for a build of an earlier version, which has no list.
 
     Raises:
         DataError: the list itself is damaged.
@@ -35,17 +35,17 @@ def damaged_files(root: str | Path, verify: bool = False) -> list[str]:
 
 
 def require_as_built(folder: Path, digests: Mapping[Path, str]) -> None:
-    """Compare files below a task's `folder`, with their SHA-256, with the list of the build; other data have none.
+    """Compare the SHA-256 of files below a task's `folder` with the list of the build; other data has no list.
 
     Raises:
-        DataError: one is another than what was built, or the list is damaged.
+        DataError: a file differs from what was built, or the list is damaged.
     """
     for root in (folder, folder.parent):
         known = _read(root)
         for path, digest in digests.items() if known else ():
             if known.get(path.relative_to(root).as_posix(), (0, digest))[1] != digest:
                 raise DataError(
-                    f"{path}: not as it was built; `avs data build-mini --out {root}` makes it again (remove {LISTING} "
+                    f"{path}: not as it was built; `avs data build-mini --out {root}` restores it (remove {LISTING} "
                     "there if you changed it yourself)"
                 )
 
@@ -64,7 +64,7 @@ def _read(root: Path) -> dict[str, tuple[int, str]]:
         text = (root / LISTING).read_text(encoding="utf-8")
         lines, last = text[: text.rindex(LAST)], text[text.rindex(LAST) :]
         if last.strip() != LAST + _digest(lines):
-            raise ValueError("its checksum is another")
+            raise ValueError("checksum mismatch")
         rows = [line.rsplit(",", 2) for line in lines.removeprefix(HEAD).splitlines()]
         return {path: (int(size), digest) for path, size, digest in rows}
     except FileNotFoundError:
