@@ -18,9 +18,9 @@ from avslib.core.errors import NonFiniteError, UsageError
 BETA_SQUARED = 0.3
 # the last one is exactly 1 in float32; the released scores include it
 THRESHOLDS: Float[Tensor, "255"] = torch.linspace(0, 1 - 1e-10, 255)
-# bins begin at the thresholds (F: sigmoid >= threshold), and one right above 0.5 (J: sigmoid > 0.5)
 _ABOVE_HALF = 128
-_EDGES = torch.cat([THRESHOLDS[:128], torch.tensor([0.5]).nextafter(torch.tensor(1.0)), THRESHOLDS[128:]])
+_BINS = len(THRESHOLDS) + 1
+_FRAMES_IN_CACHE = 16
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ def frame_scores(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *f
     empty = true == 0
     intersection, wrong = hits[:, _ABOVE_HALF], background[:, _ABOVE_HALF]
     iou = torch.where(empty, pixels - wrong, intersection) / (torch.where(empty, pixels, true + wrong) + 1e-7)
-    at_thresholds = torch.arange(len(_EDGES), device=counts.device) != _ABOVE_HALF
-    background, hits = background[:, at_thresholds], hits[:, at_thresholds]
+    met = torch.arange(len(THRESHOLDS), device=counts.device)
+    met += met >= _ABOVE_HALF
+    background, hits = background[:, met], hits[:, met]
     precision = hits / (hits + background + 1e-20)
     recall = hits / (true[:, None] + 1e-20)
     curve = (1 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall)
@@ -97,26 +98,34 @@ def f_curves(
 
 
 def _histograms(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> Int[Tensor, "2 N 256"]:
-    """Pixels outside and inside the mask in each bin of `_EDGES`.
+    """Pixels outside and inside the mask in each bin; bin k ends where the next threshold begins.
 
-    (Thresholding the logit at 0 would differ: the float32 sigmoid exceeds 0.5 only from 9e-8 on.)
+    The bin of threshold 0.5 holds only that value, and `_ABOVE_HALF` begins right above it: J uses sigmoid > 0.5, F
+    sigmoid >= threshold. (Thresholding the logit at 0 differs: the float32 sigmoid exceeds 0.5 only from 9e-8 on.)
     """
     if logits.shape != target.shape or logits.ndim not in (3, 4) or (logits.ndim == 4 and logits.shape[1] != 1):
         raise UsageError(
             "metrics expect logits and masks of the same shape, [N, 1, H, W] or [N, H, W]; "
             f"got {list(logits.shape)} and {list(target.shape)}"
         )
-    inside = target.flatten(1).bool()
-    if not torch.equal(inside.to(target.dtype), target.flatten(1)):
-        raise UsageError("metrics expect masks of 0 and 1; divide masks of 0 and 255 by 255")
-    probability = logits.detach().float().sigmoid().flatten(1)
-    if probability.sum().isnan():
-        raise NonFiniteError("the logits hold NaN; the model has diverged")
-    frames, bins = len(logits), len(_EDGES)
-    index = torch.bucketize(probability, _EDGES.to(logits.device), out_int32=True, right=True) - 1
-    index += torch.arange(0, frames * bins, bins, device=index.device, dtype=torch.int32)[:, None]
-    index += inside.int() * (frames * bins)
-    return torch.bincount(index.flatten(), minlength=2 * frames * bins).view(2, frames, bins)
+    thresholds, found = THRESHOLDS.to(logits.device), []
+    # a few frames at a time stay in a CPU's cache
+    size = _FRAMES_IN_CACHE if logits.device.type == "cpu" else max(len(logits), 1)
+    for x, y in zip(logits.detach().split(size), target.split(size), strict=True):
+        inside = y.flatten(1).bool()
+        if not torch.equal(inside.to(y.dtype), y.flatten(1)):
+            raise UsageError("metrics expect masks of 0 and 1; divide masks of 0 and 255 by 255")
+        probability = x.float().sigmoid().flatten(1)
+        if probability.sum().isnan():
+            raise NonFiniteError("the logits hold NaN; the model has diverged")
+        # a value lies just above or just below the nearest threshold: exact, and far faster than a search
+        index = (probability * (len(thresholds) - 1)).round_().to(torch.int32)
+        index -= (thresholds.index_select(0, index.flatten()).view_as(index) > probability).int()
+        index += (probability > 0.5).int()
+        index += inside.int() * (len(x) * _BINS)
+        index += torch.arange(len(x), device=index.device, dtype=torch.int32)[:, None] * _BINS
+        found.append(torch.bincount(index.flatten(), minlength=2 * len(x) * _BINS).view(2, len(x), _BINS))
+    return torch.cat(found, dim=1)
 
 
 def _float64_device(tensor: Tensor) -> torch.device:
