@@ -13,7 +13,7 @@ from avslib.config import DataConfig
 from avslib.core.errors import UsageError
 from avslib.data.avsbench import AVSBench
 from avslib.data.loading import train_loader
-from avslib.data.pack import pack
+from avslib.data.packed import pack
 from avslib.training.evaluate import flatten_clips
 from benchmarks.candidates import OURS, Candidate
 from benchmarks.pack_speed import compare

@@ -66,8 +66,7 @@ def compare(
         return (path.read_bytes() for clip in clips for path in (*clip.frame_paths, *clip.mask_paths) if path)
 
     def open_packed(epoch: int) -> Iterable:
-        stream.epoch = epoch
-        return stream.samples()
+        return stream.samples(epoch)
 
     readers = (read_loose, read_packed, open_loose, open_packed)
     times = [[_seconds(read, epoch) for read in readers] for epoch in range(rounds + 1)][1:]

@@ -106,7 +106,7 @@ def prepare_command(
     quiet: Quiet = False,
 ) -> None:
     """Cut videos into clips of 5 s in AVSBench's layout: exit code 0 all made, 1 some failed, 2 none could be."""
-    from avslib.data.prepare import prepare
+    from avslib.video.prepare import prepare
 
     result = prepare(videos, out, task, csv, split=split, masks=masks, size=size, workers=workers, progress=not quiet)
     for clip, reason in list(result.failed.items())[:10]:
@@ -134,18 +134,18 @@ def pack_command(
 ) -> None:
     """Pack clips into checksummed WebDataset shards, from which -o data.packed=OUT streams the train split."""
     from avslib.data.avsbench import read_skip_list
-    from avslib.data.pack import pack
+    from avslib.data.packed import pack
 
     skipped = read_skip_list(skip) if skip else ()
     index = pack(root, out, task, split, shard_mb=shard_mb, skip=skipped, masks=masks, progress=not quiet)
-    for name, found in index["splits"].items():
-        size = sum(shard["bytes"] for shard in found["shards"]) / 1e6
-        text = f"{out}: {name}: {len(found['names'])} clips in {len(found['shards'])} shards, {size:.1f} MB"
+    for name, found in index.splits.items():
+        size = sum(shard.bytes for shard in found.shards) / 1e6
+        text = f"{out}: {name}: {len(found.names)} clips in {len(found.shards)} shards, {size:.1f} MB"
         console.print(text, soft_wrap=True)
     if measure:
         from benchmarks.pack_speed import compare
 
-        name = max(index["splits"], key=lambda name: len(index["splits"][name]["names"]))
+        name = max(index.splits, key=lambda name: len(index.splits[name].names))
         speeds = compare(root, out, task, name, skip=skipped, masks=masks)
         console.print(
             f"{name}, clips/s: loose {speeds.loose:.1f}, packed {speeds.packed:.1f}, "

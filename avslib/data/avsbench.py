@@ -60,22 +60,19 @@ class AVSBench(Dataset):
     ) -> None:
         self.folder = find_folder(root, task)
         self.task, self.split, self.frames = task, split, frames
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        mask_size = image_size if mask_size is None else mask_size
-        self.mask_size = (mask_size, mask_size) if isinstance(mask_size, int) else tuple(mask_size)
+        self.image_size, self.mask_size = height_width(image_size), height_width(mask_size or image_size)
         if frames < 1 or len(self.image_size) != 2 or min(self.image_size) < 1:
             raise UsageError(f"frames and image_size must be at least 1; got {frames} and {image_size}")
-        path, key = self.folder / LAYOUTS[task].csv, LAYOUTS[task].key
+        path, left_out = self.folder / LAYOUTS[task].csv, set(skip)
         rows = read_csv(path, task)
         splits = list(dict.fromkeys(row["split"] for row in rows))
         if split not in splits:
             raise DataError(f"{path}: lists no clip of split {split!r}; it has {', '.join(splits) or 'no rows'}")
-        skipped = set(skip)
-        rows = [row for row in rows if row["split"] == split and row[key] not in skipped]
         if masks and (sentence := masks_missing(self.folder, task)):
             raise DataError(sentence)
+        rows = [row for row in rows if row["split"] == split and row[LAYOUTS[task].key] not in left_out]
         self.clips = [make_clip(self.folder, task, row, frames, masks) for row in rows]
-        logger.info("%s, %s: %d clips, %d left out", path, split, len(self.clips), len(skipped))
+        logger.info("%s, %s: %d clips, %d left out", path, split, len(self.clips), len(left_out))
         self.audio = None if audio is None else stack_audio(audio, [clip.name for clip in self.clips], frames)
 
     def with_audio(self, audio: Mapping[str, Float[Tensor, "T D"]]) -> "AVSBench":
@@ -85,7 +82,7 @@ class AVSBench(Dataset):
         return other
 
     def first(self, clips: int) -> "AVSBench":
-        """The first `clips` clips alone."""
+        """Only the first `clips` clips."""
         other = copy.copy(self)
         other.clips = self.clips[:clips]
         other.audio = None if self.audio is None else self.audio[:clips]
@@ -105,10 +102,7 @@ class AVSBench(Dataset):
         """The clip's sound, 16 kHz mono, exactly T seconds. AvsError when no wav exists or it is too short."""
         clip = self.clips[index]
         if clip.wav_path is None:
-            raise DataError(
-                f"clip {clip.name!r} has no wav, only {clip.log_mel_path}; use an audio encoder that "
-                "starts from the log-mel (VGGish), or add the wav files"
-            )
+            raise DataError(f"clip {clip.name!r} has no wav; choose VGGish as audio encoder, or add the wav files")
         return load_clip(clip.wav_path, self.frames, AUDIO_TOLERANCE)
 
     def log_mel(self, index: int) -> Float[Tensor, "T 1 96 64"]:
@@ -119,6 +113,11 @@ class AVSBench(Dataset):
         return log_mel(self.waveform(index), SAMPLE_RATE, self.frames)
 
 
+def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    """One number, or (height, width), as the latter."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
 def read_item(
     name: str,
     frames: Sequence[Path | BinaryIO],
@@ -126,22 +125,19 @@ def read_item(
     image_size: tuple[int, int],
     mask_size: tuple[int, int],
 ) -> dict[str, str | Tensor]:
-    """The item of `AVSBench` without its audio, from T frames and as many masks (None: not annotated), each a file's
-    path or its open bytes; sizes are (height, width). Raises AvsError as reading a clip does."""
-    pictures, labels = [], []
-    for frame_path, mask_path in zip(frames, masks, strict=True):
-        picture, size = read_frame(frame_path, image_size)
+    """The item of `AVSBench` without its audio, from T frames and as many masks (None: not annotated), paths or open
+    files; sizes are (height, width). Raises AvsError as reading a clip does."""
+    pictures, labels = [], np.zeros((len(masks), 1, *mask_size), np.uint8)
+    for frame, mask, label in zip(frames, masks, labels, strict=True):
+        picture, size = read_frame(frame, image_size)
         pictures.append(picture)
-        if mask_path is None:
-            labels.append(np.zeros(mask_size, np.uint8))
-            continue
-        mask, own_size = read_mask(mask_path, mask_size)
-        require_same_size(mask_path, own_size, size)
-        labels.append(mask)
+        if mask is not None:
+            label[0], own_size = read_mask(mask, mask_size)
+            require_same_size(mask, own_size, size)
     return {
         "name": name,
         "image": torch.from_numpy(np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))),
-        "mask": torch.from_numpy(np.stack(labels)[:, None]),
+        "mask": torch.from_numpy(labels),
         "annotated": torch.tensor([mask is not None for mask in masks]),
     }
 
@@ -149,23 +145,23 @@ def read_item(
 def stack_audio(
     audio: Mapping[str, Float[Tensor, "T D"]], names: Sequence[str], frames: int
 ) -> Float[Tensor, "clips T D"]:
-    """The embeddings of the clips `names` as one tensor. Raises AvsError when one is missing or of another shape."""
+    """The embeddings of the clips `names` as one tensor. Raises AvsError when one is missing or has a wrong shape."""
     for name in names:
         if name not in audio:
-            raise DataError(f"audio holds no embedding of clip {name!r}; embed this split first")
+            raise DataError(f"audio has no embedding of clip {name!r}; embed this split first")
         if audio[name].ndim != 2 or len(audio[name]) != frames:
             raise DataError(
                 f"the embedding of clip {name!r} has shape {list(audio[name].shape)}; expected [{frames}, D]"
             )
-    # One tensor: worker processes that are not forked would share every clip's by a file handle of its own.
+    # One tensor: spawned worker processes would share each clip's own by a file handle of its own.
     return torch.stack([audio[name].float() for name in names]) if names else torch.empty(0)
 
 
 def read_skip_list(path: str | Path) -> set[str]:
-    """Names of clips to leave out, one a line; empty lines and lines that begin with # say nothing.
+    """Names of clips to leave out, one per line; empty lines and lines that begin with # are ignored.
 
     Raises:
         AvsError: the file cannot be read, or has more than `LARGEST_TEXT` bytes.
     """
-    lines = read_text(path, LARGEST_TEXT, DataError, "clip names, one a line").splitlines()
+    lines = read_text(path, LARGEST_TEXT, DataError, "clip names, one per line").splitlines()
     return {line.strip() for line in lines if line.strip() and not line.startswith("#")}

@@ -1,11 +1,10 @@
-"""Embeddings of a frozen audio encoder, computed once a data set and kept by content."""
+"""Embeddings of a frozen audio encoder, computed once per data set and kept by content."""
 
 import hashlib
 import json
 import logging
-import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -15,22 +14,21 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from jaxtyping import Float
 from rich.progress import track
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from avslib.audio import SAMPLE_RATE, load_clip, log_mel
 from avslib.core.errors import DataError, DiskFullError, NonFiniteError
-from avslib.core.files import atomic_path, sha256_file
+from avslib.core.files import sha256_file
+from avslib.core.listing import require_as_built
 from avslib.core.locks import locked
+from avslib.core.tensors import load_tensors, save_tensors
 from avslib.data.avsbench import AUDIO_TOLERANCE, AVSBench
-from avslib.data.mini.listing import require_as_built
 from avslib.data.packed import NamedBytes, PackedClips
 from avslib.data.pickles import load_log_mel
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "avslib-embeddings-1"
+FORMAT = "avslib-embeddings-2"
 
 
 class AudioEncoder(Protocol):
@@ -48,13 +46,13 @@ def embed_dataset(
 ) -> dict[str, Float[Tensor, "T D"]]:
     """The embedding [T, D] of every clip by name, from `cache_dir` where it is known.
 
-    The file's name is a hash of the encoder's fingerprint and of every sound file's bytes, so that a change of either
-    computes it again. It is written beside and renamed under a lock: several processes compute it once. A damaged file
-    is computed again with a warning; where the folder cannot be written, nothing is kept, with a warning.
+    The file's name is a hash of the encoder's fingerprint and of every sound file's bytes, so a change of either
+    computes it again. A lock lets several processes compute it once. A damaged file is computed again with a warning;
+    where the folder cannot be written, nothing is kept, with a warning.
 
     Raises:
-        AvsError: sounds that cannot be read, or are not as a Mini-AVS build lists them; clips with log-mel pickles
-            alone and an encoder that needs waveforms; embeddings that are not finite.
+        AvsError: sounds that cannot be read, or are not as a Mini-AVS build lists them; clips with only a log-mel
+            pickle and an encoder that needs waveforms; embeddings that are not finite.
     """
     sounds = [clip.wav_path or clip.log_mel_path for clip in dataset.clips]
     with ThreadPoolExecutor() as pool:
@@ -62,12 +60,12 @@ def embed_dataset(
     require_as_built(dataset.folder, dict(zip(sounds, digests, strict=True)))
     names = [clip.name for clip in dataset.clips]
     content = [FORMAT, encoder.fingerprint(), dataset.frames, names, [path.suffix for path in sounds], digests]
-    rows = [
+    rows = (
         _Sound(clip.name, clip.wav_path and partial(dataset.waveform, i), partial(dataset.log_mel, i))
         for i, clip in enumerate(dataset.clips)
-    ]
-    batches = _batches(iter(rows), f"{dataset.task} {dataset.split}", len(rows), batch, progress)
-    return _kept(content, names, dataset.frames, cache_dir, lambda: _compute(batches, encoder, dataset.frames))
+    )
+    rows = track(rows, f"audio embeddings, {dataset.task} {dataset.split}", len(names), disable=not progress)
+    return _kept(content, names, dataset.frames, cache_dir, lambda: _compute(rows, batch, encoder, dataset.frames))
 
 
 def embed_packed(
@@ -80,10 +78,10 @@ def embed_packed(
     Raises:
         AvsError: as `embed_dataset` and `PackedClips`.
     """
-    content = [FORMAT, encoder.fingerprint(), clips.frames, clips.names, [shard["sha256"] for shard in clips.shards]]
+    content = [FORMAT, encoder.fingerprint(), clips.frames, clips.names, [shard.sha256 for shard in clips.shards]]
     rows = (_packed_sound(name, files, clips.frames) for name, files in clips.sounds())
-    batches = _batches(rows, f"{clips.task} {clips.split}", len(clips.names), batch, progress)
-    return _kept(content, clips.names, clips.frames, cache_dir, lambda: _compute(batches, encoder, clips.frames))
+    rows = track(rows, f"audio embeddings, {clips.task} {clips.split}", len(clips.names), disable=not progress)
+    return _kept(content, clips.names, clips.frames, cache_dir, lambda: _compute(rows, batch, encoder, clips.frames))
 
 
 class _Sound(NamedTuple):
@@ -94,17 +92,11 @@ class _Sound(NamedTuple):
     log_mel: Callable[[], Tensor]
 
 
-def _packed_sound(name: str, files: dict[str, NamedBytes], frames: int) -> _Sound:
+def _packed_sound(name: str, files: Mapping[str, NamedBytes], frames: int) -> _Sound:
     wav, given = files.get("wav"), files.get("log_mel.safetensors")
     waveform = partial(load_clip, wav, frames, AUDIO_TOLERANCE) if wav else None
     patches = partial(load_log_mel, given, frames) if given else lambda: log_mel(waveform(), SAMPLE_RATE, frames)
     return _Sound(name, waveform, patches)
-
-
-def _batches(sounds: Iterator[_Sound], what: str, clips: int, batch: int, progress: bool) -> Iterator[list[_Sound]]:
-    """Sounds in batches, with a progress bar, which appears when the first one is asked for."""
-    parts = iter(lambda: list(islice(sounds, batch)), [])
-    yield from track(parts, f"audio embeddings, {what}", math.ceil(clips / batch), disable=not progress)
 
 
 def _kept(
@@ -114,45 +106,35 @@ def _kept(
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     path = Path(cache_dir) / f"{key[:32]}.safetensors"
     with locked(path.with_suffix(".lock"), "the computation of audio embeddings"):
-        embeddings = _load(path, key, len(names), frames)
+        embeddings = _load(path, key, (len(names), frames)) if path.is_file() else None
         logger.info("audio embeddings: %s %s", "computed, kept in" if embeddings is None else "from", path)
         if embeddings is None:
             embeddings = compute()
-            metadata = {"key": key, "sha256": _checksum(embeddings), "names": json.dumps(names)}
             try:
-                with atomic_path(path) as temporary:
-                    save_file({"embeddings": embeddings}, temporary, metadata)
+                save_tensors(path, {"embeddings": embeddings}, {"key": key})
             except (OSError, DiskFullError) as error:
                 warnings.warn(f"{path.parent}: embeddings are not kept ({error})", stacklevel=2)
     return dict(zip(names, embeddings, strict=True))
 
 
-def _checksum(embeddings: Tensor) -> str:
-    return hashlib.sha256(embeddings.contiguous().numpy().tobytes()).hexdigest()
-
-
-def _load(path: Path, key: str, clips: int, frames: int) -> Tensor | None:
-    """What the cache file holds, or None when there is none that can be trusted."""
-    if not path.is_file():
-        return None
+def _load(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
+    """What the cache file holds, or None, with a warning, when it cannot be trusted."""
     try:
-        with safe_open(path, "pt") as stream:
-            metadata, embeddings = stream.metadata(), stream.get_tensor("embeddings").clone()
-        whole = metadata["key"] == key and metadata["sha256"] == _checksum(embeddings)
+        tensors, metadata = load_tensors(path)
+        if metadata["key"] == key and tensors["embeddings"].shape[:2] == shape:
+            return tensors["embeddings"]
+        reason = "it belongs to other sounds"
     except Exception as error:  # safetensors raises its own error, OSError, KeyError, TypeError, ...
-        warnings.warn(f"{path}: damaged cache, computed again ({error})", stacklevel=3)
-        return None
-    if not whole or embeddings.shape[:2] != (clips, frames):
-        warnings.warn(f"{path}: damaged cache, computed again (its checksum does not fit)", stacklevel=3)
-        return None
-    return embeddings
+        reason = error
+    warnings.warn(f"{path}: damaged cache, computed again ({reason})", stacklevel=3)
+    return None
 
 
 # no_grad, not inference_mode: training needs to save these tensors for backward
 @torch.no_grad()
-def _compute(batches: Iterator[list[_Sound]], encoder: AudioEncoder, frames: int) -> Float[Tensor, "clips T D"]:
-    parts = []
-    for part in batches:
+def _compute(sounds: Iterable[_Sound], batch: int, encoder: AudioEncoder, frames: int) -> Float[Tensor, "clips T D"]:
+    sounds, parts = iter(sounds), []
+    while part := list(islice(sounds, batch)):
         if all(sound.waveform for sound in part):
             result = encoder.embed(torch.stack([sound.waveform() for sound in part]), frames)
         elif hasattr(encoder, "embed_log_mel"):

@@ -288,9 +288,7 @@ def open_packed(config: Config, *, progress: bool = False) -> PackedClips:
     if d.skip or d.max_clips is not None:
         raise ConfigError("data.packed holds the clips that were packed; leave out others by avs data pack --skip FILE")
     frames = d.frames_of("train")
-    clips = PackedClips(
-        d.packed, "train", m.image_size, frames, shuffle=True, seed=t.seed, equal=True, batch_size=t.batch_size
-    )
+    clips = PackedClips(d.packed, "train", m.image_size, frames, shuffle=True, seed=t.seed)
     if clips.task != d.task:
         raise ConfigError(f"{d.packed}: holds {clips.task} clips, and data.task is {d.task!r}")
     if not m.use_audio:

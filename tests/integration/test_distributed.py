@@ -13,7 +13,7 @@ from torch import nn
 
 from avslib.config import load_config
 from avslib.core.errors import AvsError
-from avslib.data.pack import pack
+from avslib.data.packed import pack
 from avslib.losses import orthogonality_loss
 from avslib.models.fusion import TPAVI
 from avslib.models.latent import draw_noise

@@ -20,12 +20,11 @@ from avslib.config import load_config
 from avslib.core.errors import AvsError, DataError, DiskFullError, OutputError
 from avslib.core.files import atomic_path
 from avslib.core.tensors import load_tensors, save_tensors
-from avslib.data import clip_writer
+from avslib.video import clip_writer
 from avslib.data.avsbench import AVSBench
 from avslib.data.embeddings import _kept
 from avslib.data.mini import build_mini
-from avslib.data.pack import pack
-from avslib.data.packed import PackedClips
+from avslib.data.packed import PackedClips, pack
 from avslib.data.pictures import read_frame
 from avslib.models.ecmvae import ECMVAE
 from avslib.study.records import load_clips, load_records, write_record

@@ -15,10 +15,9 @@ from avslib.core.locks import locked, run_folder
 from avslib.data.avsbench import AVSBench
 from avslib.data.embeddings import _kept
 from avslib.data.mini import build_mini
-from avslib.data.mini.listing import damaged_files
-from avslib.data.pack import pack
-from avslib.data.packed import PackedClips
-from avslib.data.prepare import prepare
+from avslib.core.listing import damaged_files
+from avslib.data.packed import PackedClips, pack
+from avslib.video.prepare import prepare
 from avslib.training.loop import train
 from avslib.video.files import read_masks, write_prediction
 from tests.unit.data.test_prepare import a_video

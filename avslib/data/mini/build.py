@@ -20,10 +20,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from avslib.core.errors import DataError, OutputError, UsageError
 from avslib.core.files import atomic_path, flush_to_disk
+from avslib.core.listing import clip_of, damaged_files, write_listing
 from avslib.core.locks import locked
 from avslib.data.mini.assets import BANK, SPLITS, bank_hash
 from avslib.data.mini.compose import TASKS, ComposedClip, compose_clip
-from avslib.data.mini.listing import clip_of, damaged_files, write_listing
 
 # To be raised with every change after which some clip comes out different: builds on disk are reused by it.
 VERSION = 1

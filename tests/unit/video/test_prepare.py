@@ -12,7 +12,7 @@ from avslib.audio import load_wav, log_mel
 from avslib.cli import app
 from avslib.data.avsbench import AVSBench
 from avslib.data.check import check
-from avslib.data.prepare import prepare
+from avslib.video.prepare import prepare
 from avslib.core.errors import AvsError
 from avslib.video.writer import write_video
 
@@ -94,7 +94,7 @@ def test_a_csv_says_what_is_cut_from_where(videos, tmp_path):
 
 
 def test_a_stopped_run_goes_on_and_a_clip_appears_whole(videos, tmp_path, monkeypatch):
-    from avslib.data import clip_writer
+    from avslib.video import clip_writer
 
     write, wrote = clip_writer._write_png, []
 
