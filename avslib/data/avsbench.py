@@ -2,9 +2,11 @@
 
 import copy
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +16,8 @@ from torch.utils.data import Dataset
 
 from avslib.audio import SAMPLE_RATE, load_clip, log_mel
 from avslib.core.errors import DataError, UsageError
+from avslib.core.files import sha256_file
+from avslib.core.listing import require_as_built
 from avslib.core.parsing import LARGEST_TEXT, read_text
 from avslib.data.layout import LAYOUTS, find_folder, make_clip, masks_missing, read_csv
 from avslib.data.pickles import load_log_mel
@@ -73,12 +77,12 @@ class AVSBench(Dataset):
         rows = [row for row in rows if row["split"] == split and row[LAYOUTS[task].key] not in left_out]
         self.clips = [make_clip(self.folder, task, row, frames, masks) for row in rows]
         logger.info("%s, %s: %d clips, %d left out", path, split, len(self.clips), len(left_out))
-        self.audio = None if audio is None else stack_audio(audio, [clip.name for clip in self.clips], frames)
+        self.audio = None if audio is None else stack_audio(audio, self.names, frames)
 
     def with_audio(self, audio: Mapping[str, Float[Tensor, "T D"]]) -> "AVSBench":
         """The same clips with these embeddings, [T, D] by clip name, in their items."""
         other = copy.copy(self)
-        other.audio = stack_audio(audio, [clip.name for clip in self.clips], self.frames)
+        other.audio = stack_audio(audio, self.names, self.frames)
         return other
 
     def first(self, clips: int) -> "AVSBench":
@@ -98,6 +102,11 @@ class AVSBench(Dataset):
             item["audio"] = self.audio[index]
         return item
 
+    @property
+    def names(self) -> list[str]:
+        """Of the clips, in their order."""
+        return [clip.name for clip in self.clips]
+
     def waveform(self, index: int) -> Float[Tensor, "S"]:
         """The clip's sound, 16 kHz mono, exactly T seconds. AvsError when no wav exists or it is too short."""
         clip = self.clips[index]
@@ -108,9 +117,34 @@ class AVSBench(Dataset):
     def log_mel(self, index: int) -> Float[Tensor, "T 1 96 64"]:
         """The clip's log-mel patches: from its pickle, else computed from its wav."""
         clip = self.clips[index]
-        if clip.log_mel_path is not None:
-            return load_log_mel(clip.log_mel_path, self.frames)
-        return log_mel(self.waveform(index), SAMPLE_RATE, self.frames)
+        return Sound.of(clip.name, clip.wav_path, clip.log_mel_path, self.frames).log_mel()
+
+    def sounds(self) -> Iterator["Sound"]:
+        """How to read each clip's sound."""
+        return (Sound.of(clip.name, clip.wav_path, clip.log_mel_path, self.frames) for clip in self.clips)
+
+    def sound_checksums(self) -> list[Any]:
+        """Endings and SHA-256 of the sound files. Raises AvsError when they are not as a Mini-AVS build lists them."""
+        paths = [clip.wav_path or clip.log_mel_path for clip in self.clips]
+        with ThreadPoolExecutor() as pool:
+            digests = list(pool.map(sha256_file, paths))
+        require_as_built(self.folder, dict(zip(paths, digests, strict=True)))
+        return [[path.suffix for path in paths], digests]
+
+
+class Sound(NamedTuple):
+    """How to read a clip's sound; `waveform` is None where there is only the log-mel."""
+
+    name: str
+    waveform: Callable[[], Float[Tensor, "S"]] | None
+    log_mel: Callable[[], Float[Tensor, "T 1 96 64"]]
+
+    @classmethod
+    def of(cls, name: str, wav: Path | BinaryIO | None, mel: Path | BinaryIO | None, frames: int) -> "Sound":
+        """From paths or open files, of which at least one is given; the log-mel is computed where there is none."""
+        waveform = partial(load_clip, wav, frames, AUDIO_TOLERANCE) if wav else None
+        computed = lambda: log_mel(waveform(), SAMPLE_RATE, frames)  # noqa: E731
+        return cls(name, waveform, partial(load_log_mel, mel, frames) if mel else computed)
 
 
 def height_width(size: int | tuple[int, int]) -> tuple[int, int]:

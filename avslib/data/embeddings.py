@@ -4,27 +4,21 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from rich.progress import track
 from torch import Tensor
 
-from avslib.audio import SAMPLE_RATE, load_clip, log_mel
 from avslib.core.errors import DataError, DiskFullError, NonFiniteError
-from avslib.core.files import sha256_file
-from avslib.core.listing import require_as_built
 from avslib.core.locks import locked
 from avslib.core.tensors import load_tensors, save_tensors
-from avslib.data.avsbench import AUDIO_TOLERANCE, AVSBench
-from avslib.data.packed import NamedBytes, PackedClips
-from avslib.data.pickles import load_log_mel
+from avslib.data.avsbench import AVSBench, Sound
+from avslib.data.packed import PackedClips
 
 logger = logging.getLogger(__name__)
 
@@ -42,61 +36,28 @@ class AudioEncoder(Protocol):
 
 
 def embed_dataset(
-    dataset: AVSBench, encoder: AudioEncoder, cache_dir: str | Path, batch: int = 16, progress: bool = True
+    dataset: AVSBench | PackedClips,
+    encoder: AudioEncoder,
+    cache_dir: str | Path,
+    batch: int = 16,
+    progress: bool = True,
 ) -> dict[str, Float[Tensor, "T D"]]:
-    """The embedding [T, D] of every clip by name, from `cache_dir` where it is known.
+    """The embedding [T, D] of every clip by name, from `cache_dir` where it is known; the same from loose and from
+    packed clips.
 
-    The file's name is a hash of the encoder's fingerprint and of every sound file's bytes, so a change of either
-    computes it again. A lock lets several processes compute it once. A damaged file is computed again with a warning;
-    where the folder cannot be written, nothing is kept, with a warning.
+    The file's name is a hash of the encoder's fingerprint and of every sound's checksum, so a change of either computes
+    it again. A lock lets several processes compute it once. A damaged file is computed again with a warning; where the
+    folder cannot be written, nothing is kept, with a warning.
 
     Raises:
         AvsError: sounds that cannot be read, or are not as a Mini-AVS build lists them; clips with only a log-mel
             pickle and an encoder that needs waveforms; embeddings that are not finite.
     """
-    sounds = [clip.wav_path or clip.log_mel_path for clip in dataset.clips]
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(sha256_file, sounds))
-    require_as_built(dataset.folder, dict(zip(sounds, digests, strict=True)))
-    names = [clip.name for clip in dataset.clips]
-    content = [FORMAT, encoder.fingerprint(), dataset.frames, names, [path.suffix for path in sounds], digests]
-    rows = (
-        _Sound(clip.name, clip.wav_path and partial(dataset.waveform, i), partial(dataset.log_mel, i))
-        for i, clip in enumerate(dataset.clips)
-    )
-    rows = track(rows, f"audio embeddings, {dataset.task} {dataset.split}", len(names), disable=not progress)
-    return _kept(content, names, dataset.frames, cache_dir, lambda: _compute(rows, batch, encoder, dataset.frames))
-
-
-def embed_packed(
-    clips: PackedClips, encoder: AudioEncoder, cache_dir: str | Path, batch: int = 16, progress: bool = True
-) -> dict[str, Float[Tensor, "T D"]]:
-    """As `embed_dataset`, for all clips of a packed split, in one pass over its shards; the same embeddings.
-
-    The file's name is a hash of the encoder's fingerprint and of the shards' checksums.
-
-    Raises:
-        AvsError: as `embed_dataset` and `PackedClips`.
-    """
-    content = [FORMAT, encoder.fingerprint(), clips.frames, clips.names, [shard.sha256 for shard in clips.shards]]
-    rows = (_packed_sound(name, files, clips.frames) for name, files in clips.sounds())
-    rows = track(rows, f"audio embeddings, {clips.task} {clips.split}", len(clips.names), disable=not progress)
-    return _kept(content, clips.names, clips.frames, cache_dir, lambda: _compute(rows, batch, encoder, clips.frames))
-
-
-class _Sound(NamedTuple):
-    """How to read a clip's sound; `waveform` is None where there is only the log-mel."""
-
-    name: str
-    waveform: Callable[[], Tensor] | None
-    log_mel: Callable[[], Tensor]
-
-
-def _packed_sound(name: str, files: Mapping[str, NamedBytes], frames: int) -> _Sound:
-    wav, given = files.get("wav"), files.get("log_mel.safetensors")
-    waveform = partial(load_clip, wav, frames, AUDIO_TOLERANCE) if wav else None
-    patches = partial(load_log_mel, given, frames) if given else lambda: log_mel(waveform(), SAMPLE_RATE, frames)
-    return _Sound(name, waveform, patches)
+    names, frames = dataset.names, dataset.frames
+    content = [FORMAT, encoder.fingerprint(), frames, names, *dataset.sound_checksums()]
+    title = f"audio embeddings, {dataset.task} {dataset.split}"
+    sounds = track(dataset.sounds(), title, len(names), disable=not progress)
+    return _kept(content, names, frames, cache_dir, lambda: _compute(sounds, batch, encoder, frames))
 
 
 def _kept(
@@ -132,7 +93,7 @@ def _load(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
 
 # no_grad, not inference_mode: training needs to save these tensors for backward
 @torch.no_grad()
-def _compute(sounds: Iterable[_Sound], batch: int, encoder: AudioEncoder, frames: int) -> Float[Tensor, "clips T D"]:
+def _compute(sounds: Iterable[Sound], batch: int, encoder: AudioEncoder, frames: int) -> Float[Tensor, "clips T D"]:
     sounds, parts = iter(sounds), []
     while part := list(islice(sounds, batch)):
         if all(sound.waveform for sound in part):
@@ -141,14 +102,12 @@ def _compute(sounds: Iterable[_Sound], batch: int, encoder: AudioEncoder, frames
             result = encoder.embed_log_mel(torch.stack([sound.log_mel() for sound in part]))
         else:
             name = next(sound.name for sound in part if not sound.waveform)
-            raise DataError(
-                f"clip {name!r} has a log-mel pickle but no wav, and {type(encoder).__name__} starts from "
-                "waveforms; choose VGGish as audio encoder, or add the wav files"
+            reason = (
+                f"{type(encoder).__name__} starts from waveforms; choose VGGish as audio encoder, or add the wav files"
             )
+            raise DataError(f"clip {name!r} has a log-mel pickle but no wav, and {reason}")
         if not torch.isfinite(result).all():
-            raise NonFiniteError(
-                f"{type(encoder).__name__} gave embeddings that are not finite, for clips "
-                f"{part[0].name!r} to {part[-1].name!r}; check its weights"
-            )
+            clips = f"clips {part[0].name!r} to {part[-1].name!r}"
+            raise NonFiniteError(f"{type(encoder).__name__} gave embeddings that are not finite, for {clips}")
         parts.append(result.float().cpu())
     return torch.cat(parts).contiguous() if parts else torch.empty(0, frames, 0)

@@ -111,24 +111,14 @@ class FlippedStream(FlippedClips):
 
 def train_loader(dataset: Dataset, config: DataConfig, batch_size: int, seed: int) -> DataLoader:
     """Shuffled, flipped batches; the last, smaller one is left out, since BatchNorm would weigh its clips more."""
-    return _train_loader(FlippedClips(dataset, config, seed), EpochSampler(len(dataset), seed), batch_size)
+    clips, sampler = FlippedClips(dataset, config, seed), EpochSampler(len(dataset), seed)
+    return _loader(clips, batch_size, config.workers, config.timeout, sampler)
 
 
 def packed_loader(clips: PackedClips, config: DataConfig, batch_size: int, seed: int) -> DataLoader:
     """As `train_loader`, from packed clips, in their order for this process."""
-    return _train_loader(FlippedStream(clips, config, seed), StreamSampler(clips), batch_size)
-
-
-def _train_loader(clips: FlippedClips, sampler: Sampler, batch_size: int) -> DataLoader:
-    return _loader(
-        clips,
-        batch_size,
-        clips.config.workers,
-        clips.config.timeout,
-        sampler=sampler,
-        drop_last=len(sampler) >= batch_size,  # a split smaller than one batch still trains
-        persistent_workers=clips.config.workers > 0,
-    )
+    stream, sampler = FlippedStream(clips, config, seed), StreamSampler(clips)
+    return _loader(stream, batch_size, config.workers, config.timeout, sampler)
 
 
 def eval_loader(dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoader:
@@ -136,16 +126,20 @@ def eval_loader(dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoad
     return _loader(dataset, batch_size, workers, TIMEOUT)
 
 
-def _loader(dataset: Dataset, batch_size: int, workers: int, timeout: float, **options: Any) -> DataLoader:
+def _loader(
+    dataset: Dataset, batch_size: int, workers: int, timeout: float, sampler: Sampler | None = None
+) -> DataLoader:
     return DataLoader(
         dataset,
         batch_size,
+        sampler=sampler,
         num_workers=workers,
+        drop_last=sampler is not None and len(sampler) >= batch_size,  # a split smaller than one batch still trains
+        persistent_workers=sampler is not None and workers > 0,
         timeout=timeout if workers else 0,
         pin_memory=torch.cuda.is_available(),
         # the workers' seeds, which nothing uses, would be drawn from torch's own generator
         generator=torch.Generator(),
-        **options,
     )
 
 

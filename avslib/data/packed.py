@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import fsspec
 import webdataset as wds
 from jaxtyping import Float
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationError
 from rich.progress import track
 from safetensors.torch import save
 from torch import Tensor
@@ -28,8 +28,8 @@ from avslib.core.files import atomic_path, sha256_file
 from avslib.core.locks import locked
 from avslib.core.parsing import LARGEST_JSON, first_line
 from avslib.core.seeds import buffer_rng, shard_rng
-from avslib.data.avsbench import AVSBench, height_width, read_item, stack_audio
-from avslib.data.layout import LAYOUTS, Clip, find_folder, is_plain_name, read_csv
+from avslib.data.avsbench import AVSBench, Sound, height_width, read_item, stack_audio
+from avslib.data.layout import LAYOUTS, Clip, find_folder, read_csv
 from avslib.data.pickles import LOG_MEL, load_log_mel
 
 INDEX = "index.json"
@@ -38,16 +38,10 @@ LARGEST_SHARD = 2 * 10**9  # bytes; one shard at a time is held in memory
 AGAIN = "copy it again, or pack the clips again"
 
 
-def _plain(name: str) -> str:
-    if not is_plain_name(name):
-        raise ValueError("expected a plain name, without slashes")
-    return name
-
-
 class Shard(BaseModel):
     """A tar file and its number of clips."""
 
-    file: Annotated[str, AfterValidator(_plain)]
+    file: str = Field(pattern=r"^[^/\\:]+-\d{6}\.tar$")  # leads nowhere else
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = 0
     clips: int = Field(ge=0, strict=True)
@@ -58,13 +52,6 @@ class Split(BaseModel):
 
     shards: list[Shard]
     names: list[str]
-
-    @field_validator("names")
-    @classmethod
-    def _as_many(cls, names: list[str], info: ValidationInfo) -> list[str]:
-        if sum(shard.clips for shard in info.data.get("shards", ())) != len(names):
-            raise ValueError("expected as many names as the shards have clips")
-        return names
 
 
 class Index(BaseModel):
@@ -166,15 +153,15 @@ def _clip_files(clip: Clip, frames: int) -> dict[str, bytes]:
 
 def read_index(source: str | Path) -> Index:
     """``index.json`` of a packed folder or URL. Raises AvsError when it is missing or not one of `avs data pack`."""
-    data, where = _fetch(source, INDEX, LARGEST_JSON), f"{source}/{INDEX}"
+    where = f"{source}/{INDEX}"
     try:
-        index = Index.model_validate_json(data)
+        index = Index.model_validate_json(_fetch(source, INDEX, LARGEST_JSON))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = first_line(".".join(map(str, first["loc"])))
-        reason = f"{place}: {first_line(first['msg'])}"
+        place, reason = error.errors()[0]["loc"], error.errors()[0]["msg"]
+        reason = first_line(f"{'.'.join(map(str, place))}: {reason}")
         raise PackedError(f"{where}: damaged, or not written by avs data pack ({reason}); {AGAIN}") from None
-    if index.sha256 not in ("", index.checksum()):
+    as_many = all(sum(shard.clips for shard in split.shards) == len(split.names) for split in index.splits.values())
+    if not as_many or index.sha256 not in ("", index.checksum()):
         raise PackedError(f"{where}: checksum mismatch: the file is damaged; {AGAIN}")
     return index
 
@@ -281,26 +268,28 @@ class PackedClips:
         skip = shard_of[:first].count(own[0]) if own else 0
         return iter(wds.DataPipeline(partial(self._read, own, PICTURES), wds.slice(skip, skip + len(self)), shuffle))
 
-    def sounds(self) -> Iterator[tuple[str, dict[str, NamedBytes]]]:
-        """Name and sound files (``wav``, ``log_mel.safetensors``) of all clips, in the order of the csv."""
+    def sounds(self) -> Iterator[Sound]:
+        """How to read the sound of each clip of the split, in the order of the csv."""
         for sample in self._read(range(len(self.shards)), SOUNDS):
-            keys = [key for key in sample if not key.startswith("__")]
-            yield self.names[number_of(sample)], {key: NamedBytes(sample, key) for key in keys}
+            wav, mel = (NamedBytes(sample, k) if k in sample else None for k in ("wav", "log_mel.safetensors"))
+            yield Sound.of(self.names[number_of(sample)], wav, mel, self.frames)
+
+    def sound_checksums(self) -> list[Any]:
+        """Those of the shards."""
+        return [[shard.sha256 for shard in self.shards]]
 
     def decode(self, sample: Mapping[str, Any]) -> dict[str, str | Tensor]:
         """The item of an undecoded clip."""
         number, keys = number_of(sample), {key.partition(".")[0]: key for key in sample}
-        try:
-            frames = [NamedBytes(sample, keys[f"frame_{k}"]) for k in range(1, self.frames + 1)]
-        except KeyError as error:
+        frames, masks = (
+            [NamedBytes(sample, key) if (key := keys.get(f"{what}_{k}")) else None for k in range(1, self.frames + 1)]
+            for what in ("frame", "mask")
+        )
+        if None in frames:
             where = f"{sample['__url__']}: clip {self.names[number]!r}"
-            raise PackedError(f"{where} has no {error}, so the shard is damaged; {AGAIN}") from None
-        masks = [keys.get(f"mask_{k}") for k in range(1, self.frames + 1)]
-        masks = [key and NamedBytes(sample, key) for key in masks]
+            raise PackedError(f"{where} has fewer than {self.frames} frames, so the shard is damaged; {AGAIN}")
         item = read_item(self.names[number], frames, masks, self.image_size, self.mask_size)
-        if self.audio is not None:
-            item["audio"] = self.audio[number]
-        return item
+        return item if self.audio is None else item | {"audio": self.audio[number]}
 
     def _read(self, numbers: Iterable[int], endings: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         """Samples of shards, with the files that have one of these endings."""

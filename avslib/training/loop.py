@@ -29,7 +29,7 @@ from avslib.core.errors import BadClipsError, ConfigError, Preempted, ProcessesE
 from avslib.core.locks import run_folder
 from avslib.core.seeds import global_seed, own_generators
 from avslib.data.avsbench import AVSBench, read_skip_list
-from avslib.data.embeddings import embed_dataset, embed_packed
+from avslib.data.embeddings import embed_dataset
 from avslib.data.loading import packed_loader, train_loader
 from avslib.data.packed import PackedClips
 from avslib.data.workers import lasting, worker_deaths_kept_back
@@ -295,7 +295,7 @@ def open_packed(config: Config, *, progress: bool = False) -> PackedClips:
         return clips.with_audio(dict.fromkeys(clips.names, torch.zeros(frames, m.audio_dim)))
     encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
     cache = d.cache or Path(d.root or ".") / "audio_embeddings"
-    return clips.with_audio(embed_packed(clips, encoder, cache, progress=progress))
+    return clips.with_audio(embed_dataset(clips, encoder, cache, progress=progress))
 
 
 def _open(config: Config, progress: bool) -> tuple[AVSBench | PackedClips, AVSBench]:

@@ -245,9 +245,9 @@ HOSTILE = {
     "safetensors of 3 GB": Hostile(pickles.load_log_mel, "a.safetensors", sparse(3 * 2**30), "has more than"),
     "index nested": Hostile(read_clips, "index.json", b"[" * DEEP, "recursion limit"),
     "index that leads elsewhere": Hostile(
-        read_clips, "index.json", packed_folder(b"", file="../../etc/passwd"), "plain name"
+        read_clips, "index.json", packed_folder(b"", file="../../etc/passwd"), "pattern"
     ),
-    "index of 10**15 clips": Hostile(read_clips, "index.json", packed_folder(b"", clips=10**15), "as many names"),
+    "index of 10**15 clips": Hostile(read_clips, "index.json", packed_folder(b"", clips=10**15), "mismatch"),
     "index of half a clip": Hostile(read_clips, "index.json", packed_folder(b"", clips=0.5), "clips"),
     "index of 3 GB": Hostile(read_clips, "index.json", sparse(3 * 2**30), "has more than"),
     "shard that leads elsewhere": Hostile(

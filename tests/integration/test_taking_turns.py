@@ -20,7 +20,7 @@ from avslib.data.packed import PackedClips, pack
 from avslib.video.prepare import prepare
 from avslib.training.loop import train
 from avslib.video.files import read_masks, write_prediction
-from tests.unit.data.test_prepare import a_video
+from tests.unit.video.test_prepare import a_video
 from tests.unit.video.test_files import predictor, video  # noqa: F401
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")

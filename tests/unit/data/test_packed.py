@@ -16,7 +16,7 @@ from avslib.audio import log_mel
 from avslib.cli import app
 from avslib.config import load_config
 from avslib.data.avsbench import AVSBench
-from avslib.data.embeddings import embed_dataset, embed_packed
+from avslib.data.embeddings import embed_dataset
 from avslib.data.loading import FlippedClips, packed_loader
 from avslib.data.packed import PackedClips, pack, read_index
 from avslib.data.pickles import convert_audio
@@ -178,13 +178,11 @@ def test_embeddings_are_those_of_the_loose_files(root, packed, tmp_path):
     clips = PackedClips(packed, "val")
     expected = embed_dataset(AVSBench(root, task, "val"), encoder, tmp_path / "a", progress=False)
     for _ in range(2):  # computed, then kept
-        assert same(embed_packed(clips, encoder, tmp_path / "b", progress=False), expected)
+        assert same(embed_dataset(clips, encoder, tmp_path / "b", progress=False), expected)
 
 
 def test_log_mel_pickles_are_packed_as_safetensors(tmp_path):
     import pickle
-
-    from avslib.data.embeddings import _packed_sound
 
     root = write_avsbench(tmp_path / "data", splits=("test",), per_split=1)
     dataset = AVSBench(root, "s4", "test")
@@ -195,8 +193,8 @@ def test_log_mel_pickles_are_packed_as_safetensors(tmp_path):
     wav.unlink()
     for _ in range(2):  # from the pickle, then from what became of it
         pack(root, tmp_path / "packed", "s4", progress=False)
-        ((name, files),) = PackedClips(tmp_path / "packed", "test").sounds()
-        assert list(files) == ["log_mel.safetensors"] and torch.equal(_packed_sound(name, files, 5).log_mel(), patches)
+        (sound,) = PackedClips(tmp_path / "packed", "test").sounds()
+        assert sound.waveform is None and torch.equal(sound.log_mel(), patches)
         shutil.rmtree(tmp_path / "packed")
         convert_audio(root, progress=False)
 
