@@ -80,11 +80,8 @@ class Report:
             part.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def to_json(self) -> str:
-        return json.dumps(
-            asdict(self) | {"ok": self.ok, "exit_code": self.exit_code, "bad_clips": self.bad_clips},
-            indent=2,
-            ensure_ascii=False,
-        )
+        derived = {"ok": self.ok, "exit_code": self.exit_code, "bad_clips": self.bad_clips}
+        return json.dumps(asdict(self) | derived, indent=2, ensure_ascii=False)
 
     def __rich__(self) -> Group:
         table = Table("task", "split", "clips", "published", "categories", title=f"Data in {self.root}")
@@ -93,13 +90,10 @@ class Report:
                 published = "Mini-AVS" if found.mini else str(PUBLISHED[task].get(split, "-"))
                 categories = str(len(found.categories.get(split, {})) or "-")
                 table.add_row(task.upper(), split, str(count), published, categories)
+        kinds = {"error": ("bold red", self.errors), "warning": ("yellow", self.warnings), "note": ("cyan", self.notes)}
         lines = [
             Text.assemble((f"{kind}: ", style), finding.sentence)
-            for kind, style, findings in (
-                ("error", "bold red", self.errors),
-                ("warning", "yellow", self.warnings),
-                ("note", "cyan", self.notes),
-            )
+            for kind, (style, findings) in kinds.items()
             for finding in findings
         ]
         depth = "every file was read" if self.deep else "contents were not read (--deep reads them)"
@@ -130,9 +124,10 @@ def check(
         with suppress(DataError):
             folders[task] = find_folder(root, task)
     if not folders:
-        names = " nor ".join(layout.csv for layout in LAYOUTS.values())
-        found = f"has neither {names}, nor Single-source/ or Multi-sources/ with it" if Path(root).is_dir() else ""
-        raise DataError(f"{root}: {found or 'no such folder'}; give the folder that holds AVSBench's data")
+        reason = "has neither S4's nor MS3's csv" if Path(root).is_dir() else "no such folder"
+        raise DataError(
+            f"{root}: {reason}; give the folder that holds Single-source/ or Multi-sources/, or one of them"
+        )
     for task, folder in folders.items():
         try:
             key = LAYOUTS[task].key
@@ -159,13 +154,11 @@ def _count(report: Report, task: str, folder: Path, rows: list[dict[str, str]]) 
             found.categories[split] = dict(Counter(row["category"] for row in rows if row["split"] == split))
     if mini:
         return
-    for split in (*PUBLISHED[task], *(counts.keys() - PUBLISHED[task].keys())):
+    for split in PUBLISHED[task] | counts:
         expected = PUBLISHED[task].get(split)
-        if expected is None:
-            report.warnings.append(Finding(task, f"{LAYOUTS[task].csv}: split {split!r} is not one of AVSBench's"))
-        elif counts[split] != expected:
-            sentence = f"{LAYOUTS[task].csv}: {counts[split]} {split} clips; AVSBench has {expected}"
-            report.warnings.append(Finding(task, sentence))
+        sentence = f"{counts[split]} {split} clips; AVSBench has {expected or 'no such split'}"
+        if counts[split] != expected:
+            report.warnings.append(Finding(task, f"{LAYOUTS[task].csv}: {sentence}"))
     if task == "ms3":
         _find_shared_sources(report, rows)
 

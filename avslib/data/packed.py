@@ -162,7 +162,7 @@ def read_index(source: str | Path) -> Index:
         raise PackedError(f"{where}: damaged, or not written by avs data pack ({reason}); {AGAIN}") from None
     as_many = all(sum(shard.clips for shard in split.shards) == len(split.names) for split in index.splits.values())
     if not as_many or index.sha256 not in ("", index.checksum()):
-        raise PackedError(f"{where}: checksum mismatch: the file is damaged; {AGAIN}")
+        raise PackedError(f"{where}: damaged, its names, shards and checksum do not agree; {AGAIN}")
     return index
 
 

@@ -2,8 +2,10 @@
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -105,29 +107,23 @@ def _too_short(video: Path, seconds: float, start: float) -> str:
 
 
 def _cut(
-    video: Path, fraction: float, starts: dict[str, int]
+    video: Path, fraction: float, starts: Mapping[str, int]
 ) -> Iterator[tuple[str, list[UInt8[np.ndarray, "H W 3"]], Float[np.ndarray, "S"]]]:
     """Pictures and sound of clips that begin `fraction` of a second after their whole second, in one pass."""
     late, phase = divmod(fraction + PHASE, 1)
-    skipped, length = round(fraction * SAMPLE_RATE), SECONDS * SAMPLE_RATE
-    cutting: dict[str, tuple[list, list]] = {}
-    waiting = sorted(starts, key=starts.get)
-    for moment in read_video(video, phase=phase):
-        while waiting and starts[waiting[0]] <= moment.index:
-            cutting[waiting.pop(0)] = ([], [])
-        for name, (pictures, sounds) in list(cutting.items()):
-            if moment.index >= starts[name] + late and len(pictures) < SECONDS:
-                pictures.append(moment.image)
-            sounds.append(moment.sound)
-            if len(pictures) == SECONDS and len(sounds) * SAMPLE_RATE >= skipped + length:
-                yield name, pictures, np.concatenate(sounds)[skipped : skipped + length]
-                del cutting[name]
-        if not waiting and not cutting:
+    late, first = int(late), round(fraction * SAMPLE_RATE)
+    seconds = ((moment.image, moment.sound) for moment in read_video(video, phase=phase))
+    if fraction and not late:  # the last 1/16 s or less may lie behind the end of the video
+        seconds = chain(seconds, [(None, np.zeros(SAMPLE_RATE, np.float32))])
+    window: deque = deque(maxlen=SECONDS + (fraction > 0))
+    for start, second in enumerate(seconds, 1 - window.maxlen):
+        window.append(second)
+        for name in (name for name, at in starts.items() if at == start):
+            pictures, sounds = zip(*window, strict=True)
+            sound = np.concatenate(sounds)[first : first + SECONDS * SAMPLE_RATE]
+            yield name, list(pictures[late : late + SECONDS]), sound
+        if start >= max(starts.values()):
             return
-    for name, (pictures, sounds) in cutting.items():
-        missing = skipped + length - len(sounds) * SAMPLE_RATE
-        if len(pictures) == SECONDS and missing <= AUDIO_TOLERANCE * SAMPLE_RATE:
-            yield name, pictures, np.concatenate([*sounds, np.zeros(missing, np.float32)])[skipped:]
 
 
 def _is_whole(folder: Path, task: str, row: dict[str, str]) -> bool:

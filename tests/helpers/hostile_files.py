@@ -247,7 +247,7 @@ HOSTILE = {
     "index that leads elsewhere": Hostile(
         read_clips, "index.json", packed_folder(b"", file="../../etc/passwd"), "pattern"
     ),
-    "index of 10**15 clips": Hostile(read_clips, "index.json", packed_folder(b"", clips=10**15), "mismatch"),
+    "index of 10**15 clips": Hostile(read_clips, "index.json", packed_folder(b"", clips=10**15), "do not agree"),
     "index of half a clip": Hostile(read_clips, "index.json", packed_folder(b"", clips=0.5), "clips"),
     "index of 3 GB": Hostile(read_clips, "index.json", sparse(3 * 2**30), "has more than"),
     "shard that leads elsewhere": Hostile(
