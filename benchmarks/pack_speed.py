@@ -17,8 +17,8 @@ from avslib.data.packed import PackedClips
 
 @dataclass(frozen=True)
 class Speeds:
-    """Clips a second of loose and of packed files in random order, decoded; and how much faster the packed ones are,
-    as the median over the rounds: decoded (`ratio`), and the bytes of the files alone (`files_ratio`)."""
+    """Clips per second of loose and of packed files in random order, decoded; and how much faster the packed ones are,
+    as the median over the rounds: decoded (`ratio`), and reading the files without decoding (`files_ratio`)."""
 
     loose: float
     packed: float

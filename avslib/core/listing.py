@@ -24,7 +24,7 @@ def write_listing(root: Path, changed: Collection[str] | None = None) -> None:
 
 
 def damaged_files(root: str | Path, verify: bool = False) -> list[str]:
-    """Paths below `root` of the files of a build that are missing or of another size; with `verify`, or of another
+    """Paths below `root` of the files of a build that are missing or have a wrong size; with `verify`, or a wrong
     checksum. Empty for a build of an earlier version, which has no list.
 
     Raises:
@@ -38,14 +38,14 @@ def require_as_built(folder: Path, digests: Mapping[Path, str]) -> None:
     """Compare files below a task's `folder`, with their SHA-256, with the list of the build; other data have none.
 
     Raises:
-        DataError: one is another than what was built, or the list is damaged.
+        DataError: one is not what was built, or the list is damaged.
     """
     for root in (folder, folder.parent):
         known = _read(root)
         for path, digest in digests.items() if known else ():
             if known.get(path.relative_to(root).as_posix(), (0, digest))[1] != digest:
                 raise DataError(
-                    f"{path}: not as it was built; `avs data build-mini --out {root}` makes it again (remove {LISTING} "
+                    f"{path}: not as it was built; `avs data build-mini --out {root}` rebuilds it (remove {LISTING} "
                     "there if you changed it yourself)"
                 )
 
@@ -64,7 +64,7 @@ def _read(root: Path) -> dict[str, tuple[int, str]]:
         text = (root / LISTING).read_text(encoding="utf-8")
         lines, last = text[: text.rindex(LAST)], text[text.rindex(LAST) :]
         if last.strip() != LAST + _digest(lines):
-            raise ValueError("its checksum is another")
+            raise ValueError("checksum mismatch")
         rows = [line.rsplit(",", 2) for line in lines.removeprefix(HEAD).splitlines()]
         return {path: (int(size), digest) for path, size, digest in rows}
     except FileNotFoundError:

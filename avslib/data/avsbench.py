@@ -34,7 +34,7 @@ class AVSBench(Dataset):
     Args:
         root: folder with ``Single-source/`` or ``Multi-sources/``, or one of these two.
         task: "s4" or "ms3".
-        split: "train", "val", "test", or another value of the csv's split column ("test_unseen" of Mini-AVS).
+        split: "train", "val", "test", or any value of the csv's split column ("test_unseen" of Mini-AVS).
         image_size: pictures are resized to it, one number or (height, width).
         mask_size: the same for masks; None for `image_size`.
         frames: T, frames (and seconds) of a clip.
@@ -47,7 +47,7 @@ class AVSBench(Dataset):
 
     Raises AvsError when made: no such folder, csv, column or split; names that lead out of the folder; missing files;
     no masks at all.
-    When a clip is read: a truncated picture, a mask of another size than its frame, a mask that is not binary.
+    When a clip is read: a truncated picture, a mask whose size is not its frame's, a mask that is not binary.
     """
 
     def __init__(
@@ -143,8 +143,11 @@ class Sound(NamedTuple):
     def of(cls, name: str, wav: Path | BinaryIO | None, mel: Path | BinaryIO | None, frames: int) -> "Sound":
         """From paths or open files, of which at least one is given; the log-mel is computed where there is none."""
         waveform = partial(load_clip, wav, frames, AUDIO_TOLERANCE) if wav else None
-        computed = lambda: log_mel(waveform(), SAMPLE_RATE, frames)  # noqa: E731
-        return cls(name, waveform, partial(load_log_mel, mel, frames) if mel else computed)
+
+        def patches() -> Float[Tensor, "T 1 96 64"]:
+            return load_log_mel(mel, frames) if mel else log_mel(waveform(), SAMPLE_RATE, frames)
+
+        return cls(name, waveform, patches)
 
 
 def height_width(size: int | tuple[int, int]) -> tuple[int, int]:

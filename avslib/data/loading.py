@@ -23,7 +23,7 @@ from avslib.data.workers import TIMEOUT
 class EpochSampler(Sampler[tuple[int, int]]):
     """(epoch, index) pairs in an order drawn from (seed, epoch); set `epoch` before each pass.
 
-    There is no ``set_epoch``: accelerate would call it with this process's passes, which a resumed run counts anew.
+    There is no ``set_epoch``: accelerate would call it with this process's passes, counted from 0 in a resumed run.
     """
 
     def __init__(self, size: int, seed: int):

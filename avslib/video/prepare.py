@@ -72,9 +72,9 @@ def prepare(
     last ``_``). Without a table every video is cut end to end into clips ``<file>_<second>`` of `split`, whose category
     is the folder that the video lies in ("unknown" directly below `videos`); what is left at the end is not used.
 
-    A clip whose files are there and can be read is left alone, so that a stopped run goes on; a clip's folder of frames
-    appears only when the clip is whole. Processes that fill one folder take turns. A video that fails stops no other
-    one; a full disk stops all. The csv lists the clips that are there.
+    A clip whose files are there and can be read is kept, so that a stopped run resumes; a clip's folder of frames
+    appears only when the clip is whole. Processes that fill one folder take turns. A video that fails does not
+    stop the others; a full disk stops all. The csv lists the clips that are there.
 
     Args:
         videos: folder of video files, searched in depth; one video file; or the table itself, beside its videos.
@@ -137,7 +137,7 @@ def _videos(videos: Path) -> dict[str, list[Path]]:
         if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file():
             files.setdefault(path.stem, []).append(path)
     if not files:
-        raise DataError(f"{videos}: holds no video; expected files that end in {', '.join(ENDINGS)}")
+        raise DataError(f"{videos}: has no video; expected files that end in {', '.join(ENDINGS)}")
     return files
 
 

@@ -45,7 +45,7 @@ def test_a_sound_folder(pristine):
     assert "Sound; every file was read" in printed(report)
 
 
-def test_one_task_alone(pristine):
+def test_only_one_task(pristine):
     assert list(check(pristine / "Multi-sources").tasks) == ["ms3"]
 
 

@@ -103,15 +103,15 @@ def test_order_is_a_function_of_seed_and_epoch(packed):
 def test_workers_that_stay_see_the_epoch(packed):
     task = read_index(packed).task
     config = load_config("mini", {"data.workers": 2, "data.task": task, "data.flip_probability": 0.5}).data
-    clips, told = PackedClips(packed, "train", 32, shuffle=True), []
+    clips, seen = PackedClips(packed, "train", 32, shuffle=True), []
     loader = packed_loader(clips, config, 2, seed=1)
     for loader.sampler.epoch in range(2):
-        told.append({n: image for batch in loader for n, image in zip(batch["name"], batch["image"], strict=True)})
+        seen.append({n: image for batch in loader for n, image in zip(batch["name"], batch["image"], strict=True)})
     plain = dict(zip(clips.names, PackedClips(packed, "train", 32), strict=True))
     flips = FlippedClips(clips, config, 1)
-    assert list(told[0]) != list(told[1])
-    for epoch, images in enumerate(told):
-        assert len(images) == 10  # whole batches alone
+    assert list(seen[0]) != list(seen[1])
+    for epoch, images in enumerate(seen):
+        assert len(images) == 10  # only whole batches
         for name, image in images.items():
             assert torch.equal(image, flips.flip(dict(plain[name]), epoch, clips.names.index(name))["image"])
 

@@ -1,4 +1,4 @@
-"""Raw videos become a folder that the reader takes: frames and sound of the right seconds, resumed, failures told."""
+"""Raw videos become a folder that the reader takes: frames and sound of the right seconds, resumed, failures reported."""
 
 import csv
 
@@ -150,7 +150,7 @@ def test_command_and_exit_codes(videos, tmp_path):
     result = avs(videos, tmp_path / "b", "--split", "val", "--task", "ms3")
     assert result.exit_code == 1 and "prepare_log.csv" in result.output and "mute_0" in result.output
     assert avs(videos / "broken.mp4", tmp_path / "c").exit_code == 2
-    with pytest.raises(AvsError, match="holds no video"):
+    with pytest.raises(AvsError, match="has no video"):
         prepare(tmp_path / "a", tmp_path / "d")
     with pytest.raises(AvsError, match="no such file or folder"):
         prepare(tmp_path / "nowhere", tmp_path / "d")
