@@ -11,17 +11,17 @@ import torch
 
 from avslib.core.errors import OutputError
 from avslib.core.files import atomic_path
+from avslib.core.listing import damaged_files
 from avslib.core.locks import locked, run_folder
 from avslib.data.avsbench import AVSBench
 from avslib.data.embeddings import _kept
 from avslib.data.mini import build_mini
-from avslib.core.listing import damaged_files
 from avslib.data.packed import PackedClips, pack
-from avslib.video.prepare import prepare
 from avslib.training.loop import train
 from avslib.video.files import read_masks, write_prediction
-from tests.unit.video.test_prepare import a_video
+from avslib.video.prepare import prepare
 from tests.unit.video.test_files import predictor, video  # noqa: F401
+from tests.unit.video.test_prepare import a_video
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None

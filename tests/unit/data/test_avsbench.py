@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.helpers.avsbench_folder import SIZE, write_avsbench, write_csv, write_wav
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from avslib.core.errors import AvsError
 from avslib.data import pickles
 from avslib.data.avsbench import AVSBench
 from avslib.data.pickles import convert_audio, load_log_mel, load_tensor
-from avslib.core.errors import AvsError
+from tests.helpers.avsbench_folder import SIZE, write_avsbench, write_csv, write_wav
 
 
 @pytest.fixture(scope="module")

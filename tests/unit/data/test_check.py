@@ -5,17 +5,17 @@ import pickle
 import shutil
 
 import pytest
-from tests.helpers.avsbench_folder import SIZE, write_avsbench, write_csv, write_wav
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
 from avslib.cli import app
 from avslib.config import load_config
+from avslib.core.errors import AvsError
 from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.check import PUBLISHED, check
-from avslib.core.errors import AvsError
 from avslib.training.loop import open_split
+from tests.helpers.avsbench_folder import SIZE, write_avsbench, write_csv, write_wav
 
 
 @pytest.fixture(scope="module")

@@ -7,23 +7,23 @@ import tarfile
 import fsspec
 import pytest
 import torch
-from tests.helpers.avsbench_folder import write_avsbench
-from tests.helpers.tiny import TINY
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from avslib.audio import log_mel
+from avslib.audio.encoders import build_audio_encoder
 from avslib.cli import app
 from avslib.config import load_config
+from avslib.core.errors import AvsError
 from avslib.data.avsbench import AVSBench
 from avslib.data.embeddings import embed_dataset
 from avslib.data.loading import FlippedClips, packed_loader
 from avslib.data.packed import PackedClips, pack, read_index
 from avslib.data.pickles import convert_audio
-from avslib.core.errors import AvsError
-from avslib.audio.encoders import build_audio_encoder
-from avslib.training.state import RunState
 from avslib.training.loop import train
+from avslib.training.state import RunState
+from tests.helpers.avsbench_folder import write_avsbench
+from tests.helpers.tiny import TINY
 
 CLIPS = 11
 

@@ -1,4 +1,4 @@
-"""Raw videos become a folder that the reader takes: frames and sound of the right seconds, resumed, failures reported."""
+"""Raw videos become a folder that the reader takes: frames and sound of the right seconds, resuming, failures."""
 
 import csv
 
@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from avslib.audio import load_wav, log_mel
 from avslib.cli import app
+from avslib.core.errors import AvsError
 from avslib.data.avsbench import AVSBench
 from avslib.data.check import check
 from avslib.video.prepare import prepare
-from avslib.core.errors import AvsError
 from avslib.video.writer import write_video
 
 RATE = 16000
