@@ -29,7 +29,7 @@ from avslib.study.records import RunRecord, load_records
 from avslib.study.results import SPLITS, table
 from avslib.study.robustness_table import robustness_table
 from avslib.study.tables import SUFFIXES, fill_marks, mark_names
-from benchmarks.plots import growth_figure
+from benchmarks.growth import growth_figure
 from benchmarks.record import BenchRecord, read_bench_record
 from benchmarks.report import markdown_page, targets_markdown
 from tools.reliability import FOLDER, ReliabilityRecord, read_reliability_record, records_markdown, summary_markdown

@@ -20,8 +20,8 @@ def bench_command(
     part: Annotated[
         list[str] | None,
         typer.Option(
-            help="ceilings, fusion, metrics, inference, train, parts (the default is all of these), growth, feeding, "
-            "scaling; several times for several."
+            help="ceilings, fusion, metrics, inference, train, parts (the default is all of these), growth or feeding; "
+            "may be given several times."
         ),
     ] = None,
     compile: Annotated[
@@ -31,7 +31,7 @@ def bench_command(
         bool, typer.Option("--quick", help="A tiny network: tries the command in seconds, measures nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record, and no table.")] = False,
-    data: Annotated[Path | None, typer.Option(help="Folder in AVSBench layout, which part feeding reads.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder in AVSBench layout, that part feeding reads.")] = None,
     task: Annotated[Task, typer.Option(help="Of that folder: s4 or ms3.")] = "s4",
     out: Annotated[
         Path | None, typer.Option(help="Folder of the record; default: results/bench, or build/bench with --quick.")
@@ -39,9 +39,8 @@ def bench_command(
 ) -> None:
     """Measure speed and memory beside a plain reference form, in one run; write a record."""
     from benchmarks.record import BenchSettings, write_bench_record
-    from benchmarks.report import section_table, target_table
+    from benchmarks.report import section_table, target_table, verdicts
     from benchmarks.run import bench, record_path
-    from benchmarks.targets import verdicts
 
     settings = BenchSettings(
         device=device,
