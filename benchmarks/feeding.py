@@ -14,8 +14,7 @@ from avslib.config import DataConfig
 from avslib.core.errors import UsageError
 from avslib.data.avsbench import AVSBench
 from avslib.data.loading import packed_loader, train_loader
-from avslib.data.pack import pack
-from avslib.data.packed import PackedClips
+from avslib.data.packed import PackedClips, pack
 from avslib.training.evaluate import flatten_clips
 from benchmarks.candidates import Candidate
 from benchmarks.record import BenchSettings, Row, spread

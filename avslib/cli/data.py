@@ -83,7 +83,7 @@ def prepare_command(
     quiet: Quiet = False,
 ) -> None:
     """Cut videos into clips of 5 s in AVSBench's layout: exit code 0 all made, 1 some failed, 2 none could be."""
-    from avslib.data.prepare import prepare
+    from avslib.video.prepare import prepare
 
     result = prepare(videos, out, task, csv, split=split, masks=masks, size=size, workers=workers, progress=not quiet)
     for clip, reason in list(result.failed.items())[:10]:
@@ -107,15 +107,15 @@ def pack_command(
 ) -> None:
     """Pack clips into checksummed WebDataset shards, from which -o data.packed=OUT streams the train split."""
     from avslib.data.avsbench import read_skip_list
-    from avslib.data.pack import pack
+    from avslib.data.packed import pack
 
     if measure:
         require_beside("benchmarks", "avs data pack --measure")
     skipped = read_skip_list(skip) if skip else ()
     index = pack(root, out, task, split, shard_mb=shard_mb, skip=skipped, masks=masks, progress=not quiet)
-    for name, found in index["splits"].items():
-        size = sum(shard["bytes"] for shard in found["shards"]) / 1e6
-        say(f"{out}: {name}: {len(found['names'])} clips in {len(found['shards'])} shards, {size:.1f} MB")
+    for name, found in index.splits.items():
+        size = sum(shard.bytes for shard in found.shards) / 1e6
+        say(f"{out}: {name}: {len(found.names)} clips in {len(found.shards)} shards, {size:.1f} MB")
     if measure:
         from benchmarks.feeding import packed_speed
         from benchmarks.record import BenchSettings

@@ -29,7 +29,7 @@ from avslib.core.errors import BadClipsError, ConfigError, Preempted, ProcessesE
 from avslib.core.locks import run_folder
 from avslib.core.seeds import global_seed, own_generators
 from avslib.data.avsbench import AVSBench, read_skip_list
-from avslib.data.embeddings import embed_dataset, embed_packed
+from avslib.data.embeddings import embed_dataset
 from avslib.data.loading import packed_loader, train_loader
 from avslib.data.packed import PackedClips
 from avslib.data.workers import lasting, worker_deaths_kept_back
@@ -288,16 +288,14 @@ def open_packed(config: Config, *, progress: bool = False) -> PackedClips:
     if d.skip or d.max_clips is not None:
         raise ConfigError("data.packed holds the clips that were packed; leave out others by avs data pack --skip FILE")
     frames = d.frames_of("train")
-    clips = PackedClips(
-        d.packed, "train", m.image_size, frames, shuffle=True, seed=t.seed, equal=True, batch_size=t.batch_size
-    )
+    clips = PackedClips(d.packed, "train", m.image_size, frames, shuffle=True, seed=t.seed)
     if clips.task != d.task:
         raise ConfigError(f"{d.packed}: holds {clips.task} clips, and data.task is {d.task!r}")
     if not m.use_audio:
         return clips.with_audio(dict.fromkeys(clips.names, torch.zeros(frames, m.audio_dim)))
     encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
     cache = d.cache or Path(d.root or ".") / "audio_embeddings"
-    return clips.with_audio(embed_packed(clips, encoder, cache, progress=progress))
+    return clips.with_audio(embed_dataset(clips, encoder, cache, progress=progress))
 
 
 def _open(config: Config, progress: bool) -> tuple[AVSBench | PackedClips, AVSBench]:

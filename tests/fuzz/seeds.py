@@ -177,7 +177,7 @@ def shard() -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in names.items():
-            member = tarfile.TarInfo(f"000000.{name}")
+            member = tarfile.TarInfo(f"00000000.{name}")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     return stream.getvalue()

@@ -26,7 +26,6 @@ from avslib.audio.vggish import load_vggish
 from avslib.core.errors import AvsError
 from avslib.course.execute import read_parameters
 from avslib.data import avsbench, layout, packed, pickles, pictures
-from avslib.data.embeddings import _packed_sound
 from avslib.data.mini import sources as sounding
 from avslib.study import run as experiment
 from avslib.study.sweep import grid
@@ -210,8 +209,8 @@ def fuzz_shard(data: bytes) -> None:
             for item in clips:
                 assert item["image"].shape == (1, 3, 16, 16)
         with suppress(AvsError):
-            for name, files in packed.PackedClips(FOLDER.name, "test", 16, 1).sounds():
-                _packed_sound(name, files, 1).log_mel()
+            for sound in packed.PackedClips(FOLDER.name, "test", 16, 1).sounds():
+                sound.log_mel()
 
 
 def with_right_headers(data: bytes) -> bytes:

@@ -242,28 +242,30 @@ HOSTILE = {
         pickles.load_log_mel, "a.safetensors", struct.pack("<Q", DEEP) + b"[" * DEEP, "safetensors"
     ),
     "safetensors of 3 GB": Hostile(pickles.load_log_mel, "a.safetensors", sparse(3 * 2**30), "has more than"),
-    "index nested": Hostile(read_clips, "index.json", b"[" * DEEP, "nested too deeply"),
+    "index nested": Hostile(read_clips, "index.json", b"[" * DEEP, "recursion limit"),
     "index that leads elsewhere": Hostile(
-        read_clips, "index.json", packed_folder(b"", file="../../etc/passwd"), "plain name"
+        read_clips, "index.json", packed_folder(b"", file="../../etc/passwd"), "pattern"
     ),
-    "index of 10**15 clips": Hostile(read_clips, "index.json", packed_folder(b"", clips=10**15), "as many names"),
+    "index of 10**15 clips": Hostile(read_clips, "index.json", packed_folder(b"", clips=10**15), "do not agree"),
     "index of half a clip": Hostile(read_clips, "index.json", packed_folder(b"", clips=0.5), "clips"),
     "index of 3 GB": Hostile(read_clips, "index.json", sparse(3 * 2**30), "has more than"),
     "shard that leads elsewhere": Hostile(
-        read_clips, "index.json", shard(member("../../harmed.json", size=9)), "not whole|fewer clips"
+        read_clips, "index.json", shard(member("../../harmed.json", size=9)), "does not hold the 1 clips"
     ),
     "shard with a link": Hostile(
-        read_clips, "index.json", shard(member("0.json", tarfile.SYMTYPE, linkname="/etc/passwd")), "no plain file"
+        read_clips, "index.json", shard(member("0.json", tarfile.SYMTYPE, linkname="/etc/passwd")), "not a plain file"
     ),
-    "shard with a device": Hostile(read_clips, "index.json", shard(member("0.json", tarfile.CHRTYPE)), "no plain file"),
+    "shard with a device": Hostile(
+        read_clips, "index.json", shard(member("0.json", tarfile.CHRTYPE)), "not a plain file"
+    ),
     "shard with a sparse file": Hostile(
-        read_clips, "index.json", shard(member("0.json", tarfile.GNUTYPE_SPARSE)), "no plain file"
+        read_clips, "index.json", shard(member("0.json", tarfile.GNUTYPE_SPARSE)), "not a plain file"
     ),
     "shard with an endless header": Hostile(
         read_clips,
         "index.json",
         shard(data=member("pax", tarfile.XHDTYPE, size=10**6).tobuf(tarfile.GNU_FORMAT) + b"1" * 10**6),
-        "no plain file",
+        "not a plain file",
     ),
     "shard compressed": Hostile(read_clips, "index.json", shard(data=gzip.compress(bytes(10**7), mtime=0)), "damaged"),
     "shard of 8 EB": Hostile(

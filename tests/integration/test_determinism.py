@@ -25,7 +25,7 @@ from avslib.core.seeds import (
     shard_rng,
     step_seed,
 )
-from avslib.data.pack import pack
+from avslib.data.packed import pack
 from avslib.losses import objective
 from avslib.models.ecmvae import ECMVAE
 from avslib.study.robustness import evaluate_robustness

@@ -8,12 +8,13 @@ import sys
 
 import pytest
 import torch
+from benchmarks.scaling import Link, gradient_bytes, project, ring_seconds
 from timm.layers import BatchNormAct2d
 from torch import nn
 
 from avslib.config import load_config
 from avslib.core.errors import AvsError
-from avslib.data.pack import pack
+from avslib.data.packed import pack
 from avslib.losses import orthogonality_loss
 from avslib.models.fusion import TPAVI
 from avslib.models.latent import draw_noise
@@ -23,7 +24,6 @@ from avslib.training.evaluate import Scores, evaluate
 from avslib.training.loop import open_packed, open_split
 from avslib.training.state import HISTORY, STATE, RunState
 from avslib.weights.checkpoints import load_checkpoint
-from benchmarks.scaling import Link, gradient_bytes, project, ring_seconds
 from tests.helpers.processes import in_processes
 from tests.helpers.tiny import TINY
 

@@ -20,17 +20,16 @@ from avslib.config import load_config
 from avslib.core.errors import AvsError, DataError, DiskFullError, OutputError
 from avslib.core.files import atomic_path
 from avslib.core.tensors import load_tensors, save_tensors
-from avslib.data import clip_writer
 from avslib.data.avsbench import AVSBench
 from avslib.data.embeddings import _kept
 from avslib.data.mini import build_mini
-from avslib.data.pack import pack
-from avslib.data.packed import PackedClips
+from avslib.data.packed import PackedClips, pack
 from avslib.data.pictures import read_frame
 from avslib.models.ecmvae import ECMVAE
 from avslib.study.records import load_clips, load_records, write_record
 from avslib.training.loop import train
 from avslib.training.state import History, RunState
+from avslib.video import clip_writer
 from avslib.video.files import read_masks, write_prediction
 from avslib.weights.checkpoints import CONFIG, load_checkpoint, save_checkpoint
 from benchmarks.record import BenchSettings, Row, new_bench_record, read_bench_record, write_bench_record

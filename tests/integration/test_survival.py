@@ -27,7 +27,7 @@ from avslib.core.errors import (
 from avslib.data import avsbench
 from avslib.data.corrupt import corrupt_clips, first_readable
 from avslib.data.loading import packed_loader
-from avslib.data.pack import pack
+from avslib.data.packed import pack
 from avslib.data.workers import lasting
 from avslib.training import loop as training
 from avslib.training import out_of_memory

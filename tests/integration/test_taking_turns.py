@@ -16,13 +16,12 @@ from avslib.core.locks import locked, run_folder
 from avslib.data.avsbench import AVSBench
 from avslib.data.embeddings import _kept
 from avslib.data.mini import build_mini
-from avslib.data.pack import pack
-from avslib.data.packed import PackedClips
-from avslib.data.prepare import prepare
+from avslib.data.packed import PackedClips, pack
 from avslib.training.loop import train
 from avslib.video.files import read_masks, write_prediction
-from tests.unit.data.test_prepare import a_video
+from avslib.video.prepare import prepare
 from tests.unit.video.test_files import predictor, video  # noqa: F401
+from tests.unit.video.test_prepare import a_video
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.helpers.avsbench_folder import SIZE, write_avsbench, write_csv, write_wav
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from avslib.core.errors import AvsError
 from avslib.data import pickles
 from avslib.data.avsbench import AVSBench
 from avslib.data.pickles import convert_audio, load_log_mel, unpickle_tensor
-from avslib.core.errors import AvsError
+from tests.helpers.avsbench_folder import SIZE, write_avsbench, write_csv, write_wav
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def rewrite_csv(root, change, task="s4"):
     ("fault", "words"),
     [
         (lambda root: shutil.rmtree(root), "no such folder"),
-        (lambda root: shutil.rmtree(root / "Single-source"), "holds neither Single-source"),
+        (lambda root: shutil.rmtree(root / "Single-source"), "has neither Single-source"),
         (
             lambda root: rewrite_csv(root, lambda rows: [{"name": r["name"], "split": "test"} for r in rows]),
             "'category'",
@@ -206,9 +206,9 @@ def test_faults_found_when_read(root, file, fault, words):
     dataset = AVSBench(root, "s4", "test", image_size=SIZE)
     path = (dataset.clips[0].frame_paths if file == "frame" else dataset.clips[0].mask_paths)[2]
     fault(path)
-    with pytest.raises(AvsError, match=words) as told:
+    with pytest.raises(AvsError, match=words) as raised:
         dataset[0]
-    assert path.name in str(told.value)
+    assert path.name in str(raised.value)
     assert dataset[1]["name"] == "clip-test-1_0"
 
 

@@ -1,22 +1,23 @@
-"""One video cut into clips in AVSBench's layout: what a process of `avslib.data.prepare` does."""
+"""One video cut into clips in AVSBench's layout: what a process of `avslib.video.prepare` does."""
 
 import math
 import shutil
-import wave
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from safetensors import SafetensorError
+from scipy.io import wavfile
 
 from avslib.audio import SAMPLE_RATE, load_clip, log_mel
 from avslib.core.errors import AvsError, DiskFullError, VideoError
 from avslib.core.files import atomic_path
-from avslib.core.tensors import load_tensors, save_tensors
+from avslib.core.tensors import save_tensors
 from avslib.data.avsbench import AUDIO_TOLERANCE
 from avslib.data.layout import LAYOUTS, clip_folders, is_plain_name, make_clip
 from avslib.data.pickles import LOG_MEL, load_log_mel
@@ -32,13 +33,13 @@ class ClipJob:
     (stem, category, split)."""
 
     video: Path
-    cuts: list[tuple[float, dict[str, str]]] | None
+    cuts: list[tuple[float, dict[str, str]]] | None = None
     whole: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a clip: made, there (whole already) or failed; why; and its csv row."""
+    """What became of a clip: made, there (whole already) or failed; why; and its csv row unless it failed."""
 
     clip: str
     status: str
@@ -47,38 +48,49 @@ class Outcome:
 
 
 def make_clips(job: ClipJob, folder: Path, task: str, size: int, masks: Path | None) -> list[Outcome]:
-    """Write the clips of one video below `folder`; what fails is told in the outcomes. Raises DiskFullError alone."""
-    key, outcomes, by_phase = LAYOUTS[task].key, [], {}
-    cuts = job.cuts or []
+    """Write the clips of one video below `folder`; failures are reported in the outcomes. Raises only DiskFullError."""
+    key, cuts, outcomes = LAYOUTS[task].key, job.cuts or [], []
+    reason = f"{job.video}: ends before the clip does; a clip needs {SECONDS} s"
     try:
         seconds = probe(job.video).seconds
         if job.cuts is None:
             cuts = _end_to_end(job, seconds, key)
-        for start, row in cuts:
-            if _is_whole(folder, task, row):
-                outcomes.append(_with_masks(Outcome(row[key], "there", "", row), folder, task, masks))
-            elif seconds is not None and seconds < start + SECONDS - AUDIO_TOLERANCE:
-                outcomes.append(Outcome(row[key], "failed", _too_short(job.video, seconds, start)))
-            else:
-                by_phase.setdefault(start % 1, {})[row[key]] = (start, row)
-        for fraction, wanted in by_phase.items():
-            for name, pictures, sound in _cut(job.video, fraction, {n: math.floor(s) for n, (s, _) in wanted.items()}):
-                row = wanted[name][1]
-                _write_clip(folder, task, row, pictures, sound, size)
-                outcomes.append(_with_masks(Outcome(name, "made", "", row), folder, task, masks))
+        for outcome in _outcomes(job.video, seconds, cuts, folder, task, size):
+            if masks and outcome.row:
+                outcome = replace(outcome, reason=_copy_masks(folder, task, outcome.row, masks))
+            outcomes.append(outcome)
     except DiskFullError:
         raise
-    except Exception as error:  # one video must not stop the others, whatever its decoder meets
-        reason = str(error) if isinstance(error, AvsError) else f"{job.video}: {type(error).__name__}: {error}"
-    else:
-        reason = f"{job.video}: ends before the clip does; a clip needs {SECONDS} s"
-    told = {outcome.clip for outcome in outcomes}
-    outcomes += [Outcome(row[key], "failed", reason) for _, row in cuts if row[key] not in told]
+    except AvsError as error:
+        reason = str(error)
+    except Exception as error:  # a decoder may raise anything, and one video must not stop the others
+        reason = f"{job.video}: {type(error).__name__}: {error}"
+    known = {outcome.clip for outcome in outcomes}
+    outcomes += [Outcome(row[key], "failed", reason) for _, row in cuts if row[key] not in known]
     return outcomes or [Outcome(job.video.name, "failed", reason)]
 
 
+def _outcomes(
+    video: Path, seconds: float | None, cuts: list[tuple[float, dict[str, str]]], folder: Path, task: str, size: int
+) -> Iterator[Outcome]:
+    key, by_phase = LAYOUTS[task].key, {}
+    for start, row in cuts:
+        if _is_whole(folder, task, row):
+            yield Outcome(row[key], "there", "", row)
+        elif seconds is not None and seconds < start + SECONDS - AUDIO_TOLERANCE:
+            yield Outcome(row[key], "failed", _too_short(video, seconds, start))
+        else:
+            by_phase.setdefault(start % 1, {})[row[key]] = (start, row)
+    for fraction, wanted in by_phase.items():
+        starts = {name: math.floor(start) for name, (start, _) in wanted.items()}
+        for name, pictures, sound in _cut(video, fraction, starts):
+            row = wanted[name][1]
+            _write_clip(folder, task, row, pictures, sound, size)
+            yield Outcome(name, "made", "", row)
+
+
 def _end_to_end(job: ClipJob, seconds: float | None, key: str) -> list[tuple[float, dict[str, str]]]:
-    if seconds is None:  # recorded by a browser, say: the header does not tell
+    if seconds is None:  # a header without a length, as browsers record
         seconds = float(sum(1 for _ in read_video(job.video, sound=False)))
     count = int((seconds + AUDIO_TOLERANCE) // SECONDS)
     if not count:
@@ -95,29 +107,23 @@ def _too_short(video: Path, seconds: float, start: float) -> str:
 
 
 def _cut(
-    video: Path, fraction: float, starts: dict[str, int]
+    video: Path, fraction: float, starts: Mapping[str, int]
 ) -> Iterator[tuple[str, list[UInt8[np.ndarray, "H W 3"]], Float[np.ndarray, "S"]]]:
     """Pictures and sound of clips that begin `fraction` of a second after their whole second, in one pass."""
     late, phase = divmod(fraction + PHASE, 1)
-    skipped, length = round(fraction * SAMPLE_RATE), SECONDS * SAMPLE_RATE
-    cutting: dict[str, tuple[list, list]] = {}
-    waiting = sorted(starts, key=starts.get)
-    for moment in read_video(video, phase=phase):
-        while waiting and starts[waiting[0]] <= moment.index:
-            cutting[waiting.pop(0)] = ([], [])
-        for name, (pictures, sounds) in list(cutting.items()):
-            if moment.index >= starts[name] + late and len(pictures) < SECONDS:
-                pictures.append(moment.image)
-            sounds.append(moment.sound)
-            if len(pictures) == SECONDS and len(sounds) * SAMPLE_RATE >= skipped + length:
-                yield name, pictures, np.concatenate(sounds)[skipped : skipped + length]
-                del cutting[name]
-        if not waiting and not cutting:
+    late, first = int(late), round(fraction * SAMPLE_RATE)
+    seconds = ((moment.image, moment.sound) for moment in read_video(video, phase=phase))
+    if fraction and not late:  # the last 1/16 s or less may lie behind the end of the video
+        seconds = chain(seconds, [(None, np.zeros(SAMPLE_RATE, np.float32))])
+    window: deque = deque(maxlen=SECONDS + (fraction > 0))
+    for start, second in enumerate(seconds, 1 - window.maxlen):
+        window.append(second)
+        for name in (name for name, at in starts.items() if at == start):
+            pictures, sounds = zip(*window, strict=True)
+            sound = np.concatenate(sounds)[first : first + SECONDS * SAMPLE_RATE]
+            yield name, list(pictures[late : late + SECONDS]), sound
+        if start >= max(starts.values()):
             return
-    for name, (pictures, sounds) in cutting.items():
-        missing = skipped + length - len(sounds) * SAMPLE_RATE
-        if len(pictures) == SECONDS and missing <= AUDIO_TOLERANCE * SAMPLE_RATE:
-            yield name, pictures, np.concatenate([*sounds, np.zeros(missing, np.float32)])[skipped:]
 
 
 def _is_whole(folder: Path, task: str, row: dict[str, str]) -> bool:
@@ -128,9 +134,7 @@ def _is_whole(folder: Path, task: str, row: dict[str, str]) -> bool:
             return False
         load_clip(clip.wav_path, SECONDS, AUDIO_TOLERANCE)
         load_log_mel(clip.log_mel_path, SECONDS)
-        if clip.log_mel_path.suffix == ".safetensors":
-            load_tensors(clip.log_mel_path)
-    except (AvsError, SafetensorError):
+    except AvsError:
         return False
     return all(map(_is_picture, clip.frame_paths))
 
@@ -138,7 +142,7 @@ def _is_whole(folder: Path, task: str, row: dict[str, str]) -> bool:
 def _is_picture(path: Path) -> bool:
     try:
         with Image.open(path) as picture:
-            picture.verify()  # the checksums, which decoding alone does not look at
+            picture.verify()  # the checksums, which decoding does not look at
         read_frame(path)
     except Exception:  # PIL raises many kinds for a damaged file
         return False
@@ -150,16 +154,13 @@ def _write_clip(folder: Path, task: str, row: dict, pictures: list, sound: Float
     name, data = row[LAYOUTS[task].key], folder / LAYOUTS[task].data
     inner, seen, (stem, *_) = clip_folders(task, row)
     samples = np.clip(np.round(sound * 32768), -32768, 32767).astype("<i2")
-    with atomic_path(data / "audio_wav" / inner / f"{name}.wav") as part, wave.open(str(part), "wb") as stream:
-        stream.setnchannels(1)
-        stream.setsampwidth(2)
-        stream.setframerate(SAMPLE_RATE)
-        stream.writeframes(samples.tobytes())
+    with atomic_path(data / "audio_wav" / inner / f"{name}.wav") as part:
+        wavfile.write(part, SAMPLE_RATE, samples)
     # of the samples as the wav holds them, so that either file gives the same embedding
     patches = log_mel(torch.from_numpy(samples.astype(np.float32) / 32768), SAMPLE_RATE, SECONDS)
     save_tensors(data / "audio_log_mel" / inner / f"{name}.safetensors", {LOG_MEL: patches})
     frames = data / "visual_frames" / seen
-    if frames.is_dir():  # a folder cannot be replaced in one step: fill in what it lacks, or holds damaged
+    if frames.is_dir():  # a folder cannot be replaced in one step: write what it lacks, or holds damaged
         for number, picture in enumerate(pictures, 1):
             if not _is_picture(path := frames / f"{stem}_{number}.png"):
                 with atomic_path(path) as part:
@@ -178,15 +179,13 @@ def _write_png(path: Path, picture: UInt8[np.ndarray, "H W 3"], size: int) -> No
     image.save(path, format="PNG")
 
 
-def _with_masks(outcome: Outcome, folder: Path, task: str, masks: Path | None) -> Outcome:
-    """The outcome, after the clip's masks were copied from the folder `masks` where it has them."""
-    if masks is None:
-        return outcome
-    inside = clip_folders(task, outcome.row)[0] / outcome.clip
+def _copy_masks(folder: Path, task: str, row: dict[str, str], masks: Path) -> str:
+    """Copy the clip's masks from the folder `masks`, or return why there are none."""
+    inside = clip_folders(task, row)[0] / row[LAYOUTS[task].key]
     source, target = Path(masks) / inside, folder / LAYOUTS[task].data / "gt_masks" / inside
     if not source.is_dir():
-        return Outcome(outcome.clip, outcome.status, f"{source}: no such folder, so no masks were copied", outcome.row)
+        return f"{source}: no such folder, so no masks were copied"
     if not target.exists():
         with atomic_path(target) as part:
             shutil.copytree(source, part)
-    return outcome
+    return ""

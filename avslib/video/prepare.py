@@ -1,4 +1,4 @@
-"""From raw videos to a folder in AVSBench's layout: frames, wav and log-mel; masks are not made, only copied."""
+"""Raw videos cut into clips in AVSBench's layout: frames, wav and log-mel; masks are not made, only copied."""
 
 import csv
 import math
@@ -8,32 +8,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from rich.progress import track
 
-from avslib.core.errors import AvsError, DataError, UsageError, WorkerError
+from avslib.core.errors import DataError, UsageError, WorkerError
 from avslib.core.files import atomic_path, told_when_full
 from avslib.core.locks import LOCK, locked
-from avslib.data.clip_writer import ClipJob, Outcome, make_clips
-from avslib.data.layout import LAYOUTS, find_folder, read_csv
+from avslib.data.layout import LAYOUTS, read_csv
+from avslib.video.clip_writer import ClipJob, Outcome, make_clips
 
 LOG = "prepare_log.csv"
-VIDEO_ENDINGS = (
-    ".3gp",
-    ".avi",
-    ".flv",
-    ".m4v",
-    ".mkv",
-    ".mov",
-    ".mp4",
-    ".mpeg",
-    ".mpg",
-    ".ogv",
-    ".ts",
-    ".webm",
-    ".wmv",
-)
+ENDINGS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 
 
 @dataclass
@@ -43,8 +30,8 @@ class Prepared:
     Attributes:
         folder: with the task's csv.
         log: csv of every clip: clip, status (made, there, failed), reason.
-        made, there: names of clips that were made, and that lay there whole already.
-        failed: why the others were not made, by clip (by video where no clip could be told).
+        made, there: names of clips that were made, and of those that were there and whole already.
+        failed: why the others were not made, by clip (by video where its clips are unknown).
     """
 
     folder: Path
@@ -57,6 +44,12 @@ class Prepared:
     def exit_code(self) -> int:
         """0 every clip is there, 1 some failed, 2 none could be made."""
         return 0 if not self.failed else 1 if self.made or self.there else 2
+
+    def add(self, outcome: Outcome) -> None:
+        if outcome.status == "failed":
+            self.failed[outcome.clip] = outcome.reason
+        else:
+            (self.made if outcome.status == "made" else self.there).append(outcome.clip)
 
 
 def prepare(
@@ -79,9 +72,9 @@ def prepare(
     last ``_``). Without a table every video is cut end to end into clips ``<file>_<second>`` of `split`, whose category
     is the folder that the video lies in ("unknown" directly below `videos`); what is left at the end is not used.
 
-    A clip whose files are there and can be read is left alone, so that a stopped run goes on; a clip's folder of frames
-    appears only when the clip is whole. Processes that fill one folder take turns. A video that fails stops no other
-    one; a full disk stops all. The csv lists the clips that are there.
+    A clip whose files are there and can be read is kept, so that a stopped run resumes; a clip's folder of frames
+    appears only when the clip is whole. Processes that fill one folder take turns. A video that fails does not
+    stop the others; a full disk stops all. The csv lists the clips that are there.
 
     Args:
         videos: folder of video files, searched in depth; one video file; or the table itself, beside its videos.
@@ -101,47 +94,35 @@ def prepare(
     if table is None and videos.suffix.lower() == ".csv":
         videos, table = videos.parent, videos
     files, folder = _videos(videos), Path(out) / layout.folder
-    planned = _whole_videos(videos, files, split) if table is None else _rows(files, table, task)
+    planned = list(_whole_videos(videos, files, split) if table is None else _rows(files, table, task))
     # two at once would list only their own clips in the csv
     with locked(folder / LOCK, "avs data prepare"):
         return _prepare(planned, folder, task, (size, masks), workers or _cpus(), progress)
 
 
 def _prepare(
-    planned: Iterable[ClipJob | Outcome],
-    folder: Path,
-    task: str,
-    options: tuple[int, str | Path | None],
-    workers: int,
-    progress: bool,
+    planned: list[ClipJob | Outcome], folder: Path, task: str, options: tuple, workers: int, progress: bool
 ) -> Prepared:
-    layout, known = LAYOUTS[task], _listed(folder, task)
-    folder.mkdir(parents=True, exist_ok=True)
-    result = Prepared(folder, folder / LOG)
+    layout, result = LAYOUTS[task], Prepared(folder, folder / LOG)
+    # the clips that earlier runs made
+    known = read_csv(folder / layout.csv, task, optional=("start",)) if (folder / layout.csv).is_file() else []
     rows = {(row["split"], row[layout.key]): row for row in known}
-    jobs = []
-    # written as it goes, since it is what one looks at meanwhile
+    refused = [item for item in planned if isinstance(item, Outcome)]
+    jobs = [item for item in planned if isinstance(item, ClipJob)]
+    found = track(_run(jobs, (folder, task, *options), workers), "preparing", len(jobs), disable=not progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    # the log can be read while the clips are made
     with told_when_full(result.log), open(result.log, "w", encoding="utf-8", newline="") as stream:
         log = csv.writer(stream, lineterminator="\n")
         log.writerow(("clip", "status", "reason"))
-
-        def note(outcome: Outcome) -> None:
-            log.writerow((outcome.clip, outcome.status, outcome.reason))
-            stream.flush()
-            if outcome.status == "failed":
-                result.failed[outcome.clip] = outcome.reason
-                return
-            getattr(result, outcome.status).append(outcome.clip)
-            rows[outcome.row["split"], outcome.row[layout.key]] = outcome.row
-
-        for item in planned:
-            note(item) if isinstance(item, Outcome) else jobs.append(item)
         try:
-            found = _run(jobs, (folder, task, *options), workers)
-            for outcomes in track(found, "preparing", len(jobs), disable=not progress):
-                for outcome in outcomes:
-                    note(outcome)
-        finally:  # what is there when the run is stopped can be read
+            for outcome in chain(refused, chain.from_iterable(found)):
+                log.writerow((outcome.clip, outcome.status, outcome.reason))
+                stream.flush()
+                result.add(outcome)
+                if outcome.row:
+                    rows[outcome.row["split"], outcome.row[layout.key]] = outcome.row
+        finally:  # a stopped run lists the clips that it made
             _write_csv(folder / layout.csv, task, rows.values())
     return result
 
@@ -153,10 +134,10 @@ def _videos(videos: Path) -> dict[str, list[Path]]:
     paths = [videos] if videos.is_file() else sorted(videos.rglob("*"))
     files: dict[str, list[Path]] = {}
     for path in paths:
-        if path.suffix.lower() in VIDEO_ENDINGS and not path.name.startswith(".") and path.is_file():
+        if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file():
             files.setdefault(path.stem, []).append(path)
     if not files:
-        raise DataError(f"{videos}: holds no video; expected files that end in {', '.join(VIDEO_ENDINGS)}")
+        raise DataError(f"{videos}: has no video; expected files that end in {', '.join(ENDINGS)}")
     return files
 
 
@@ -165,31 +146,33 @@ def _whole_videos(root: Path, files: Mapping[str, list[Path]], split: str) -> It
         for path in paths[1:]:
             yield Outcome(path.name, "failed", f"{path}: {paths[0]} has the same name; rename one of them")
         category = paths[0].parent.name if root.is_dir() and paths[0].parent != root else "unknown"
-        yield ClipJob(paths[0], None, {"stem": stem, "category": category, "split": split})
+        yield ClipJob(paths[0], whole={"stem": stem, "category": category, "split": split})
 
 
-def _rows(files: Mapping[str, list[Path]], table: str | Path, task: str) -> list[ClipJob | Outcome]:
-    """One job a video, so that each is decoded once, however many clips are cut from it."""
-    key, found, by_video = LAYOUTS[task].key, [], {}
+def _rows(files: Mapping[str, list[Path]], table: str | Path, task: str) -> Iterator[ClipJob | Outcome]:
+    """One job per video, so that each is decoded once, however many clips are cut from it."""
+    by_video: dict[Path, list[tuple[float, dict[str, str]]]] = {}
     rows = read_csv(table, task, optional=("start", "video"))
     if not rows:
         raise DataError(f"{table}: lists no clip; expected rows of {','.join(LAYOUTS[task].columns)}")
     for row in rows:
-        name = row[key]
+        name = row[LAYOUTS[task].key]
         source, _, second = name.rpartition("_")
+        source = Path(row["video"]).stem if "video" in row else source
         whole = [] if "video" in row else files.get(name, [])
-        paths = whole or files.get(source if "video" not in row else Path(row["video"]).stem, [])
-        start = _second("0" if whole else row.get("start", second))
+        paths, start = whole or files.get(source, []), "0" if whole else row.get("start", second)
         if not paths:
             wanted = repr(row["video"]) if "video" in row else f"named {name!r} or {source or name!r}"
-            found.append(Outcome(name, "failed", f"no video {wanted}; its ending may be any of {VIDEO_ENDINGS}"))
+            reason = f"no video {wanted}; expected one that ends in {', '.join(ENDINGS)}"
         elif len(paths) > 1:
-            found.append(Outcome(name, "failed", f"{paths[0]} and {paths[1]} have the same name; rename one of them"))
-        elif start is None:
-            found.append(Outcome(name, "failed", f"start is {row.get('start', second)!r}; expected seconds, from 0 on"))
+            reason = f"{paths[0]} and {paths[1]} have the same name; rename one of them"
+        elif _second(start) is None:
+            reason = f"start is {start!r}; expected seconds, at least 0"
         else:
-            by_video.setdefault(paths[0], []).append((start, row))
-    return found + [ClipJob(path, cuts, {}) for path, cuts in by_video.items()]
+            by_video.setdefault(paths[0], []).append((_second(start), row))
+            continue
+        yield Outcome(name, "failed", reason)
+    yield from (ClipJob(path, cuts) for path, cuts in by_video.items())
 
 
 def _second(text: str) -> float | None:
@@ -200,17 +183,7 @@ def _second(text: str) -> float | None:
     return value if math.isfinite(value) and value >= 0 else None
 
 
-def _listed(folder: Path, task: str) -> list[dict[str, str]]:
-    """Rows of the csv that an earlier run wrote."""
-    try:
-        return read_csv(find_folder(folder, task) / LAYOUTS[task].csv, task, optional=("start",))
-    except AvsError:
-        if (folder / LAYOUTS[task].csv).is_file():
-            raise
-        return []
-
-
-def _write_csv(path: Path, task: str, rows: Iterator[Mapping[str, str]]) -> None:
+def _write_csv(path: Path, task: str, rows: Iterable[Mapping[str, str]]) -> None:
     columns = ("name", "start", "category", "split") if task == "s4" else ("video_id", "split")
     with atomic_path(path) as part, open(part, "w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, columns, restval="0", extrasaction="ignore", lineterminator="\n")
@@ -223,14 +196,14 @@ def _run(jobs: list[ClipJob], options: tuple, workers: int) -> Iterator[list[Out
         for job in jobs:
             yield make_clips(job, *options)
         return
-    # Spawned, since a process with threads (torch's) must not be forked, and since Windows knows nothing else.
+    # spawned: a process with threads (torch's) must not be forked, and Windows cannot fork
     pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"))
     try:
         for done in as_completed([pool.submit(make_clips, job, *options) for job in jobs]):
             yield done.result()
     except BrokenProcessPool:
         raise WorkerError(
-            "a worker process was killed (its memory, or a decoder that crashed); finished clips are kept: start again "
+            "a worker process was killed (out of memory, or a decoder crashed); finished clips are kept: start again "
             "with one worker to see at which video"
         ) from None
     finally:

@@ -1,4 +1,4 @@
-"""Raw videos become a folder that the reader takes: frames and sound of the right seconds, resumed, failures told."""
+"""Raw videos become a folder that the reader takes: frames and sound of the right seconds, resuming, failures."""
 
 import csv
 
@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from avslib.audio import load_wav, log_mel
 from avslib.cli import app
+from avslib.core.errors import AvsError
 from avslib.data.avsbench import AVSBench
 from avslib.data.check import check
-from avslib.data.prepare import prepare
-from avslib.core.errors import AvsError
+from avslib.video.prepare import prepare
 from avslib.video.writer import write_video
 
 RATE = 16000
@@ -94,7 +94,7 @@ def test_a_csv_says_what_is_cut_from_where(videos, tmp_path):
 
 
 def test_a_stopped_run_goes_on_and_a_clip_appears_whole(videos, tmp_path, monkeypatch):
-    from avslib.data import clip_writer
+    from avslib.video import clip_writer
 
     write, wrote = clip_writer._write_png, []
 
@@ -150,7 +150,7 @@ def test_command_and_exit_codes(videos, tmp_path):
     result = avs(videos, tmp_path / "b", "--split", "val", "--task", "ms3")
     assert result.exit_code == 1 and "prepare_log.csv" in result.output and "mute_0" in result.output
     assert avs(videos / "broken.mp4", tmp_path / "c").exit_code == 2
-    with pytest.raises(AvsError, match="holds no video"):
+    with pytest.raises(AvsError, match="has no video"):
         prepare(tmp_path / "a", tmp_path / "d")
     with pytest.raises(AvsError, match="no such file or folder"):
         prepare(tmp_path / "nowhere", tmp_path / "d")
