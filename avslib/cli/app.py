@@ -155,20 +155,8 @@ def predict_command(
 
     out = out or Path("build/predict") / video.stem
     predictor = Predictor.from_checkpoint(checkpoint, bf16=bf16)
-    rows = write_prediction(
-        predictor,
-        video,
-        out,
-        audio,
-        samples,
-        seed,
-        fps,
-        size,
-        overlap,
-        progress=not quiet,
-        masks=masks,
-        overlay=not no_overlay,
-    )
+    prediction = predictor.predict(video, audio, samples, seed, fps, size, overlap, progress=not quiet)
+    rows = write_prediction(prediction, out, masks=masks, overlay=not no_overlay)
     seen = sum(row["area"] > 0 for row in rows)
     files = "masks, strip.png and predictions.json" if no_overlay else "overlay.mp4, masks, strip.png, predictions.json"
     console.print(f"{out}: {files}; {len(rows)} s, a mask in {seen} of them", markup=False)

@@ -12,10 +12,10 @@ from PIL import Image
 from avslib.core.errors import AvsError
 from avslib.video.files import read_masks, write_prediction
 from avslib.video.filmstrip import Spread
+from avslib.video.masks import rle_decode, rle_encode
 from avslib.video.overlay import Letterbox, Second
 from avslib.video.reader import BrokenOff, read_video
-from avslib.video.rle import rle_decode, rle_encode
-from avslib.video.windows import _Pass
+from avslib.video.windows import joined_windows
 from avslib.video.writer import write_video
 from tests.unit.video.test_predictor import predictor, video  # noqa: F401
 from tests.unit.video.test_reader import frames, tones
@@ -32,8 +32,11 @@ def test_run_lengths_come_back(mask):
 
 def maps_of(count, length, hop):
     """Joined windows whose 'network' gives the number of the window, which is that of its first step."""
-    one = _Pass(lambda window: torch.full((len(window), 1, 1, 1), float(window[0])), length, hop)
-    return [float(x) for i in range(count) for x in one.push(i)] + [float(x) for x in one.finish()]
+
+    def segment(window):
+        return torch.full((len(window), 1, 1, 1), float(window[0]))
+
+    return [float(x) for x in joined_windows([[i] for i in range(count)], segment, length, hop)]
 
 
 @pytest.mark.parametrize(
@@ -51,11 +54,11 @@ def test_windows_join_by_a_triangle(count, length, hop, expected):
     assert np.allclose(maps_of(count, length, hop), expected)
 
 
-def test_memory_of_a_pass_does_not_grow():
-    one = _Pass(lambda window: torch.zeros(len(window), 1, 1, 1), 5, 2)
-    for i in range(100):
-        list(one.push(i))
-        assert len(one.window) <= 5 and len(one.pending) <= 5
+def test_results_come_as_soon_as_no_later_window_covers_them():
+    taken = []
+    groups = (taken.append(i) or [i, i] for i in range(100))
+    for done, _ in enumerate(joined_windows(groups, lambda window: torch.zeros(len(window), 1, 1, 1), 5, 2)):
+        assert len(taken) - done // 2 <= 5
 
 
 def test_overlap_blends_at_the_joint_and_nowhere_else(predictor, tmp_path):  # noqa: F811
@@ -120,7 +123,7 @@ def test_three_forms_of_masks_hold_the_same(predictor, tmp_path):  # noqa: F811
     path = write_video(tmp_path / "a.mp4", np.repeat(frames(3), 2, axis=0), tones(3), 2)
     found = {}
     for kind in ("png", "npz", "rle"):
-        rows = write_prediction(predictor, path, tmp_path / kind, fps=2, masks=kind, overlay=False)
+        rows = write_prediction(predictor.predict(path, fps=2), tmp_path / kind, masks=kind, overlay=False)
         names = {p.name for p in (tmp_path / kind).iterdir()} - {"masks"}
         single = {"png": set(), "npz": {"masks.npz"}, "rle": {"masks.jsonl"}}[kind]
         assert names == {"predictions.json", "strip.png"} | single and [row["second"] for row in rows] == [0, 1, 2]
@@ -136,7 +139,7 @@ def test_what_breaks_off_is_written_as_far_as_it_goes(predictor, tmp_path):  # n
     path = write_video(tmp_path / "long.mp4", noise, tones(12), 8)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.75)])
     with pytest.raises(BrokenOff, match="what there is of it is in"):
-        write_prediction(predictor, path, tmp_path / "out")
+        write_prediction(predictor.predict(path), tmp_path / "out")
     content = json.loads((tmp_path / "out/predictions.json").read_text(encoding="utf-8"))
     at, declared = content["broke_off"]["at"], content["broke_off"]["declared"]
     assert 7 < at < 11 and declared == 12 and abs(len(content["seconds"]) - at) <= 1
@@ -147,9 +150,9 @@ def test_what_breaks_off_is_written_as_far_as_it_goes(predictor, tmp_path):  # n
 def test_results_never_replace_their_source(predictor, tmp_path):  # noqa: F811
     path = video(tmp_path, 1, name="overlay.mp4")
     with pytest.raises(AvsError, match="name another folder"):
-        write_prediction(predictor, path, tmp_path)
+        write_prediction(predictor.predict(path), tmp_path)
     (tmp_path / "strip.png").write_text("mine")
-    write_prediction(predictor, video(tmp_path, 1), tmp_path / "out")
+    write_prediction(predictor.predict(video(tmp_path, 1)), tmp_path / "out")
     assert (tmp_path / "strip.png").read_text() == "mine"
 
 
