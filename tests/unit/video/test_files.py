@@ -1,9 +1,11 @@
 """Rates, sizes and windows of a segmented video, and the files it leaves, also where the video breaks off."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -18,7 +20,7 @@ from avslib.video.reader import BrokenOff, read_video
 from avslib.video.windows import joined_windows
 from avslib.video.writer import write_video
 from tests.unit.video.test_predictor import predictor, video  # noqa: F401
-from tests.unit.video.test_reader import frames, tones
+from tests.unit.video.test_reader import frames, number, tones, with_times
 
 
 @settings(max_examples=60, deadline=None)
@@ -84,6 +86,17 @@ def test_more_results_a_second_are_shifted_passes(predictor, tmp_path):  # noqa:
         assert np.array_equal(direct[3], results[first + 6].probability)
         assert np.array_equal(results[first + 6].image, moments[first + 6].image)
     assert len(list(predictor.predict(path, fps="native"))) == 24
+
+
+def test_native_is_a_mask_for_every_frame_of_a_variable_rate(predictor, tmp_path):  # noqa: F811
+    times = [0, 0.1, 0.2, 0.3, 1.5, 1.6, 2.9, 5.4, 5.5]
+    path = with_times(tmp_path / "vfr.mkv", times, frames(9))
+    soundfile.write(tmp_path / "a.wav", tones(6), 16000)
+    results = list(predictor.predict(path, tmp_path / "a.wav", fps="native"))
+    begun = [round(s.time, 3) for s in results]
+    assert [number(s.image) for s in results if round(s.time, 3) in times] == list(range(9))
+    assert sorted(begun) == begun == sorted({*times, 1.3, 3.9, 4.9, 2.6}) and max(s.length for s in results) <= 1.0001
+    assert all(round(a.time + a.length, 3) == round(b.time, 3) for a, b in itertools.pairwise(results))
 
 
 def test_short_video_at_native_rate(predictor, tmp_path):  # noqa: F811
