@@ -31,10 +31,9 @@ def opened(path: str | Path) -> Iterator[Any]:
     import av
 
     path = Path(path)
-    if not path.is_file():
-        raise VideoError(f"{path}: is a folder, not a video file" if path.is_dir() else f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise VideoError(f"{path}: is empty (0 bytes); copy or record it again")
+    if not path.is_file() or path.stat().st_size == 0:
+        what = "is a folder" if path.is_dir() else "is empty (0 bytes)" if path.is_file() else "no such file"
+        raise VideoError(f"{path}: {what}; expected a video or sound file")
     # from PyAV 19 on metadata that are not text never raise, and the argument is gone
     tolerant = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:

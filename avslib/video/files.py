@@ -31,17 +31,13 @@ def write_prediction(
 ) -> list[dict[str, Any]]:
     """Write the results of :meth:`avslib.video.predictor.Predictor.predict` into the folder `out`, in constant memory.
 
-    ``predictions.json``: settings and, under ``seconds``, :meth:`Second.summary` of each second; with several steps in
-    a second the mean of their areas, confidences and uncertainties, and the box around their boxes. The masks, one for
-    each step: ``masks/0000.png`` ... (255 = sounding), or ``masks.npz`` (an array for each step), or ``masks.jsonl``
-    (COCO's run lengths, a line for each step); `read_masks` reads all three. ``overlay.mp4``, unless `overlay` is
-    False; ``strip.png``; with samples ``uncertainty/0000.png`` too (255 = 1 bit).
+    ``predictions.json``: settings and, under ``seconds``, :meth:`Second.summary` of each second (with several steps in
+    a second their means, and the box around their boxes), which are returned. The masks, one for each step:
+    ``masks/0000.png`` ... (255 = sounding), ``masks.npz`` or ``masks.jsonl`` (COCO's run lengths); `read_masks` reads
+    all three. ``strip.png``; with `overlay` ``overlay.mp4``; with samples ``uncertainty/0000.png`` ... (255 = 1 bit).
 
     `predictions.json` comes last, so a folder that has it is whole, and is not written into again. What an interrupted
     call left is replaced. Of a video that breaks off everything up to there is written, and ``broke_off`` says where.
-
-    Returns:
-        what `predictions.json` holds under ``seconds``.
 
     Raises:
         AvsError: another form of masks; an `out` that is a file, holds a prediction or other files of these names, or

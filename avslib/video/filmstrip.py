@@ -4,19 +4,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from avslib.core.errors import UsageError
 from avslib.video.overlay import Brush, Second
 
 
 class Spread:
-    """Keeps some of a stream of seconds, evenly spread however long it becomes.
+    """Keeps some of a stream of seconds, evenly spread however long it becomes: `seconds`.
 
     Args:
         most: how many are kept; at least half as many, where there are that many.
         longest: longer side of the kept pictures and maps, in pixels; larger ones are made smaller.
-
-    Attributes:
-        seconds: those kept so far, in order.
     """
 
     def __init__(self, most: int = 24, longest: int = 480) -> None:
@@ -26,8 +25,7 @@ class Spread:
     def add(self, second: Second) -> None:
         if self._count % self._stride == 0:
             step = -(-max(second.image.shape[:2]) // self.longest)
-            names = ("image", "probability", "uncertainty", "disagreement")
-            maps = {name: values for name, values in vars(second).items() if name in names and values is not None}
+            maps = {name: values for name, values in vars(second).items() if isinstance(values, np.ndarray)}
             small = {name: values[step // 2 :: step, step // 2 :: step].copy() for name, values in maps.items()}
             self.seconds.append(replace(second, **small))
         if len(self.seconds) > self.most:
@@ -39,14 +37,8 @@ class Spread:
 def strip_figure(seconds: Sequence[Second], columns: int = 6) -> Any:
     """Frames of a video with the mask tinted and outlined; below them the uncertainty in bits, where there is one.
 
-    Args:
-        seconds: of :meth:`avslib.video.predictor.Predictor.predict`; `columns` of them, evenly spread, are drawn.
-
-    Returns:
-        a matplotlib Figure; its label says in words what it shows.
-
-    Raises:
-        AvsError: no second to draw.
+    Of `seconds`, results of `Predictor.predict`, `columns` are drawn, evenly spread. The label of the matplotlib Figure
+    says in words what it shows. Raises AvsError where there is no second to draw.
     """
     from matplotlib.figure import Figure
 

@@ -28,10 +28,8 @@ from avslib.video.container import (
 )
 from avslib.video.sound import Blocks, read_sound
 
-# AVSBench cuts a second into 16 pictures and keeps the last one, index 15
-PHASE = 15 / 16
-# what is left after the last whole step is dropped when it is shorter than this share of a step
-SHORTEST_TAIL = 0.1
+PHASE = 15 / 16  # AVSBench cuts a second into 16 pictures and keeps the last one, index 15
+SHORTEST_TAIL = 0.1  # share of a step; what is left after the last whole step is dropped when it is shorter
 MOST_PIXELS = 4 * 10**9  # in a second: 8K at 120 frames; so a second of video takes less than a minute to decode
 FASTEST = 1000  # frames a second; a header that says more is damaged
 
@@ -132,9 +130,8 @@ def read_video(
     if (fps != "native" and not 0 < fps <= FASTEST) or not 0 <= phase < 1:
         raise UsageError(f"fps is {fps} and phase {phase}; expected fps above 0 and a phase from 0 to below 1")
     frames = _shown(path, probe(path))
-    pictures = _each_frame(frames) if fps == "native" else _sampled(frames, fps, phase)
-    blocks = read_sound(path if audio is None else audio) if sound else []
-    return _moments(pictures, Blocks(blocks), SAMPLE_RATE if sound else 0)
+    blocks = Blocks(read_sound(path if audio is None else audio) if sound else [])
+    return _moments(frames, fps, phase, blocks, SAMPLE_RATE if sound else 0)
 
 
 def _picture(frame: Any, ratio: Fraction | None) -> UInt8[np.ndarray, "H W 3"]:
@@ -146,13 +143,11 @@ def _picture(frame: Any, ratio: Fraction | None) -> UInt8[np.ndarray, "H W 3"]:
     width = max(1, round(frame.width * (ratio or 1)))
     try:
         if width * frame.height > LARGEST_FRAME:
-            raise ValueError(f"shown {width} pixels wide")
+            raise ValueError(f"it is shown {width} pixels wide")
         pixels = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
     except (av.FFmpegError, ValueError) as error:
-        raise VideoError(
-            f"a frame of {frame.width}x{frame.height} pixels in the form {frame.format.name} cannot be "
-            f"read ({error}); convert the video to mp4"
-        ) from None
+        what = f"a frame of {frame.width}x{frame.height} pixels in the form {frame.format.name}"
+        raise VideoError(f"{what} cannot be read ({error}); convert the video to mp4") from None
     try:
         matrix = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # side data that this PyAV does not know stand beside it
@@ -192,32 +187,20 @@ def _shown(path: str | Path, info: VideoInfo) -> Iterator[tuple[float, float, bo
         raise BrokenOff(f"{path}: {what}: damaged, or not copied whole; get it again", end, declared)
 
 
-def _sampled(frames: Iterator[Any], fps: float, phase: float) -> Iterator[tuple[float, float, np.ndarray]]:
-    """Start, end and picture of steps of 1 / `fps` seconds; the last frame stays until its step ends."""
-    done = 0
-    for _, end, last, picture in frames:
-        steps = max(1, math.ceil(end * fps - SHORTEST_TAIL)) if last else math.ceil((end - 1e-6) * fps - phase)
-        image = picture() if steps > done else None
-        for index in range(done, steps):
-            yield index / fps, (index + 1) / fps, image
-        done = max(done, steps)
-
-
-def _each_frame(frames: Iterator[Any]) -> Iterator[tuple[float, float, np.ndarray]]:
-    """Start, end and picture of each frame; one that is shown for longer than a second is given for each second."""
-    for start, end, _, picture in frames:
-        image = picture()
-        while end > start + 1 + 1e-6:
-            yield start, start + 1, image
-            start += 1
-        yield start, end, image
-
-
-def _moments(pictures: Iterator[Any], sound: Blocks, rate: int) -> Iterator[Moment]:
-    done = 0
-    for index, (start, end, image) in enumerate(pictures):
-        wanted = round(end * rate) - done
-        heard = sound.take(wanted)
-        # the sound may end before the picture does
-        yield Moment(index, start, end - start, image, np.pad(heard, (0, wanted - len(heard))))
-        done += wanted
+def _moments(frames: Iterator[Any], fps: float | str, phase: float, sound: Blocks, rate: int) -> Iterator[Moment]:
+    index = heard = done = 0
+    for begin, end, last, picture in frames:
+        if fps == "native":
+            pieces = max(1, math.ceil(end - begin - 1e-6))
+            steps = [(begin + k, min(begin + k + 1, end)) for k in range(pieces)]
+        else:  # the last frame stays until its step ends
+            count = max(1, math.ceil(end * fps - SHORTEST_TAIL)) if last else math.ceil((end - 1e-6) * fps - phase)
+            steps = [(k / fps, (k + 1) / fps) for k in range(done, count)]
+            done = max(done, count)
+        image = picture() if steps else None
+        for start, stop in steps:
+            wanted = round(stop * rate) - heard
+            samples = sound.take(wanted)
+            # the sound may end before the picture does
+            yield Moment(index, start, stop - start, image, np.pad(samples, (0, wanted - len(samples))))
+            index, heard = index + 1, heard + wanted

@@ -31,8 +31,7 @@ def read_sound(path: str | Path, rate: int = SAMPLE_RATE) -> Iterator[Samples]:
     with opened(path) as container:
         if sound_track(container) is None:
             raise VideoError(
-                f"{path}: has no sound track that can be read; give the sound as a file of its own (--audio FILE, "
-                "or audio=FILE)"
+                f"{path}: has no sound track that can be read; give a sound file (--audio FILE, audio=FILE)"
             )
     return _resampled(_placed(path), rate)
 
@@ -67,11 +66,10 @@ def _placed(path: str | Path) -> Iterator[tuple[int, Samples]]:
     """
     rate, position, slack = 0, 0, 0
     for time, frame, _ in timed(path, sound_track):
-        if not RATES[0] <= frame.sample_rate <= RATES[1] or frame.layout.nb_channels > MOST_CHANNELS:
-            raise VideoError(
-                f"{path}: its sound has {frame.layout.nb_channels} channels of {frame.sample_rate} samples a second; "
-                f"expected up to {MOST_CHANNELS}, and {RATES[0]} to {RATES[1]}: convert it"
-            )
+        channels, limits = frame.layout.nb_channels, f"up to {MOST_CHANNELS}, and {RATES[0]} to {RATES[1]}"
+        if not RATES[0] <= frame.sample_rate <= RATES[1] or channels > MOST_CHANNELS:
+            what = f"{channels} channels of {frame.sample_rate} samples a second"
+            raise VideoError(f"{path}: its sound has {what}; expected {limits}: convert it")
         if frame.sample_rate != rate:
             position, rate = round(position * frame.sample_rate / (rate or 1)), frame.sample_rate
         gap = 0 if time is None else round(time * rate) - position
@@ -93,11 +91,9 @@ def _mono(frame: Any) -> Samples:
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(frame.samples, -1).T
-    if samples.dtype.kind == "u":
-        samples = (samples.astype(np.float32) - 128) / 128
-    elif samples.dtype.kind == "i":
-        samples = samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
-    return np.nan_to_num(samples.astype(np.float32).mean(0), posinf=0, neginf=0)
+    full = {"u": 128.0, "i": 2.0 ** (8 * samples.itemsize - 1)}.get(samples.dtype.kind, 1.0)
+    zero = 128 if samples.dtype.kind == "u" else 0
+    return np.nan_to_num(((samples.astype(np.float32) - zero) / full).mean(0), posinf=0, neginf=0)
 
 
 def _resampled(sound: Iterator[tuple[int, Samples]], rate: int) -> Iterator[Samples]:
