@@ -46,12 +46,9 @@ class Second:
         return self.probability > 0.5
 
     def summary(self) -> dict[str, Any]:
-        """Plain numbers for JSON.
-
-        second: the one that the step begins in; time: where, in seconds; area: share of the picture that is marked;
-        confidence: mean probability within the mask (None when it is empty); box: [left, top, right, bottom] in
-        pixels, right and bottom exclusive (None when empty); with samples uncertainty and disagreement: mean over the
-        picture, in bits.
+        """Plain numbers for JSON: the second in which the step begins, and its time in seconds; area: share of the
+        picture that is marked; confidence: mean probability within the mask, None when it is empty; box: [left, top,
+        right, bottom] in pixels, right and bottom exclusive, None when empty; with samples mean doubts, in bits.
         """
         mask = self.mask
         box = Image.fromarray(mask).getbbox()
@@ -143,18 +140,16 @@ def overlay_video(
 
     Args:
         seconds: of the same video, in order; may be a generator, which is drawn from as the frames need it.
-        path: an .mp4 file.
+        path, quality: see :func:`avslib.video.writer.write_video`.
         audio: another file to take the sound from.
         longest: larger videos are made smaller, so that their longer side has that many pixels.
-        quality: see :func:`avslib.video.writer.write_video`.
 
     Raises:
         AvsError: as `read_video` and `write_video`; `BrokenOff` after what there is of the video was written.
     """
     info = probe(video)
-    fps = min(info.fps or 25.0, FASTEST)
-    scale = min(1.0, (longest or max(info.width, info.height)) / max(info.width, info.height))
-    size = max(1, round(info.width * scale)), max(1, round(info.height * scale))
+    fps, longer = min(info.fps or 25.0, FASTEST), max(info.width, info.height)
+    size = Letterbox(info.height, info.width, min(longest or longer, longer)).inner[::-1]
     broken: list[BrokenOff] = []
 
     def frames() -> Iterator[np.ndarray]:

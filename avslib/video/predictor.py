@@ -37,10 +37,7 @@ class Predictor:
         cls, source: str | Path, device: str | torch.device = "cpu", *, bf16: bool = False
     ) -> "Predictor":
         """From a checkpoint folder, or the name of a shipped one; channels-last, and with `bf16` in bfloat16 where that
-        is safe: faster on hardware that has it, with 8 binary digits in a product.
-
-        Raises:
-            AvsError: see :func:`avslib.load_checkpoint`.
+        is safe: faster on hardware that has it, with 8 binary digits in a product. Errors as `avslib.load_checkpoint`.
         """
         return cls(apply_speed_options(load_checkpoint(source, device), bf16=bf16))
 
@@ -123,7 +120,7 @@ class Predictor:
         overlap: int = OVERLAP,
         progress: bool = False,
     ) -> Prediction:
-        """Segment a video file, an iterator of one `Second` for each second, in constant memory.
+        """Segment a video file: an iterator of one `Second` for each second, in constant memory.
 
         One frame a second is taken as AVSBench does, brought to the network's size with its aspect ratio kept, and
         segmented in windows of a clip's length (5 s). The last window reaches back into the one before it; a video
@@ -135,13 +132,10 @@ class Predictor:
             samples: 0 for the mean code; K for the mean of K codes drawn from the prior, with maps of uncertainty.
             seed: random seed of the samples; each window draws the same ones.
             fps: results a second, from 1 to the file's own frame rate, or "native" for one for each frame. The model
-                was trained on one frame and one second of sound a second, and is never given anything else: r results
-                a second are r passes, each over one frame a second, and cost r times as much.
+                only ever sees one frame a second, as in training: r results a second cost r times as much.
             size: side of the square that the network runs at, in pixels, a multiple of 32; None: that of its training.
-                The latent encoders pool their maps to the grid that they were trained on.
-            overlap: seconds that neighbouring windows share, 0 to less than a window. Where they overlap, their
-                probabilities are averaged, the middle of a window weighing most. With samples, disagreement between
-                windows counts as disagreement between samples.
+            overlap: seconds that neighbouring windows share. There their probabilities are averaged, the middle of a
+                window weighing most; with samples, windows that disagree count as samples that do.
             progress: show a bar with the time left.
 
         Raises:

@@ -31,7 +31,7 @@ def read_sound(path: str | Path, rate: int = SAMPLE_RATE) -> Iterator[Samples]:
     with opened(path) as container:
         if sound_track(container) is None:
             raise VideoError(
-                f"{path}: has no sound track that can be read; give a sound file (--audio FILE, audio=FILE)"
+                f"{path}: has no sound track that can be read; give a sound file by --audio FILE, or audio="
             )
     return _resampled(_placed(path), rate)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # sharing 1, 2 or 4 s moved J on 60 s of Mini-AVS clips by +0.008, -0.003 and +0.005, at up to 5 times the cost
 OVERLAP = 0
-SIZES = (32, 2048)  # side of the network's square, in pixels
+SIZES = range(32, 2049, 32)  # side of the network's square, in pixels
 
 Window = list[tuple[Tensor, np.ndarray]]  # fitted pictures, uint8 [3, S, S], and a second of 16 kHz sound for each
 
@@ -60,27 +60,29 @@ class Prediction:
         own = max(1.0, self.info.fps or 25.0)
         whole = int(self.fps) if str(self.fps).isdecimal() else 0
         native, self.rate = self.fps == "native", own if self.fps == "native" else float(whole)
-        for fine, sentence in (
-            (self.samples >= 0, f"samples is {self.samples}; expected 0 (the mean code) or how many codes to draw"),
+        for name, value, fine, expected in (
+            ("samples", self.samples, self.samples >= 0, "0 (the mean code) or how many codes to draw"),
+            ("size", self.size, type(self.size) is int and self.size in SIZES, f"a multiple of 32 up to {SIZES[-1]}"),
             (
-                type(self.size) is int and SIZES[0] <= self.size <= SIZES[1] and self.size % 32 == 0,
-                f"size is {self.size}; expected a multiple of 32 from {SIZES[0]} to {SIZES[1]}, such as 224 or 384",
-            ),
-            (
+                "overlap",
+                self.overlap,
                 type(self.overlap) is int and 0 <= self.overlap < frames,
-                f"overlap is {self.overlap}; expected 0 to {frames - 1} s, as a window is {frames} s long",
+                f"0 to {frames - 1} s, as a window is {frames} s long",
             ),
             (
+                "fps",
+                self.fps,
                 native or whole == 1 or 1 < whole <= own + 0.1,
-                f"fps is {self.fps}; expected native or a whole number from 1 to {own:.3g}, the rate of {self.video}",
+                f"native or a whole number from 1 to {own:.3g}, the rate of {self.video}",
             ),
         ):
             if not fine:
-                raise UsageError(sentence)
-        moments = read_video(self.video, "native" if native else whole, audio=self.audio)
+                raise UsageError(f"{name} is {value}; expected {expected}")
+        fps = "native" if native else whole
         # waiting for their windows the pictures would fill the memory: they are read a second time
-        pictures = read_video(self.video, "native" if native else whole, sound=False)
-        self._results = self._read(moments, pictures, frames)
+        pictures = read_video(self.video, fps, sound=False)
+        groups = self._by_second(read_video(self.video, fps, audio=self.audio))
+        self._results = self._read(joined_windows(groups, self._segment, frames, frames - self.overlap), pictures)
         if self.progress:
             from rich.progress import track
 
@@ -93,9 +95,8 @@ class Prediction:
     def __next__(self) -> Second:
         return next(self._results)
 
-    def _read(self, moments: Iterator[Moment], pictures: Iterator[Moment], frames: int) -> Iterator[Second]:
-        groups = self._by_second(moments)
-        for maps in joined_windows(groups, self._segment, frames, frames - self.overlap):
+    def _read(self, joined: Iterator[Tensor], pictures: Iterator[Moment]) -> Iterator[Second]:
+        for maps in joined:
             if len(maps) == 2:
                 total = entropy(maps[0])
                 maps = torch.stack([maps[0], total, (total - maps[1]).clamp(min=0)])
