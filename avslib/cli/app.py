@@ -130,6 +130,9 @@ def predict_command(
     ] = "mini-s4",
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default: build/predict/<name>.")] = None,
     audio: Annotated[Path | None, typer.Option(help="Take the sound from this file.")] = None,
+    track: Annotated[
+        int | None, typer.Option(min=1, help="Number of the video's sound track; default: the one that players choose.")
+    ] = None,
     samples: Annotated[
         int, typer.Option(min=0, help="0: the mean code; K: K codes drawn from the prior, and maps of uncertainty.")
     ] = 0,
@@ -155,7 +158,7 @@ def predict_command(
 
     out = out or Path("build/predict") / video.stem
     predictor = Predictor.from_checkpoint(checkpoint, bf16=bf16)
-    prediction = predictor.predict(video, audio, samples, seed, fps, size, overlap, progress=not quiet)
+    prediction = predictor.predict(video, audio or track, samples, seed, fps, size, overlap, progress=not quiet)
     rows = write_prediction(prediction, out, masks=masks, overlay=not no_overlay)
     seen = sum(row["area"] > 0 for row in rows)
     files = "masks, strip.png and predictions.json" if no_overlay else "overlay.mp4, masks, strip.png, predictions.json"

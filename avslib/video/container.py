@@ -54,11 +54,14 @@ def picture_track(container: Any) -> Any | None:
     return next((s for s in container.streams.video if s.codec_context and not s.disposition & cover), None)
 
 
-def sound_track(container: Any) -> Any | None:
-    """The sound stream that players choose: the first that can be decoded and is marked as default, else the first."""
+def sound_track(container: Any, number: int | None = None) -> Any | None:
+    """Sound stream `number`, from 1, of those that can be decoded; None: the one that players choose, the first that is
+    marked as default, else the first."""
     import av
 
     tracks = [s for s in container.streams.audio if s.codec_context]
+    if number is not None:
+        return tracks[number - 1] if 1 <= number <= len(tracks) else None
     return next((s for s in tracks if s.disposition & av.stream.Disposition.default), next(iter(tracks), None))
 
 

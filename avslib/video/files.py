@@ -48,7 +48,7 @@ def write_prediction(
         raise UsageError(f"masks is {masks!r}; expected one of {', '.join(FORMS)}")
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: is a file; name a folder for the results")
-    for source in (Path(path) for path in (prediction.video, prediction.audio) if path is not None):
+    for source in (Path(path) for path in (prediction.video, prediction.audio) if isinstance(path, str | Path)):
         if source.name in SINGLE and source.resolve().parent == out.resolve():
             raise OutputError(f"{source}: lies where the results would be written; name another folder for them")
     left_over = (out / UNFINISHED).exists()

@@ -131,7 +131,7 @@ def overlay_video(
     video: str | Path,
     seconds: Iterable[Second],
     path: str | Path,
-    audio: str | Path | None = None,
+    audio: str | Path | int | None = None,
     *,
     longest: int | None = None,
     quality: int = 23,
@@ -141,7 +141,7 @@ def overlay_video(
     Args:
         seconds: of the same video, in order; may be a generator, which is drawn from as the frames need it.
         path, quality: see :func:`avslib.video.writer.write_video`.
-        audio: another file to take the sound from.
+        audio: see :func:`avslib.video.sound.read_sound`.
         longest: larger videos are made smaller, so that their longer side has that many pixels.
 
     Raises:
@@ -165,7 +165,7 @@ def overlay_video(
             broken.append(error)
 
     rate = next((r for r in SOUND_RATES if audio is None and r >= info.sound_rate), 44100)
-    sound = read_sound(video if audio is None else audio, rate)
+    sound = read_sound(video, rate, audio)
     write_video(path, frames(), sound, fps, rate=rate, quality=quality)
     for error in broken:
         raise error

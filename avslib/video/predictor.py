@@ -112,7 +112,7 @@ class Predictor:
     def predict(
         self,
         video: str | Path,
-        audio: str | Path | None = None,
+        audio: str | Path | int | None = None,
         samples: int = 0,
         seed: int = 0,
         fps: int | str = 1,
@@ -128,7 +128,8 @@ class Predictor:
 
         Args:
             video: any file that FFmpeg reads.
-            audio: a file to take the sound from, instead of the video's own sound track.
+            audio: a file to take the sound from, or the number of a sound track of the video, from 1; None: the track
+                that players choose.
             samples: 0 for the mean code; K for the mean of K codes drawn from the prior, with maps of uncertainty.
             seed: random seed of the samples; each window draws the same ones.
             fps: results a second, from 1 to the file's own frame rate, or "native" for one for each frame. The model

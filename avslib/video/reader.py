@@ -110,7 +110,7 @@ def read_video(
     path: str | Path,
     fps: float | Literal["native"] = 1.0,
     *,
-    audio: str | Path | None = None,
+    audio: str | Path | int | None = None,
     sound: bool = True,
     phase: float = PHASE,
 ) -> Iterator[Moment]:
@@ -121,7 +121,7 @@ def read_video(
 
     Args:
         fps: steps a second; "native" makes a step of each frame as long as it is shown, in pieces of a second at most.
-        audio: another file to take the sound from; it may be shorter or longer than the video.
+        audio: see :func:`avslib.video.sound.read_sound`; the sound may be shorter or longer than the video.
         sound: False leaves the sound out, and then the file needs no sound track.
 
     Raises:
@@ -130,7 +130,7 @@ def read_video(
     if (fps != "native" and not 0 < fps <= FASTEST) or not 0 <= phase < 1:
         raise UsageError(f"fps is {fps} and phase {phase}; expected fps above 0 and a phase from 0 to below 1")
     frames = _shown(path, probe(path))
-    blocks = Blocks(read_sound(path if audio is None else audio) if sound else [])
+    blocks = Blocks(read_sound(path, audio=audio) if sound else [])
     return _moments(frames, fps, phase, blocks, SAMPLE_RATE if sound else 0)
 
 

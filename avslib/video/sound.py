@@ -1,7 +1,8 @@
 """The sound of a media file as a stream: 16 kHz mono, placed by its time stamps on the clock of the pictures."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -20,20 +21,33 @@ LIP_SYNC = 20  # sound is moved where its time stamps are off by more than 1/20 
 Samples = Float[np.ndarray, "_"]
 
 
-def read_sound(path: str | Path, rate: int = SAMPLE_RATE) -> Iterator[Samples]:
+def read_sound(path: str | Path, rate: int = SAMPLE_RATE, audio: str | Path | int | None = None) -> Iterator[Samples]:
     """Stream the sound of any video or sound file: mono (mean of the channels) at `rate` Hz, in blocks.
 
     Time 0 is that of the first picture; sound before it is left out, and silence stands where there is none.
 
+    Args:
+        audio: another file to take the sound from, or the number of a sound track, from 1; None: the default track.
+
     Raises:
-        AvsError: the file cannot be opened or has no sound track; at once.
+        AvsError: the file cannot be opened or has no such sound track; at once.
     """
+    path, number = (path, audio) if audio is None or isinstance(audio, int) else (audio, None)
+    choose = partial(sound_track, number=number)
     with opened(path) as container:
-        if sound_track(container) is None:
-            raise VideoError(
-                f"{path}: has no sound track that can be read; give a sound file by --audio FILE, or audio="
-            )
-    return _resampled(_placed(path), rate)
+        track = choose(container)
+        if track is None:
+            what = f"sound track {number}" if number else "sound track"
+            raise VideoError(f"{path}: has no {what} that can be read; give a sound file (--audio FILE, audio=FILE)")
+        if track.codec_context.sample_rate:  # else the first frame knows
+            _check(path, track.codec_context.sample_rate, track.codec_context.channels)
+    return _resampled(_placed(path, choose), rate)
+
+
+def _check(path: str | Path, rate: int, channels: int) -> None:
+    if not RATES[0] <= rate <= RATES[1] or not 1 <= channels <= MOST_CHANNELS:
+        limits = f"up to {MOST_CHANNELS}, and {RATES[0]} to {RATES[1]}"
+        raise VideoError(f"{path}: its sound has {channels} channels of {rate} samples a second; expected {limits}")
 
 
 class Blocks:
@@ -59,17 +73,14 @@ def audio_frame(samples: Samples, rate: int, position: int) -> Any:
     return frame
 
 
-def _placed(path: str | Path) -> Iterator[tuple[int, Samples]]:
+def _placed(path: str | Path, choose: Callable[[Any], Any]) -> Iterator[tuple[int, Samples]]:
     """Rates and mono samples that follow each other from second 0 on.
 
     Silence fills gaps; sound that its time stamps place before second 0, or over sound given already, is left out.
     """
     rate, position, slack = 0, 0, 0
-    for time, frame, _ in timed(path, sound_track):
-        channels, limits = frame.layout.nb_channels, f"up to {MOST_CHANNELS}, and {RATES[0]} to {RATES[1]}"
-        if not RATES[0] <= frame.sample_rate <= RATES[1] or channels > MOST_CHANNELS:
-            what = f"{channels} channels of {frame.sample_rate} samples a second"
-            raise VideoError(f"{path}: its sound has {what}; expected {limits}: convert it")
+    for time, frame, _ in timed(path, choose):
+        _check(path, frame.sample_rate, frame.layout.nb_channels)
         if frame.sample_rate != rate:
             position, rate = round(position * frame.sample_rate / (rate or 1)), frame.sample_rate
         gap = 0 if time is None else round(time * rate) - position

@@ -45,7 +45,7 @@ class Prediction:
 
     predictor: "Predictor"
     video: str | Path
-    audio: str | Path | None = None
+    audio: str | Path | int | None = None
     samples: int = 0
     seed: int = 0
     fps: int | str = 1

@@ -220,6 +220,9 @@ def test_the_default_sound_track_is_heard(clip, tmp_path):
             target.mux(stream.encode(frame))
             target.mux(stream.encode(None))
     assert [pitch(m.sound) for m in read_video(path)] == [200, 300, 400, 500, 600]
+    assert not np.concatenate(list(read_sound(path, audio=1))).any()
+    with pytest.raises(AvsError, match="no sound track 3"):
+        read_video(path, audio=3)
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(44100, 2), (48000, 8), (8000, 1), (22050, 1)])
