@@ -44,10 +44,13 @@ def mask_files(form: str, out: Path, digits: int) -> Iterator[Callable[[Second],
 def masks_in(form: str, out: Path) -> Iterator[Bool[np.ndarray, "H W"]]:
     """The masks that `mask_files` wrote, in their order. A damaged file raises many kinds of error."""
     if form == "png":
-        yield from (np.asarray(Image.open(path)) > 0 for path in sorted(out.glob("masks/[0-9]*.png")))
+        yield from (
+            np.asarray(Image.open(path)) > 0
+            for path in sorted(out.glob("masks/[0-9]*.png"), key=lambda path: int(path.stem))
+        )
     elif form == "npz":
         with np.load(out / "masks.npz") as arrays:
-            yield from (arrays[name] for name in sorted(arrays.files))
+            yield from (arrays[name] for name in sorted(arrays.files, key=int))
     else:
         with open(out / "masks.jsonl", encoding="utf-8") as lines:
             yield from (rle_decode(row["counts"], row["size"]) for row in map(json.loads, lines))

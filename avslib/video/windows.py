@@ -60,24 +60,13 @@ class Prediction:
         own = max(1.0, self.info.fps or 25.0)
         whole = int(self.fps) if str(self.fps).isdecimal() else 0
         native, self.rate = self.fps == "native", own if self.fps == "native" else float(whole)
-        for name, value, fine, expected in (
-            ("samples", self.samples, self.samples >= 0, "0 (the mean code) or how many codes to draw"),
-            ("size", self.size, type(self.size) is int and self.size in SIZES, f"a multiple of 32 up to {SIZES[-1]}"),
-            (
-                "overlap",
-                self.overlap,
-                type(self.overlap) is int and 0 <= self.overlap < frames,
-                f"0 to {frames - 1} s, as a window is {frames} s long",
-            ),
-            (
-                "fps",
-                self.fps,
-                native or whole == 1 or 1 < whole <= own + 0.1,
-                f"native or a whole number from 1 to {own:.3g}, the rate of {self.video}",
-            ),
-        ):
-            if not fine:
-                raise UsageError(f"{name} is {value}; expected {expected}")
+        _require(self.samples >= 0, f"samples is {self.samples}; expected 0 (the mean code) or how many codes to draw")
+        fine, expected = type(self.size) is int and self.size in SIZES, f"a multiple of 32 up to {SIZES[-1]}"
+        _require(fine, f"size is {self.size}; expected {expected}")
+        fine, expected = type(self.overlap) is int and 0 <= self.overlap < frames, f"0 to {frames - 1} s"
+        _require(fine, f"overlap is {self.overlap}; expected {expected}, as a window is {frames} s long")
+        fine, expected = native or whole == 1 or 1 < whole <= own + 0.1, "native or a whole number from 1 to"
+        _require(fine, f"fps is {self.fps}; expected {expected} {own:.3g}, the rate of {self.video}")
         fps = "native" if native else whole
         # waiting for their windows the pictures would fill the memory: they are read a second time
         pictures = read_video(self.video, fps, sound=False)
@@ -109,16 +98,19 @@ class Prediction:
     def _by_second(self, moments: Iterator[Moment]) -> Iterator[Window]:
         """The steps that begin in the same second."""
         heard = np.zeros(0, np.float32)
+        for _, group in groupby(self._readable(moments), key=lambda moment: int(moment.start + 1e-6)):
+            steps = []
+            for moment in group:
+                heard = np.concatenate([heard, moment.sound])[-SAMPLE_RATE:]
+                steps.append((Letterbox(*moment.image.shape[:2], self.size).fit(moment.image), heard))
+            # within the first second less than a second was heard: its steps are given all of it
+            whole = np.pad(heard, (0, SAMPLE_RATE - len(heard)))
+            yield [(image, sound if len(sound) == SAMPLE_RATE else whole) for image, sound in steps]
+
+    def _readable(self, moments: Iterator[Moment]) -> Iterator[Moment]:
         try:
-            for _, group in groupby(moments, key=lambda moment: int(moment.start + 1e-6)):
-                steps = []
-                for moment in group:
-                    heard = np.concatenate([heard, moment.sound])[-SAMPLE_RATE:]
-                    steps.append((Letterbox(*moment.image.shape[:2], self.size).fit(moment.image), heard))
-                # within the first second less than a second was heard: its steps are given all of it
-                whole = np.pad(heard, (0, SAMPLE_RATE - len(heard)))
-                yield [(image, sound if len(sound) == SAMPLE_RATE else whole) for image, sound in steps]
-        except BrokenOff as error:
+            yield from moments
+        except BrokenOff as error:  # raised again after the results of all that could be read
             self.broken = error
 
     def _segment(self, window: Window) -> Float[Tensor, "T M S S"]:
@@ -133,6 +125,11 @@ class Prediction:
             name = self.predictor.model.config.model.backbone
             raise UsageError(f"size: backbone {name} does not run at {self.size} ({error}); leave size out") from error
         return torch.stack([drawn.mean(0), entropy_parts(drawn)[1]], dim=1)
+
+
+def _require(fine: bool, sentence: str) -> None:
+    if not fine:
+        raise UsageError(sentence)
 
 
 def joined_windows(
