@@ -13,6 +13,9 @@ def predict_command(
     checkpoint: Annotated[str, typer.Option(help=CHECKPOINT)] = "mini-s4",
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default: build/predict/<name>.")] = None,
     audio: Annotated[Path | None, typer.Option(help="Take the sound from this file.")] = None,
+    track: Annotated[
+        int | None, typer.Option(min=1, help="Number of the sound track; default: the default one.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=0, help="0: the mean code; K: K codes of the prior, uncertainty.")] = 0,
     seed: Annotated[int, typer.Option(help="Random seed for the samples.")] = 0,
     fps: Annotated[str, typer.Option(help="Masks per second: 1 up to the video's own rate, or native.")] = "1",
@@ -30,9 +33,8 @@ def predict_command(
 
     out = out or Path("build/predict") / video.stem
     predictor = Predictor.from_checkpoint(checkpoint, bf16=bf16)
-    sampling = {"samples": samples, "seed": seed, "fps": fps, "size": size, "overlap": overlap}
-    written = {"masks": masks, "overlay": not no_overlay, "progress": not quiet}
-    rows = write_prediction(predictor, video, out, audio, **sampling, **written)
+    prediction = predictor.predict(video, audio or track, samples, seed, fps, size, overlap, progress=not quiet)
+    rows = write_prediction(prediction, out, masks=masks, overlay=not no_overlay)
     seen = sum(row["area"] > 0 for row in rows)
     files = "masks, strip.png and predictions.json" if no_overlay else "overlay.mp4, masks, strip.png, predictions.json"
     say(f"{out}: {files}; {len(rows)} s, a mask in {seen} of them")

@@ -255,7 +255,7 @@ def test_a_damaged_prepared_clip_is_made_again(tmp_path):
 
 @pytest.mark.parametrize("kind", ["png", "npz", "rle"])
 def test_damaged_masks_are_told(predictor, tmp_path, kind):  # noqa: F811
-    write_prediction(predictor, video(tmp_path, 2), tmp_path / "out", masks=kind, overlay=False)
+    write_prediction(predictor.predict(video(tmp_path, 2)), tmp_path / "out", masks=kind, overlay=False)
     path = {"png": "masks/0001.png", "npz": "masks.npz", "rle": "masks.jsonl"}[kind]
     found = attack(kind, tmp_path / "out" / path, lambda: [m.tolist() for m in read_masks(tmp_path / "out")], 40)
     assert found["recognised"] > 0.5 * found["damaged"]
@@ -302,7 +302,7 @@ def full_writers(folder, predictor, clip, data):  # noqa: F811
         "record": lambda: write_record(folder / "record", record(notes="long " * 1000)),
         "picture": picture,
         "history": log,
-        "prediction": lambda: write_prediction(predictor, clip, folder / "masks"),
+        "prediction": lambda: write_prediction(predictor.predict(clip), folder / "masks"),
         "cut clip": lambda: clip_writer._write_clip(
             folder,
             "s4",

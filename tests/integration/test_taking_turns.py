@@ -118,8 +118,8 @@ def test_clips_of_two_processes_are_all_listed(tmp_path):
 
 def test_one_of_two_predictions_into_a_folder_is_refused(predictor, tmp_path):  # noqa: F811
     clip = video(tmp_path, 2)
-    said = at_once(*[lambda: write_prediction(predictor, clip, tmp_path / "out", overlay=False)] * 2)
-    assert said[1] == "done" and ("another process" in said[0] or "holds a prediction already" in said[0])
+    said = at_once(*[lambda: write_prediction(predictor.predict(clip), tmp_path / "out", overlay=False)] * 2)
+    assert said[1] == "done" and ("another process" in said[0] or "exists already" in said[0])
     assert len(list(read_masks(tmp_path / "out"))) == 2 and not (tmp_path / "out/.unfinished").exists()
 
 
