@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-from benchmarks.scaling import Link, gradient_bytes, project, ring_seconds
 from timm.layers import BatchNormAct2d
 from torch import nn
 
@@ -241,32 +240,3 @@ def test_two_processes_resume_and_stop_together(values, mini_data, tmp_path):
     assert len(names[0]) == len(names[1]) == 4 and not names[0] & names[1]
     with pytest.raises(AvsError, match="2 process"):
         RunState.open(tmp_path / "whole", load_config("mini", own), resume=True)
-
-
-# ---- scaling on paper
-
-
-def test_weak_scaling_of_a_step_worked_out_by_hand():
-    # 4 processes: 1.5 x 100 bytes at 50 B/s and 6 hops of 0.1 s = 3.6 s, half of it hidden; in nodes of 2, 3 s and 6 s
-    near, far = Link(50.0, 0.1), Link(10.0, 1.0)
-    one, two, four = project(8.0, 4, 100, (1, 2, 4), node=4, inside_node=near, between_nodes=far)
-    assert (one.efficiency, one.clips_per_second, one.sent_bytes) == (1.0, 0.5, 0.0)
-    assert two.exposed_seconds == pytest.approx(0.5 * (100 / 50 + 0.2))
-    assert four.sent_bytes == 150 and four.step_seconds == pytest.approx(9.8)
-    assert four.clips_per_second == pytest.approx(16 / 9.8) and four.efficiency == pytest.approx(8 / 9.8)
-    (apart,) = project(8.0, 4, 100, (4,), node=2, inside_node=near, between_nodes=far, overlap=0.0)
-    assert apart.exposed_seconds == pytest.approx(15 + 6)
-    (synced,) = project(8.0, 4, 100, (4,), node=4, inside_node=near, statistics=10)
-    assert synced.exposed_seconds == pytest.approx(1.8 + 2 * 10 * 0.6)
-
-
-def test_no_more_is_hidden_than_the_backward_pass_is_long():
-    (row,) = project(0.3, 1, 1000, (2,), inside_node=Link(1000.0, 0.0), overlap=1.0)
-    assert row.exposed_seconds == pytest.approx(1 - 0.2)
-
-
-def test_frozen_parameters_are_not_sent_and_nonsense_is_refused():
-    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1).requires_grad_(False))
-    assert gradient_bytes(model) == 32 and ring_seconds(0, 2, Link(1.0, 0.5)) == 1.0
-    with pytest.raises(AvsError, match="overlap 2"):
-        project(1.0, 1, 1, overlap=2)

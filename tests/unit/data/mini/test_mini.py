@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from avslib.core.errors import AvsError
 from avslib.data.mini import build_mini, compose_clip
 from avslib.data.mini.assets import BANK, CLASSES, load_assets, pool
 from avslib.data.mini.compose import plan_clip
 from avslib.data.mini.scene import render_scene
 from avslib.data.mini.soundtrack import render_source
-from avslib.core.errors import AvsError
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "mini"
 COUNTS = {
