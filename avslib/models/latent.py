@@ -12,37 +12,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avslib.core.errors import UsageError
-from avslib.training.distributed import rank, world_size
-from avslib.training.micro_batches import NoiseOfPart, Part
 
 # encoder names of the two branches, in the order s_v, s_a, c
 PRIOR = ("vs", "as", "vac")
 POSTERIOR = ("vs_y", "as_y", "vac_y")
 
-# None: the mean codes; a generator: one sample (of a part: what it has in the whole batch); a mapping from encoder name
-# to eps [N, K]: that sample
-Noise = torch.Generator | NoiseOfPart | Mapping[str, Float[Tensor, "N K"]] | None
+# None: the mean codes; a generator: one sample; a mapping from code name to eps [N, K]: that sample
+Noise = torch.Generator | Mapping[str, Float[Tensor, "_ K"]] | None
+# (mu, logvar)
 Gaussian = tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]
 
 
 def draw_noise(noise: Noise, name: str, like: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
     """Standard-normal noise in the shape of `like`: the mapping's entry `name`, or drawn (None: torch's own generator).
 
-    Processes that train together hold generators in one state: each draws the noise of all rows and takes its own, so
-    that the noise of a batch does not depend on how many processes share it, nor on the parts that it is taken in.
-
     Raises:
-        AvsError: the mapping lacks `name`, or its entry has another shape.
+        UsageError: the mapping lacks `name`, or its entry has another shape.
     """
-    part = noise.part if isinstance(noise, NoiseOfPart) else Part(0, 1, 1)
-    noise = noise.generator if isinstance(noise, NoiseOfPart) else noise
     if noise is None or isinstance(noise, torch.Generator):
         device = like.device if noise is None else noise.device
-        processes = 1 if noise is None else world_size()
-        rows = processes * part.whole(len(like))
-        eps = torch.randn(rows, *like.shape[1:], generator=noise, device=device, dtype=like.dtype)
-        own = eps.chunk(processes)[rank()] if processes > 1 else eps
-        return part.of(own).to(like.device, non_blocking=True)
+        eps = torch.randn(like.shape, generator=noise, device=device, dtype=like.dtype)
+        return eps.to(like.device, non_blocking=True)
     if name not in noise:
         raise UsageError(
             f"noise lacks {name!r}; it has {', '.join(sorted(noise))}; add eps of shape {tuple(like.shape)}"
@@ -64,7 +54,7 @@ def reparametrize(
     return mu if eps is None else mu + torch.exp(0.5 * logvar) * eps
 
 
-class _ConvTrunk(nn.Module):
+class ConvTrunk(nn.Module):
     """Five 4x4 convolutions with stride 2, each with BatchNorm and LeakyReLU(0.01), flattened.
 
     The fully connected layers behind it were built for one image size; maps of another size are average-pooled to it.
@@ -86,7 +76,7 @@ class _ConvTrunk(nn.Module):
         return x.flatten(1)
 
 
-class _GaussianHead(nn.Module):
+class GaussianHead(nn.Module):
     """Two linear layers: mean and log-variance."""
 
     def __init__(self, in_dim: int, latent_dim: int):
@@ -98,39 +88,39 @@ class _GaussianHead(nn.Module):
         return self.mu(x), self.logvar(x)
 
 
-class ImageEncoder(nn.Module):
+class ImageGaussian(nn.Module):
     """Image, or image and mask, to a Gaussian over s_v."""
 
     def __init__(self, in_channels: int, channels: tuple[int, ...], image_size: int, latent_dim: int):
         super().__init__()
-        self.trunk = _ConvTrunk(in_channels, channels, image_size)
-        self.head = _GaussianHead(self.trunk.dim, latent_dim)
+        self.trunk = ConvTrunk(in_channels, channels, image_size)
+        self.head = GaussianHead(self.trunk.dim, latent_dim)
 
     def forward(self, x: Float[Tensor, "N _ H W"]) -> Gaussian:
         return self.head(self.trunk(x))
 
 
-class AudioEncoder(nn.Module):
+class AudioGaussian(nn.Module):
     """Audio embedding to a Gaussian over s_a."""
 
     def __init__(self, audio_dim: int, latent_dim: int):
         super().__init__()
-        self.head = _GaussianHead(audio_dim, latent_dim)
+        self.head = GaussianHead(audio_dim, latent_dim)
 
     def forward(self, audio: Float[Tensor, "N D"]) -> Gaussian:
         return self.head(audio)
 
 
-class AudioMapEncoder(nn.Module):
+class JointGaussian(nn.Module):
     """Audio embedding and a map (image, mask or both) to a Gaussian over s_a or c."""
 
     def __init__(
         self, in_channels: int, channels: tuple[int, ...], image_size: int, audio_dim: int, vector: int, latent_dim: int
     ):
         super().__init__()
-        self.trunk = _ConvTrunk(in_channels, channels, image_size)
+        self.trunk = ConvTrunk(in_channels, channels, image_size)
         self.vector = nn.Linear(self.trunk.dim, vector)
-        self.head = _GaussianHead(audio_dim + vector, latent_dim)
+        self.head = GaussianHead(audio_dim + vector, latent_dim)
 
     def forward(self, audio: Float[Tensor, "N D"], x: Float[Tensor, "N _ H W"]) -> Gaussian:
         return self.head(torch.cat([audio, self.vector(self.trunk(x))], dim=1))

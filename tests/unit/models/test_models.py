@@ -226,7 +226,7 @@ def test_noise_is_none_generator_or_given(small):
         assert torch.equal(one.codes[name], again.codes[name]) and not torch.equal(one.codes[name], other.codes[name])
 
 
-def test_missing_or_misshapen_eps_is_named(small):
+def test_missing_or_misshapen_eps_is_named(unchecked_shapes, small):
     image, audio, mask = batch()
     noise = {name: torch.zeros(4, 4) for name in (*PRIOR, *POSTERIOR)}
     with pytest.raises(AvsError, match="'as_y'"):
@@ -256,7 +256,7 @@ IMAGE, AUDIO, MASK = batch()
         (IMAGE, AUDIO, MASK, {"annotated": torch.zeros(4, dtype=torch.bool)}, "at least one"),
     ],
 )
-def test_shapes_that_do_not_fit_are_told(small, image, audio, mask, extra, said):
+def test_shapes_that_do_not_fit_are_named(unchecked_shapes, small, image, audio, mask, extra, said):
     with pytest.raises(AvsError, match=said):
         small(image, audio, mask, **{"frames": 4, **extra})
 
@@ -289,7 +289,7 @@ def test_objective_is_the_weighted_sum_of_its_parts(small):
     assert all(value.ndim == 0 for value in p.values())
 
 
-def test_objective_says_what_it_lacks(small):
+def test_objective_says_what_it_lacks(unchecked_shapes, small):
     image, audio, mask = batch()
     with pytest.raises(AvsError, match="with a mask"):
         objective(small(image, audio, frames=4), mask, small.config)
