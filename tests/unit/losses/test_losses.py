@@ -219,6 +219,12 @@ def test_orthogonality_ignores_offset_and_scale():
     torch.testing.assert_close(orthogonality_loss(z1, z2), orthogonality_loss(3 * z1 + 7, z2), rtol=1e-4, atol=0)
 
 
+def test_orthogonality_over_two_processes_is_that_of_their_whole_batch():
+    z1, z2 = randn(8, 4, seed=1), randn(8, 4, seed=2)
+    both = orthogonality_loss(z1, z2, lambda x: torch.stack([x, x]))
+    torch.testing.assert_close(both, orthogonality_loss(z1.repeat(2, 1), z2.repeat(2, 1)))
+
+
 # ---- mutual information
 
 
