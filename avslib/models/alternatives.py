@@ -14,13 +14,7 @@ class CorrelationGate(nn.Module):
 
     The simple rival of TPAVI: each position is weighed by its correlation with the sound of its own second. Such maps
     localise sound sources without masks (Senocak et al.: Learning to Localize Sound Source in Visual Scenes, CVPR
-    2018). v and a are the normalised map and audio, as in TPAVI. Seconds do not interact.
-
-    Args:
-        channels: C of map and audio; theta and phi have C / 2.
-
-    Shape:
-        map [N, C, H, W] and audio [N, C] -> fused [N, C, H, W], normalised audio [N, C].
+    2018). v and a are the normalised map and audio, and the interface is that of TPAVI. Seconds do not interact.
     """
 
     def __init__(self, channels: int):

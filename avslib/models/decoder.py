@@ -23,11 +23,7 @@ class ResidualConvUnit(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Four levels, fine to coarse, to logits at the size of the image.
-
-    Shape:
-        maps [N, C, H / s, W / s] for s = 4, 8, 16, 32 -> [N, 1, H, W].
-    """
+    """Four levels, fine to coarse, [N, C, H / s, W / s] for s = 4, 8, 16, 32, to logits at the size of the image."""
 
     def __init__(self, channels: int, levels: int = 4):
         super().__init__()

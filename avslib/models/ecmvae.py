@@ -187,7 +187,7 @@ class ECMVAE(Pretrained):
         return [list(x) for x in by_branch], list(pairs[0][1].chunk(groups))
 
     def _require_statistics(self, image: Tensor) -> None:
-        """Raise where the coarsest level has one value a channel, of which there is no variance."""
+        """Raise where the coarsest level has one value per channel, of which there is no variance."""
         n, _, h, w = image.shape
         own = any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.training for m in self.modules())
         if self.training and n * h * w == STRIDES[-1] ** 2 and own:

@@ -13,6 +13,7 @@ O(N T C) in place of O(N^2 C).
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -24,11 +25,6 @@ def l2_normalize(x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B C"]:
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 
-def gather_nothing(x: Float[Tensor, "*S"]) -> Float[Tensor, "1 *S"]:
-    """The statistics of a process that trains alone."""
-    return x.unsqueeze(0)
-
-
 class TPAVI(nn.Module):
     """Fuses one level's map with the audio of every second of the clip.
 
@@ -36,8 +32,7 @@ class TPAVI(nn.Module):
         channels: C of map and audio; theta, phi and g have C / 2.
 
     Attributes:
-        gather: statistics [*S] of these clips to those of all clips that share the batch statistics, [P, *S]. Training
-            in P processes sets it; by default the clips share them with no others, and P is 1.
+        gather: stacks the statistics [*S] of all processes that share batch statistics to [P, *S]; by default P is 1.
 
     Shape:
         map [N, C, H, W] and audio [N, C] with N = B * frames rows -> fused [N, C, H, W], normalised audio [N, C].
@@ -56,7 +51,7 @@ class TPAVI(nn.Module):
         # the fusion starts as the identity: only the normalised map passes
         nn.init.zeros_(self.batch_norm.weight)
         self.layer_norm = nn.LayerNorm(channels)
-        self.gather: Callable[[Tensor], Tensor] = gather_nothing
+        self.gather: Callable[[Tensor], Tensor] = partial(torch.unsqueeze, dim=0)
 
     def forward(
         self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int, groups: int = 1
