@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from avslib.core.errors import AvsError, ProcessesError, plain_kind
+from avslib.models.fusion import TPAVI
 
 T = TypeVar("T")
 
@@ -135,17 +136,15 @@ def synchronize_batch_norm(model: nn.Module, device: str | torch.device = "cpu")
     """
     if world_size() == 1:
         return model
+    for module in model.modules():
+        if isinstance(module, TPAVI):
+            module.gather = gather_processes
     if torch.device(device).type == "cuda":
         return convert_sync_batchnorm(model)
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.__class__ = _HostSyncBatchNormAct if isinstance(module, BatchNormAct2d) else HostSyncBatchNorm
     return model
-
-
-def is_synchronized(module: nn.Module) -> bool:
-    """Whether a BatchNorm sees the batches of all processes."""
-    return isinstance(module, nn.SyncBatchNorm | HostSyncBatchNorm)
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -103,7 +103,7 @@ def _clip_noise(model: ECMVAE, names: list[str], frames: int, sample: int) -> di
     drawn = []
     for name in names:
         generator = torch.Generator().manual_seed(sample_seed(sample, name))
-        drawn.append(model.prior.draw(generator, frames, model.config.model.latent_dim))
+        drawn.append({n: torch.randn(shape, generator=generator) for n, shape in model.noise_shapes(frames).items()})
     return {name: torch.cat([d[name] for d in drawn]) for name in drawn[0]}
 
 

@@ -34,7 +34,6 @@ from avslib.data.loading import packed_loader, train_loader
 from avslib.data.packed import PackedClips
 from avslib.data.workers import lasting, worker_deaths_kept_back
 from avslib.models.ecmvae import ECMVAE
-from avslib.models.speed_options import apply_speed_options, tf32_products
 from avslib.training.deterministic import deterministic
 from avslib.training.distributed import (
     gather_objects,
@@ -55,6 +54,7 @@ from avslib.training.state import HISTORY, History, RunState
 from avslib.training.tensorboard_log import tensorboard_rows
 from avslib.training.undo import Buffers
 from avslib.weights.checkpoints import load_weights, save_checkpoint
+from avslib.weights.speed_options import apply_speed_options, tf32_products
 
 BEST = "best"
 LOG_EVERY = 10

@@ -7,7 +7,6 @@ clip at once sees those of its part alone: batch statistics of BatchNorm, and th
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -33,18 +32,6 @@ class Part:
         """Its rows; each clip has equally many."""
         per_clip = len(rows) // self.clips
         return rows[self.first * per_clip : self.last * per_clip]
-
-    def whole(self, rows: int) -> int:
-        """Rows of the whole batch, where this part has `rows`."""
-        return rows // (self.last - self.first) * self.clips
-
-
-@dataclass(frozen=True)
-class NoiseOfPart:
-    """A generator that draws the noise of a whole batch, of which a part takes its own."""
-
-    generator: torch.Generator
-    part: Part
 
 
 def parts(clips: int, size: int) -> list[Part]:

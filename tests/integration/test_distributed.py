@@ -16,9 +16,8 @@ from avslib.core.errors import AvsError
 from avslib.data.packed import pack
 from avslib.losses import orthogonality_loss
 from avslib.models.fusion import TPAVI
-from avslib.models.latent import draw_noise
 from avslib.study.records import load_clips, load_records
-from avslib.training.distributed import rank, synchronize_batch_norm, together, world_size
+from avslib.training.distributed import gather_processes, rank, synchronize_batch_norm, together, world_size
 from avslib.training.evaluate import Scores, evaluate
 from avslib.training.loop import open_packed, open_split
 from avslib.training.state import HISTORY, STATE, RunState
@@ -49,7 +48,7 @@ class Parts(nn.Module):
         # two groups, as prior and posterior are
         x = sum(self.fusion(torch.cat([x, x.square()]), torch.cat([audio, -audio]), 2, groups=2)[0].chunk(2))
         z = x.mean((2, 3))
-        return (x * weight).mean() + orthogonality_loss(z[:, :3], z[:, 1:], sync=True)
+        return (x * weight).mean() + orthogonality_loss(z[:, :3], z[:, 1:], gather_processes)
 
 
 def gradients_and_statistics(device):
@@ -76,15 +75,6 @@ def test_gradients_and_statistics_are_those_of_one_process(tmp_path, device):
     for name, value in expected.items():
         mean = torch.from_numpy(sum(part[name] for part in found) / 2)
         torch.testing.assert_close(mean, torch.from_numpy(value), rtol=1e-10, atol=1e-12, msg=name)
-
-
-def own_noise():
-    return draw_noise(torch.Generator().manual_seed(3), "vs", torch.zeros(2, 4)).numpy()
-
-
-def test_noise_does_not_depend_on_the_number_of_processes(tmp_path):
-    both = torch.cat([torch.from_numpy(part) for part in in_processes(2, tmp_path / "store", own_noise)])
-    assert torch.equal(both, torch.randn(4, 4, generator=torch.Generator().manual_seed(3)))
 
 
 # ---- training
