@@ -19,7 +19,7 @@ def told(error: Exception) -> AvsError:
     """
     if isinstance(error, AvsError):
         return error
-    from avslib.training.out_of_memory import is_out_of_memory
+    from avslib.training.guards import is_out_of_memory
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"{error.filename or 'disk'}: {error.strerror}; make room and give the command again")

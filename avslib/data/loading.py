@@ -19,7 +19,6 @@ from avslib.config import DataConfig
 from avslib.core.seeds import flip_rng, order_rng
 from avslib.data.corrupt import first_readable
 from avslib.data.packed import PackedClips
-from avslib.data.workers import TIMEOUT
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -178,7 +177,7 @@ def packed_loader(clips: PackedClips, config: DataConfig, batch_size: int, seed:
 
 def eval_loader(dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoader:
     """All clips in their own order."""
-    timeout = TIMEOUT if workers else 0
+    timeout = 600 if workers else 0  # seconds until a worker counts as stuck
     return DataLoader(
         dataset,
         batch_size,

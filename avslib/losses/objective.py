@@ -18,11 +18,16 @@ from avslib.losses.segmentation import structure_loss
 from avslib.losses.shared_code import shared_code_divergence
 from avslib.models.ecmvae import ECMVAEOutput
 from avslib.models.latent import Noise, draw_noise
-from avslib.training.distributed import world_size
 
 
 def objective(
-    output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise = None, weight: float = 1.0
+    output: ECMVAEOutput,
+    mask: Float[Tensor, "N 1 H W"],
+    config: Config,
+    noise: Noise = None,
+    *,
+    sum_scale: float = 1.0,
+    gather=None,
 ) -> dict[str, Tensor]:
     """All loss terms of one pass.
 
@@ -58,11 +63,11 @@ def objective(
         )
     # half precision is for the network; sums over pixels and exponentials of log-variances need float32
     with torch.autocast(output.logits.device.type, enabled=False):
-        return _objective(output, mask, config, noise, world_size() / weight)
+        return _objective(output, mask, config, noise, sum_scale, gather)
 
 
 def _objective(
-    output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise, of_sums: float
+    output: ECMVAEOutput, mask: Float[Tensor, "N 1 H W"], config: Config, noise: Noise, of_sums: float, gather
 ) -> dict[str, Tensor]:
     w, z = config.loss, output.codes
     rows = slice(None)
@@ -95,9 +100,7 @@ def _objective(
         parts["divergence_c"] = shared_code_divergence(prior_c, posterior_c, w.divergence_c, *eps)
         parts["mi"] = sum(mutual_information_bound(m.mu, m.logvar, m.target, w.mi_bound) for m in output.mi.values())
         parts["orthogonality"] = sum(
-            orthogonality_loss(z[s + y], z["vac" + y], config.train.sync_batch)
-            for s in ("vs", "as")
-            for y in ("", "_y")
+            orthogonality_loss(z[s + y], z["vac" + y], gather) for s in ("vs", "as") for y in ("", "_y")
         )
     return {"loss": sum(_weights(config)[name] * value for name, value in parts.items()), **parts}
 

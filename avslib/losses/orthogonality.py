@@ -7,10 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avslib.losses.numerics import wide
-from avslib.training.distributed import mean_over_processes, world_size
 
 
-def orthogonality_loss(z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"], sync: bool = False) -> Float[Tensor, ""]:
+def orthogonality_loss(z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"], gather=None) -> Float[Tensor, ""]:
     """Mean over K x L of (Z1^T Z2)^2; Z = z centred over the batch, each row divided by (its norm + 1e-6).
 
     The norm carries no gradient, as released. A batch of one row gives 0. With `sync` the batch is that of all
@@ -24,11 +23,12 @@ def orthogonality_loss(z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"], sync:
 
     def rows(z: Tensor) -> Tensor:
         mean = z.mean(0, keepdim=True)
-        z = z - (mean_over_processes(mean) if sync else mean)
+        z = z - (gather(mean).mean(0) if gather else mean)
         return z / (z.detach().norm(dim=1, keepdim=True) + 1e-6)
 
     z1, z2 = wide(z1, z2)
     product = rows(z1).t() @ rows(z2)
-    if sync:
-        product = world_size() * mean_over_processes(product)
+    if gather:
+        parts = gather(product)
+        product = len(parts) * parts.mean(0)
     return product.square().mean()

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from avslib.config import Config
 from avslib.core.errors import UsageError
@@ -17,7 +16,6 @@ from avslib.models.branch import Branch, MIHeads
 from avslib.models.correlation_gate import CorrelationGate
 from avslib.models.fusion import TPAVI
 from avslib.models.latent import Gaussian, Noise
-from avslib.training.distributed import is_synchronized, world_size
 from avslib.weights.hub import Pretrained
 
 
@@ -79,6 +77,17 @@ class ECMVAE(nn.Module, Pretrained):
         """RGB of 0..255, [N, 3, H, W], to the range that the backbone's weights were trained on."""
         return (image.to(self.backbone.mean.dtype) / 255 - self.backbone.mean) / self.backbone.std
 
+    def noise_shapes(self, rows: int, posterior_rows: int = 0) -> dict[str, tuple[int, int]]:
+        """Shape of every eps that a step draws, by name, in the order in which a generator would draw them."""
+        m = self.config.model
+        names = {b: [*b.encoders, *(b.fused_codes if b.experts else ())] for b in (self.prior, self.posterior) if b}
+        shapes = dict.fromkeys(names[self.prior], (rows, m.latent_dim))
+        if self.posterior is not None and posterior_rows:
+            shapes |= {name + "_y": (posterior_rows, m.latent_dim) for name in names[self.posterior]}
+            if m.latent == "factorised":
+                shapes |= dict.fromkeys(("js_prior", "js_posterior"), (posterior_rows, m.latent_dim))
+        return shapes
+
     def forward(
         self,
         image: Float[Tensor, "N 3 H W"],
@@ -88,6 +97,7 @@ class ECMVAE(nn.Module, Pretrained):
         frames: int = 5,
         noise: Noise = None,
         annotated: Bool[Tensor, "N"] | None = None,
+        posterior_mask: str = "annotated",
         features: list[Float[Tensor, "N _ _ _"]] | None = None,
     ) -> ECMVAEOutput:
         """Predict logits; with a mask, run the posterior branch as well.
@@ -118,7 +128,7 @@ class ECMVAE(nn.Module, Pretrained):
         runs = [self._encoded("prior", features, projected, latents, frames, noise, output)]
         if mask is not None and self.posterior is not None:
             if annotated is not None:
-                rows, masks, frames = _posterior_rows(annotated, frames, self.config.data.posterior_mask, image.device)
+                rows, masks, frames = _posterior_rows(annotated, frames, posterior_mask, image.device)
                 mask = mask.index_select(0, masks)
                 if rows is not None:
                     features = [f.index_select(0, rows) for f in features]
@@ -138,8 +148,7 @@ class ECMVAE(nn.Module, Pretrained):
         n, _, h, w = image.shape
         if not self.training or n * h * w != STRIDES[-1] ** 2:
             return
-        norms = [m for m in self.modules() if isinstance(m, _BatchNorm) and m.training]
-        if not all(world_size() > 1 and is_synchronized(norm) for norm in norms):
+        if any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.training for m in self.modules()):
             raise UsageError(
                 f"training on one frame of {h}x{w} pixels leaves batch norm a single value a channel; take more clips "
                 "a step (train.batch_size) or larger images (model.image_size), or call model.eval()"

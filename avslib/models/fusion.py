@@ -16,8 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avslib.training.distributed import global_moments, is_synchronized, world_size
-
 
 def l2_normalize(x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B C"]:
     """x / sqrt(sum_c x^2 + 1e-6) over the last axis."""
@@ -47,6 +45,7 @@ class TPAVI(nn.Module):
         # the fusion starts as the identity: only the normalised map passes
         nn.init.zeros_(self.batch_norm.weight)
         self.layer_norm = nn.LayerNorm(channels)
+        self.gather = None
 
     def forward(
         self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int, groups: int = 1
@@ -89,8 +88,10 @@ class TPAVI(nn.Module):
             var = within.mean(1, keepdim=True) + (clip_mean - group_mean).square().mean(1, keepdim=True)
             # the bias cancels below, but stays in the graph: processes that train together expect a gradient of each
             mean, count = group_mean + bias, u.shape[0] * u.shape[1] // groups
-            if is_synchronized(bn):
-                (mean, var), count = global_moments(mean, var), world_size() * count
+            if self.gather:
+                means, variances = self.gather(torch.stack([mean, var])).unbind(1)
+                mean, count = means.mean(0), len(means) * count
+                var = (variances + (means - mean).square()).mean(0)
             self._update_running_statistics(mean.detach(), var.detach(), count)
         else:
             mean, var = bn.running_mean, bn.running_var

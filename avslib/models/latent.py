@@ -12,37 +12,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avslib.core.errors import UsageError
-from avslib.training.distributed import rank, world_size
-from avslib.training.micro_batches import NoiseOfPart, Part
 
 # encoder names of the two branches, in the order s_v, s_a, c
 PRIOR = ("vs", "as", "vac")
 POSTERIOR = ("vs_y", "as_y", "vac_y")
 
-# None: the mean codes; a generator: one sample (of a part: what it has in the whole batch); a mapping from encoder name
-# to eps [N, K]: that sample
-Noise = torch.Generator | NoiseOfPart | Mapping[str, Float[Tensor, "N K"]] | None
+# None: the mean codes; a generator: one sample; a mapping from code name to eps [N, K]: that sample
+Noise = torch.Generator | Mapping[str, Float[Tensor, "_ K"]] | None
 Gaussian = tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]
 
 
 def draw_noise(noise: Noise, name: str, like: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
     """Standard-normal noise in the shape of `like`: the mapping's entry `name`, or drawn (None: torch's own generator).
 
-    Processes that train together hold generators in one state: each draws the noise of all rows and takes its own, so
-    that the noise of a batch does not depend on how many processes share it, nor on the parts that it is taken in.
-
     Raises:
         AvsError: the mapping lacks `name`, or its entry has another shape.
     """
-    part = noise.part if isinstance(noise, NoiseOfPart) else Part(0, 1, 1)
-    noise = noise.generator if isinstance(noise, NoiseOfPart) else noise
     if noise is None or isinstance(noise, torch.Generator):
         device = like.device if noise is None else noise.device
-        processes = 1 if noise is None else world_size()
-        rows = processes * part.whole(len(like))
-        eps = torch.randn(rows, *like.shape[1:], generator=noise, device=device, dtype=like.dtype)
-        own = eps.chunk(processes)[rank()] if processes > 1 else eps
-        return part.of(own).to(like.device, non_blocking=True)
+        eps = torch.randn(like.shape, generator=noise, device=device, dtype=like.dtype)
+        return eps.to(like.device, non_blocking=True)
     if name not in noise:
         raise UsageError(
             f"noise lacks {name!r}; it has {', '.join(sorted(noise))}; add eps of shape {tuple(like.shape)}"

@@ -41,7 +41,8 @@ from avslib.study.robustness_conditions import (
 )
 from avslib.study.run import dataset_info, method_name
 from avslib.training.evaluate import Scores, flatten_clips
-from avslib.training.loop import BEST, open_split
+from avslib.training.loop import BEST
+from avslib.training.setup import open_split
 from avslib.weights.checkpoints import WEIGHTS, load_checkpoint, shipped_names
 
 

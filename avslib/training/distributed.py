@@ -6,16 +6,19 @@ from all of them. Processes are taken to have equally many rows, as the training
 
     accelerate launch --multi_gpu --num_processes 8 -m avslib.cli train --data DIR -o train.sync_batch=true
 
-starts a process for each GPU or, where there is none, so many on the CPU (``--cpu`` in place of ``--multi_gpu`` would
-start one alone). The batch of a step is ``train.batch_size`` times their number.
+starts a process for each GPU or, without GPUs, that many on the CPU (``--cpu`` instead of ``--multi_gpu`` would start
+only one). The batch of a step is ``train.batch_size`` times their number.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from jaxtyping import Float
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, distributed, nn
@@ -23,22 +26,25 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from avslib.core.errors import AvsError, ProcessesError, plain_kind
+from avslib.core.locks import LOCK, PATIENCE, locked
+from avslib.models.fusion import TPAVI
 
 T = TypeVar("T")
 
 
-def start_processes(precision: str = "no") -> Accelerator:
-    """Join the processes that ``accelerate launch`` or ``torchrun`` started; gloo where there is no accelerator.
+def start_processes(precision: str = "no", **options: Any) -> Accelerator:
+    """Join the processes that ``accelerate launch`` or ``torchrun`` started; gloo if there is no GPU.
 
     Raises:
         AvsError: the launcher started several processes, and they cannot find each other.
     """
     launched = int(os.environ.get("WORLD_SIZE", 1))
-    accelerator = Accelerator(mixed_precision=precision, cpu=launched > 1 and not torch.accelerator.is_available())
+    cpu = launched > 1 and not torch.accelerator.is_available()
+    accelerator = Accelerator(mixed_precision=precision, cpu=cpu, **options)
     if accelerator.num_processes != launched:
         raise ProcessesError(
-            f"{launched} processes were started, but each would train alone: this device has no backend for "
-            "several; set ACCELERATE_USE_CPU=true to train on the CPU"
+            f"{launched} processes were started, but this device has no backend for several, so each would train "
+            "separately; set ACCELERATE_USE_CPU=true to train on the CPU"
         )
     return accelerator
 
@@ -135,6 +141,9 @@ def synchronize_batch_norm(model: nn.Module, device: str | torch.device = "cpu")
     """
     if world_size() == 1:
         return model
+    for module in model.modules():
+        if isinstance(module, TPAVI):
+            module.gather = gather_processes
     if torch.device(device).type == "cuda":
         return convert_sync_batchnorm(model)
     for module in model.modules():
@@ -143,24 +152,9 @@ def synchronize_batch_norm(model: nn.Module, device: str | torch.device = "cpu")
     return model
 
 
-def is_synchronized(module: nn.Module) -> bool:
-    """Whether a BatchNorm sees the batches of all processes."""
-    return isinstance(module, nn.SyncBatchNorm | HostSyncBatchNorm)
-
-
-def share_buffers(model: nn.Module) -> None:
-    """Give all processes the first one's buffers (running statistics), so that they score what it saves."""
-    if world_size() > 1:
-        for buffer in model.buffers():
-            distributed.broadcast(buffer, 0)
-
-
 def gather_objects(value: T) -> list[T]:
     """The values of all processes, which pickle can carry, in order of rank."""
-    values: list[Any] = [value] * world_size()
-    if len(values) > 1:
-        distributed.all_gather_object(values, value)
-    return values
+    return gather_object([value])
 
 
 def together(call: Callable[[], T]) -> T:
@@ -171,15 +165,34 @@ def together(call: Callable[[], T]) -> T:
     Raises:
         AvsError: as `call`; where only another process failed, that one's sentence.
     """
-    result, error = None, None
+    result: Any = None
+    error = None
     try:
         result = call()
     except AvsError as raised:
         error = raised
-    told = next((raised for raised in gather_objects(error and (plain_kind(error), str(error))) if raised), None)
+    found = next((raised for raised in gather_objects(error and (plain_kind(error), str(error))) if raised), None)
     if error is not None:
         raise error
-    if told is not None:
-        kind, message = told
+    if found is not None:
+        kind, message = found
         raise kind(message)
     return result
+
+
+@contextmanager
+def run_folder(out: Path) -> Iterator[None]:
+    """Keep other trainings out of the folder `out` during the block; the first process does it for all.
+
+    Raises:
+        OutputError: another process trains into it.
+    """
+    with ExitStack() as stack:
+        together(lambda: rank() == 0 and stack.enter_context(locked(out / LOCK, "a training", PATIENCE)))
+        try:
+            yield
+        finally:
+            if rank() == 0 and [path.name for path in out.glob("*")] == [LOCK]:  # it ended before it began
+                with suppress(OSError):
+                    (out / LOCK).unlink()
+                    out.rmdir()

@@ -20,7 +20,6 @@ from avslib.data.avsbench import AVSBench
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.data.loading import eval_loader
 from avslib.data.pictures import read_mask
-from avslib.data.workers import lasting
 from avslib.metrics import FScore, LegacyFScore, MeanIoU, frame_scores
 from avslib.models.ecmvae import ECMVAE
 from avslib.training.distributed import gather_objects
@@ -86,7 +85,7 @@ def predict_batches(
     """
     model.eval()
     device = next(model.parameters()).device
-    for batch in lasting(eval_loader(dataset, batch_size, workers)):
+    for batch in eval_loader(dataset, batch_size, workers):
         rows = flatten_clips(batch, device)
         image = model.normalize(rows["image"])
         noises = [_clip_noise(model, rows["name"], frames, k) for k in range(samples)] or [None]

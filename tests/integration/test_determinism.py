@@ -30,9 +30,11 @@ from avslib.losses import objective
 from avslib.models.ecmvae import ECMVAE
 from avslib.study.robustness import evaluate_robustness
 from avslib.training import loop as training
+from avslib.training import setup
 from avslib.training.deterministic import VARIABLE, deterministic
 from avslib.training.evaluate import Scores, evaluate, predict_batches
-from avslib.training.loop import open_split, train
+from avslib.training.loop import train
+from avslib.training.setup import open_split
 from avslib.training.state import HISTORY, STATE, RunState
 from avslib.video.predictor import Predictor
 from tests.helpers.tiny import TINY
@@ -226,14 +228,14 @@ class Enough(Exception):
 
 def first_weights(config, out, monkeypatch):
     """Of a training, which ends there."""
-    build, made = training._first_model, []
+    build, made = setup.first_model, []
 
     def keep(*args, **options):
         made.append(build(*args, **options).state_dict())
         raise Enough
 
     with monkeypatch.context() as patch, pytest.raises(Enough):
-        patch.setattr(training, "_first_model", keep)
+        patch.setattr(setup, "first_model", keep)
         train(config, out, progress=False)
     return torch.cat([value.flatten().double() for value in made[0].values()])
 
@@ -258,13 +260,13 @@ class WithDropout(ECMVAE):
 
 @pytest.fixture
 def with_dropout(monkeypatch):
-    monkeypatch.setattr(training, "ECMVAE", WithDropout)
+    monkeypatch.setattr(setup, "ECMVAE", WithDropout)
 
 
 @pytest.fixture(scope="module")
 def expected_with_dropout(mini_data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "ECMVAE", WithDropout)
+        patch.setattr(setup, "ECMVAE", WithDropout)
         return trained_bytes(configure(mini_data, TWO), tmp_path_factory.mktemp("run") / "run")
 
 

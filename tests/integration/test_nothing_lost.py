@@ -227,7 +227,7 @@ def test_a_damaged_build_is_made_whole(mini_data, tmp_path, reliability_record):
 
 
 def test_a_damaged_sound_of_a_build_is_not_heard(mini_data, tmp_path):
-    from avslib.training.loop import open_split
+    from avslib.training.setup import open_split
 
     root = shutil.copytree(mini_data, tmp_path / "mini")
     sound = next(root.glob("Single-source/s4_data/audio_wav/val/*/*.wav"))

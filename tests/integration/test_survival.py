@@ -12,6 +12,9 @@ from functools import partial
 import psutil
 import pytest
 import torch
+from avslib.data.workers import lasting
+from avslib.training.faults import FAULTS
+from avslib.training.gradients import add_gradients
 from torch.utils.data import get_worker_info
 
 from avslib.config import load_config
@@ -28,12 +31,10 @@ from avslib.data import avsbench
 from avslib.data.corrupt import corrupt_clips, first_readable
 from avslib.data.loading import packed_loader
 from avslib.data.pack import pack
-from avslib.data.workers import lasting
 from avslib.training import loop as training
 from avslib.training import out_of_memory
-from avslib.training.faults import FAULTS
-from avslib.training.gradients import add_gradients
-from avslib.training.loop import open_packed, open_split, train
+from avslib.training.loop import train
+from avslib.training.setup import open_packed, open_split
 from avslib.training.state import HISTORY, STATE, History, RunState
 from tests.helpers.processes import in_processes
 from tests.helpers.tiny import TINY

@@ -15,7 +15,7 @@ from avslib.config import load_config
 from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.check import PUBLISHED, check
 from avslib.core.errors import AvsError
-from avslib.training.loop import open_split
+from avslib.training.setup import open_split
 
 
 @pytest.fixture(scope="module")

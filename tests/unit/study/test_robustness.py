@@ -19,7 +19,7 @@ from avslib.study.robustness import CONDITIONS, OWN, evaluate_robustness, falsel
 from avslib.study.robustness_conditions import ANOTHER, OFF_SCREEN, Stage, left_out
 from avslib.study.robustness_table import robustness_table
 from avslib.training.evaluate import evaluate
-from avslib.training.loop import open_split
+from avslib.training.setup import open_split
 from avslib.weights.checkpoints import save_checkpoint
 from tests.helpers.avsbench_folder import write_avsbench
 
