@@ -12,6 +12,8 @@ M = W_o G / N. BatchNorm over it needs the mean and the T x T covariance of u on
 O(N T C) in place of O(N^2 C).
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -45,7 +47,7 @@ class TPAVI(nn.Module):
         # the fusion starts as the identity: only the normalised map passes
         nn.init.zeros_(self.batch_norm.weight)
         self.layer_norm = nn.LayerNorm(channels)
-        self.gather = None
+        self.gather: Callable[[Tensor], Tensor] | None = None
 
     def forward(
         self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int, groups: int = 1

@@ -1,8 +1,8 @@
 """Processes that train together: what they share so that their batches act as one. In one process nothing is shared.
 
 Training averages the gradients of the processes, so it minimises the mean of their losses. A statistic over the batches
-of all processes enters every one of these losses; :func:`gather_processes` therefore sums the gradients that it gets
-from all of them. Processes are taken to have equally many rows, as the training loaders give them.
+of all enters every one of these losses; :func:`gather_processes` therefore sums the gradients that come back. All
+processes have the same number of rows, as the training loaders give them.
 
     accelerate launch --multi_gpu --num_processes 8 -m avslib.cli train --data DIR -o train.sync_batch=true
 
@@ -50,12 +50,12 @@ def start_processes(precision: str = "no", **options: Any) -> Accelerator:
 
 
 def world_size() -> int:
-    """How many processes work together: those of the default process group, else 1."""
+    """The number of processes in the default process group, or 1."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process among them, from 0."""
+    """The number of this process, from 0."""
     return distributed.get_rank() if world_size() > 1 else 0
 
 
@@ -92,19 +92,20 @@ def mean_over_processes(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
 def global_moments(
     mean: Float[Tensor, "*S"], var: Float[Tensor, "*S"]
 ) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"]]:
-    """Mean and biased variance over the rows of all processes, from each one's own.
-
-    var = mean_p [var_p + (mean_p - mean)^2], which loses no digits where the mean is large.
-    """
-    if world_size() == 1:
-        return mean, var
+    """Mean and biased variance over the rows of all processes, mean_p [var_p + (mean_p - mean)^2]: it loses no digits
+    where the mean is large."""
     means, variances = gather_processes(torch.stack([mean, var])).unbind(1)
     overall = means.mean(0)
     return overall, (variances + (means - overall).square()).mean(0)
 
 
 class HostSyncBatchNorm(_BatchNorm):
-    """BatchNorm over the batches of all processes where nn.SyncBatchNorm refuses to work, which is off the GPU."""
+    """BatchNorm over the batches of all processes where nn.SyncBatchNorm does not work: off the GPU."""
+
+    num_batches_tracked: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    momentum: float
 
     def forward(self, x: Float[Tensor, "N C *S"]) -> Float[Tensor, "N C *S"]:
         if not self.training or world_size() == 1:
@@ -127,18 +128,18 @@ class HostSyncBatchNorm(_BatchNorm):
 
 
 class _HostSyncBatchNormAct(HostSyncBatchNorm):
-    """The same with the dropout and activation that timm's BatchNorm brings along."""
+    """The same with the dropout and activation of timm's BatchNorm."""
+
+    act: nn.Module
+    drop: nn.Module
 
     def forward(self, x: Float[Tensor, "N C *S"]) -> Float[Tensor, "N C *S"]:
         return self.act(self.drop(super().forward(x)))
 
 
 def synchronize_batch_norm(model: nn.Module, device: str | torch.device = "cpu") -> nn.Module:
-    """Let every BatchNorm of `model` take its statistics over the batches of all processes, in place.
-
-    Names and values of the state dict stay. On CUDA these are torch's own kernels, elsewhere their plain form. In one
-    process nothing changes.
-    """
+    """Let every BatchNorm of `model` take its statistics over the batches of all processes, in place; by torch's own
+    kernels on CUDA. Names and values of the state dict stay."""
     if world_size() == 1:
         return model
     for module in model.modules():
@@ -158,25 +159,17 @@ def gather_objects(value: T) -> list[T]:
 
 
 def together(call: Callable[[], T]) -> T:
-    """What `call` gives. Returns when every process is that far; if it raises in one of them, all raise.
-
-    Without it the others would wait for a process that has left.
-
-    Raises:
-        AvsError: as `call`; where only another process failed, that one's sentence.
-    """
+    """What `call` returns, once every process has called it. If it raises an `AvsError` in one of them, all raise it:
+    the others would wait for a process that has left."""
     result: Any = None
-    error = None
+    error: AvsError | None = None
     try:
         result = call()
     except AvsError as raised:
         error = raised
-    found = next((raised for raised in gather_objects(error and (plain_kind(error), str(error))) if raised), None)
-    if error is not None:
-        raise error
-    if found is not None:
-        kind, message = found
-        raise kind(message)
+    for failure in gather_objects(error and (plain_kind(error), str(error))):
+        if failure:
+            raise error or failure[0](failure[1])
     return result
 
 

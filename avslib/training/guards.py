@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -21,6 +21,7 @@ from avslib.core.files import atomic_path
 from avslib.data.corrupt import corrupt_clips, too_many
 from avslib.training.distributed import gather_objects, rank, world_size
 
+P = TypeVar("P", float, Tensor)
 NONFINITE = "nonfinite_{rank}.pt"
 CORRUPT_CLIPS = "corrupt_clips.txt"
 # what libraries below torch say when memory runs out, beyond what accelerate looks for
@@ -66,8 +67,7 @@ def on_sigterm() -> Iterator[StopRequest]:
 
 
 class FiniteLoss:
-    """Keeps the last `keep` batches with their losses, which it reads only when asked: the host would wait for the
-    device at every step."""
+    """Keeps the last `keep` batches with their losses, but reads them only when asked, to not wait for the device."""
 
     def __init__(self, out: Path, keep: int):
         self.out = out
@@ -79,25 +79,26 @@ class FiniteLoss:
         kept = {k: v.clone() if isinstance(v, Tensor) and not v.is_pinned() else v for k, v in batch.items()}
         self.recent.append((step, kept, loss.detach()))
 
-    def require(self, parts: dict[str, float], step: int) -> dict[str, float]:
+    def require(self, parts: dict[str, P], step: int) -> dict[str, P]:
         """Return `parts` if all are finite.
 
         Raises:
-            NonFiniteError: one is not. The first batch whose own loss is not finite is in ``nonfinite_RANK.pt``: its
-                step, clips, and tensors by name.
+            NonFiniteError: one is not; ``nonfinite_RANK.pt`` gets the first batch whose loss is not finite.
         """
         bad = next((name for name, value in parts.items() if not math.isfinite(value)), None)
         if bad is None:
             return parts
         sentence = f"step {step}: {bad} is not finite; lower train.lr or set train.clip_grad."
-        first = next((seen for seen in self.recent if not math.isfinite(seen[2])), None)
-        if first is not None:
-            path, (began, batch, _) = self.out / NONFINITE.format(rank=rank()), first
+        for began, batch, loss in self.recent:
+            if math.isfinite(loss):
+                continue
+            path = self.out / NONFINITE.format(rank=rank())
             tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
             # through a Python stream, which reports a full disk
             with atomic_path(path) as part, open(part, "wb") as stream:
                 torch.save({"step": began, "clips": list(batch["name"]), "batch": tensors}, stream)
             sentence += f" The batch of step {began}, where it began, is in {path}."
+            break
         raise NonFiniteError(f"{sentence} The last saved state is in {self.out}")
 
 

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ class Run:
             synchronize_batch_norm(self.plain, accelerator.device)
         optimizer = build_optimizer(self.plain, config)
         rates = [group["lr"] for group in optimizer.param_groups]
-        loader = (packed_loader if packed else train_loader)(trainset, config.data, t.batch_size, t.seed)
+        make: Any = packed_loader if packed else train_loader
+        loader = make(trainset, config.data, t.batch_size, t.seed)
         apply_speed_options(self.plain, channels_last=t.channels_last, checkpointing=t.checkpointing, compile=t.compile)
         self.model, self.optimizer = accelerator.prepare(self.plain, optimizer)
         # packed clips are shared out already; batches stay in pinned memory, from which flatten_clips sends them on
@@ -165,30 +167,31 @@ def open_split(config: Config, split: str, *, progress: bool = False) -> AVSBenc
     dataset = AVSBench(d.root, d.task, split, m.image_size, d.frames_of(split), mask_size=mask_size, skip=skip)
     if d.max_clips is not None:
         dataset = dataset.first(d.max_clips)
-    if not m.use_audio:
-        return dataset.with_audio({clip.name: torch.zeros(dataset.frames, m.audio_dim) for clip in dataset.clips})
-    return dataset.with_audio(embed_dataset(dataset, *_embedding(config), progress=progress))
+    names = [clip.name for clip in dataset.clips]
+    return dataset.with_audio(_audio(config, names, split, partial(embed_dataset, dataset, progress=progress)))
 
 
 def open_packed(config: Config, *, progress: bool = False) -> PackedClips:
     """The configured packed train split, shuffled, with its cached audio embeddings."""
-    d, m, t = config.data, config.model, config.train
-    if d.skip or d.max_clips is not None:
+    d, t, frames = config.data, config.train, config.data.frames_of("train")
+    if d.packed is None or d.skip or d.max_clips is not None:
         raise ConfigError("data.packed holds the clips that were packed; leave out others by avs data pack --skip FILE")
-    options = {"shuffle": True, "seed": t.seed, "equal": True, "batch_size": t.batch_size}
-    clips = PackedClips(d.packed, "train", m.image_size, d.frames_of("train"), **options)
+    order: Any = {"shuffle": True, "seed": t.seed, "equal": True, "batch_size": t.batch_size}
+    clips = PackedClips(d.packed, "train", config.model.image_size, frames, **order)
     if clips.task != d.task:
         raise ConfigError(f"{d.packed}: holds {clips.task} clips, but data.task is {d.task!r}")
-    if not m.use_audio:
-        return clips.with_audio(dict.fromkeys(clips.names, torch.zeros(d.frames_of("train"), m.audio_dim)))
-    return clips.with_audio(embed_packed(clips, *_embedding(config), progress=progress))
+    return clips.with_audio(_audio(config, clips.names, "train", partial(embed_packed, clips, progress=progress)))
 
 
-def _embedding(config: Config) -> tuple[AudioEncoder, str | Path]:
-    """The audio encoder, and the folder of its cached embeddings."""
+def _audio(
+    config: Config, names: Iterable[str], split: str, embed: Callable[[AudioEncoder, str | Path], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The audio embeddings of these clips: from the cache, or by `embed(encoder, cache)`."""
     d, m = config.data, config.model
+    if not m.use_audio:
+        return dict.fromkeys(names, torch.zeros(d.frames_of(split), m.audio_dim))
     encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
-    return encoder, d.cache or Path(d.root or ".") / "audio_embeddings"
+    return embed(encoder, d.cache or Path(d.root or ".") / "audio_embeddings")
 
 
 def first_model(config: Config, fresh: bool) -> ECMVAE:

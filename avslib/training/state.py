@@ -1,7 +1,6 @@
 """What a training run keeps on disk while it lasts: the state that --resume continues from, and the history."""
 
 import csv
-import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -154,31 +153,12 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def _first_difference(saved: dict[str, Any], wanted: dict[str, Any]) -> str | None:
     """The first field that a resumed run may not change; one that a later version added was at its default."""
-    for section, defaults in Config().model_dump(mode="json", exclude={"preset"}).items():
+    for section, defaults in Config.model_validate({}).model_dump(mode="json", exclude={"preset"}).items():
         earlier = defaults | saved.get(section, {})
         for name, value in wanted[section].items():
             if earlier[name] != value and f"{section}.{name}" not in FREE:
                 return f"{section}.{name}"
     return None
-
-
-def _whole_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a history; damaged ones are left out with a warning, since a log is not worth ending a training."""
-    with open(path, newline="", encoding="utf-8", errors="replace") as stream:
-        rows = list(csv.DictReader(stream, quoting=csv.QUOTE_NONE))
-    whole = [row for row in rows if _is_whole(row)]
-    if len(whole) < len(rows):
-        warnings.warn(f"{path}: {len(rows) - len(whole)} damaged rows are left out", stacklevel=4)
-    return whole
-
-
-def _is_whole(row: Mapping[Any, Any]) -> bool:
-    """Whether these are numbers, none of them missing at the end."""
-    try:
-        [float(text) for text in row.values() if text != ""]
-        return row["step"].isdecimal()
-    except (TypeError, ValueError, KeyError):
-        return False
 
 
 class History:
@@ -204,11 +184,12 @@ class History:
         self.path, self.write, self.on_row, self.log = path, write, on_row, log
         if not write:
             return
-        kept = [row for row in _whole_rows(path) if int(row["step"]) <= step] if step and path.is_file() else []
-        with atomic_path(path) as part, open(part, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, self.FIELDS, restval="", extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(kept)
+        text = path.read_text(encoding="utf-8", errors="replace") if step and path.is_file() else ""
+        # a process that was killed may have left half a row
+        rows = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        kept = [row for row in rows if (number := row.partition(",")[0]).isdecimal() and int(number) <= step]
+        with atomic_path(path) as part:
+            part.write_text(",".join(self.FIELDS) + "\n" + "".join(kept), encoding="utf-8", newline="\n")
 
     def add(self, **values: Any) -> None:
         """Append a row; it is on disk when this returns."""
