@@ -139,7 +139,7 @@ class CorruptClips:
 
     def note(self) -> str:
         """How many there were, for the run record."""
-        return f"{len(self.known)} corrupt train clips left out" if self.known else ""
+        return f"corrupt train clips left out: {len(self.known)}" if self.known else ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

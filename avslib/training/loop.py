@@ -105,6 +105,7 @@ def train(
                 state.count(losses)
                 run.schedule.step()
 
+                # that was a step; what follows watches over it, and writes rows and states
                 done = state.step - epoch * steps
                 row_is_due = done % LOG_EVERY == 0 or done == steps
                 finite.see(state.step, batch, losses["loss"])

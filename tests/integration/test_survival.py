@@ -128,7 +128,7 @@ def test_corrupt_clips_are_named_counted_and_replaced_up_to_a_limit(damaged, cle
     config, damage = damaged
     first, out = damage(5), tmp_path / "run"
     trained = train(config.replace({"data.workers": 1}), out, progress=False)
-    assert trained.survived == "1 corrupt train clips left out"
+    assert trained.survived == "corrupt train clips left out: 1"
     assert read_skip_list(out / CORRUPT_CLIPS) == {first}
     assert "truncated" in (out / CORRUPT_CLIPS).read_text(encoding="utf-8")
     assert len(rows(out)) == len(rows(clean)) and not same(weights(out), weights(clean))
@@ -190,7 +190,7 @@ def test_processes_agree_on_corrupt_clips(damaged, tmp_path):
     name = damage(6)
     values = SMALL | {"data.root": config.data.root, "data.max_corrupt": 1}
     notes = in_processes(2, tmp_path / "store", corrupt_in_a_process, values, tmp_path / "run")
-    assert notes == ["1 corrupt train clips left out"] * 2
+    assert notes == ["corrupt train clips left out: 1"] * 2
     assert read_skip_list(tmp_path / "run" / CORRUPT_CLIPS) == {name}
     SURVIVED["corrupt clips"] += 1
 
