@@ -16,11 +16,11 @@ from huggingface_hub import try_to_load_from_cache
 
 from avslib.audio.vggish import load_vggish
 from avslib.core.errors import AvsError
+from avslib.core.imagenet import PACKAGED
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
-from avslib.models.backbones import PACKAGED
-from avslib.models.speed_options import has_compiler
 from avslib.study.records import environment, git_state
 from avslib.weights.checkpoints import shipped_names
+from avslib.weights.speed_options import has_compiler
 
 PAPER_BACKBONES = ("pvt_v2_b5", "resnet50")
 # extra of the package -> (a module that it brings, what it enables)

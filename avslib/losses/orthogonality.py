@@ -3,17 +3,21 @@
 Bousmalis et al.: Domain Separation Networks, NeurIPS 2016, equation 5.
 """
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor
 
 from avslib.losses.numerics import wide
 
 
-def orthogonality_loss(z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"], gather=None) -> Float[Tensor, ""]:
+def orthogonality_loss(
+    z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"], gather: Callable[[Tensor], Tensor] | None = None
+) -> Float[Tensor, ""]:
     """Mean over K x L of (Z1^T Z2)^2; Z = z centred over the batch, each row divided by (its norm + 1e-6).
 
-    The norm carries no gradient, as released. A batch of one row gives 0. With `sync` the batch is that of all
-    processes, and so is the value that each of them gets.
+    The norm carries no gradient, as released. A batch of one row gives 0. With `gather`, which stacks a tensor of each
+    of P processes to [P, *S], the batch is that of all processes, and so is the value that each of them gets.
 
     >>> import torch
     >>> z = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
@@ -28,7 +32,4 @@ def orthogonality_loss(z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"], gathe
 
     z1, z2 = wide(z1, z2)
     product = rows(z1).t() @ rows(z2)
-    if gather:
-        parts = gather(product)
-        product = len(parts) * parts.mean(0)
-    return product.square().mean()
+    return (gather(product).sum(0) if gather else product).square().mean()

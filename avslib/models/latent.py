@@ -1,4 +1,4 @@
-"""Latent codes: six Gaussian encoders, reparametrised sampling, and the injection of the codes into a map.
+"""Latent codes: Gaussian encoders, reparametrised sampling, and the injection of the codes into a map.
 
 Prior encoders see what is given at test (image, audio), posterior encoders see the mask as well. `s_v` and `s_a` are
 specific to vision and sound, `c` is shared by both.
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avslib.config import ModelConfig
 from avslib.core.errors import UsageError
 
 # encoder names of the two branches, in the order s_v, s_a, c
@@ -19,6 +20,7 @@ POSTERIOR = ("vs_y", "as_y", "vac_y")
 
 # None: the mean codes; a generator: one sample; a mapping from code name to eps [N, K]: that sample
 Noise = torch.Generator | Mapping[str, Float[Tensor, "_ K"]] | None
+# (mu, logvar)
 Gaussian = tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]
 
 
@@ -26,7 +28,7 @@ def draw_noise(noise: Noise, name: str, like: Float[Tensor, "N K"]) -> Float[Ten
     """Standard-normal noise in the shape of `like`: the mapping's entry `name`, or drawn (None: torch's own generator).
 
     Raises:
-        AvsError: the mapping lacks `name`, or its entry has another shape.
+        UsageError: the mapping lacks `name`, or its entry has another shape.
     """
     if noise is None or isinstance(noise, torch.Generator):
         device = like.device if noise is None else noise.device
@@ -53,7 +55,7 @@ def reparametrize(
     return mu if eps is None else mu + torch.exp(0.5 * logvar) * eps
 
 
-class _ConvTrunk(nn.Module):
+class ConvTrunk(nn.Module):
     """Five 4x4 convolutions with stride 2, each with BatchNorm and LeakyReLU(0.01), flattened.
 
     The fully connected layers behind it were built for one image size; maps of another size are average-pooled to it.
@@ -75,7 +77,7 @@ class _ConvTrunk(nn.Module):
         return x.flatten(1)
 
 
-class _GaussianHead(nn.Module):
+class GaussianHead(nn.Module):
     """Two linear layers: mean and log-variance."""
 
     def __init__(self, in_dim: int, latent_dim: int):
@@ -87,42 +89,30 @@ class _GaussianHead(nn.Module):
         return self.mu(x), self.logvar(x)
 
 
-class ImageEncoder(nn.Module):
-    """Image, or image and mask, to a Gaussian over s_v."""
+class CodeEncoder(nn.Module):
+    """A Gaussian over a code, from a map (image, mask or both), the audio embedding, or the two together.
 
-    def __init__(self, in_channels: int, channels: tuple[int, ...], image_size: int, latent_dim: int):
+    Args:
+        m: sizes of the layers.
+        maps: channels of the map; 0 where the encoder sees none.
+        audio: whether it sees the embedding.
+    """
+
+    def __init__(self, m: ModelConfig, *, maps: int, audio: bool):
         super().__init__()
-        self.trunk = _ConvTrunk(in_channels, channels, image_size)
-        self.head = _GaussianHead(self.trunk.dim, latent_dim)
+        self.sees_map, self.sees_audio = maps > 0, audio
+        seen = m.audio_dim if audio else 0
+        if maps:
+            self.trunk = ConvTrunk(maps, m.map_encoder_channels if audio else m.image_encoder_channels, m.image_size)
+            seen += m.map_vector if audio else self.trunk.dim
+        if maps and audio:
+            self.vector = nn.Linear(self.trunk.dim, m.map_vector)
+        self.head = GaussianHead(seen, m.latent_dim)
 
-    def forward(self, x: Float[Tensor, "N _ H W"]) -> Gaussian:
-        return self.head(self.trunk(x))
-
-
-class AudioEncoder(nn.Module):
-    """Audio embedding to a Gaussian over s_a."""
-
-    def __init__(self, audio_dim: int, latent_dim: int):
-        super().__init__()
-        self.head = _GaussianHead(audio_dim, latent_dim)
-
-    def forward(self, audio: Float[Tensor, "N D"]) -> Gaussian:
-        return self.head(audio)
-
-
-class AudioMapEncoder(nn.Module):
-    """Audio embedding and a map (image, mask or both) to a Gaussian over s_a or c."""
-
-    def __init__(
-        self, in_channels: int, channels: tuple[int, ...], image_size: int, audio_dim: int, vector: int, latent_dim: int
-    ):
-        super().__init__()
-        self.trunk = _ConvTrunk(in_channels, channels, image_size)
-        self.vector = nn.Linear(self.trunk.dim, vector)
-        self.head = _GaussianHead(audio_dim + vector, latent_dim)
-
-    def forward(self, audio: Float[Tensor, "N D"], x: Float[Tensor, "N _ H W"]) -> Gaussian:
-        return self.head(torch.cat([audio, self.vector(self.trunk(x))], dim=1))
+    def forward(self, x: Float[Tensor, "N _ H W"] | None, audio: Float[Tensor, "N D"]) -> Gaussian:
+        if not self.sees_audio:
+            return self.head(self.trunk(x))
+        return self.head(torch.cat([audio, self.vector(self.trunk(x))], dim=1) if self.sees_map else audio)
 
 
 class Injection(nn.Module):

@@ -27,12 +27,12 @@ from avslib.data.embeddings import embed_dataset, embed_packed
 from avslib.data.loading import packed_loader, train_loader
 from avslib.data.packed import PackedClips
 from avslib.models.ecmvae import ECMVAE
-from avslib.models.speed_options import apply_speed_options, tf32_products
 from avslib.training.deterministic import deterministic
 from avslib.training.distributed import rank, run_folder, start_processes, synchronize_batch_norm, together, world_size
 from avslib.training.guards import plain_errors
 from avslib.training.state import open_state
 from avslib.weights.checkpoints import load_weights
+from avslib.weights.speed_options import apply_speed_options, tf32_products
 
 SCORED_SIZE = 224
 
@@ -142,9 +142,9 @@ def step_noise(
     """The latent noise of a step by name, from (seed, step): that of all processes' rows, and of it this one's part."""
     known = rows if annotated is None or config.data.posterior_mask == "first_repeated" else int(annotated.sum())
     generator = torch.Generator().manual_seed(step_seed(config.train.seed, step))
-    world, own = world_size(), rank()
+    world, own, device = world_size(), rank(), next(model.parameters()).device
     return {
-        name: torch.randn(world * n, k, generator=generator).chunk(world)[own]
+        name: torch.randn(world * n, k, generator=generator).chunk(world)[own].to(device, non_blocking=True)
         for name, (n, k) in model.noise_shapes(rows, known).items()
     }
 

@@ -51,7 +51,7 @@ class Parts(nn.Module):
         # two groups, as prior and posterior are
         x = sum(self.fusion(torch.cat([x, x.square()]), torch.cat([audio, -audio]), 2, groups=2)[0].chunk(2))
         z = x.mean((2, 3))
-        return (x * weight).mean() + orthogonality_loss(z[:, :3], z[:, 1:], gather=gather_processes)
+        return (x * weight).mean() + orthogonality_loss(z[:, :3], z[:, 1:], gather_processes)
 
 
 def gradients_and_statistics(device):
