@@ -78,10 +78,10 @@ def train(
         for epoch in range(state.step // steps, t.epochs):
             model.train()
             for batch in run.batches():
+                torch.manual_seed(dropout_seed(t.seed, state.step, rank))
                 rows = flatten_clips(batch, accelerator.device)
                 image, mask = run.plain.normalize(rows["image"]), rows["mask"].float()
                 annotated = rows["annotated"] if config.data.task == "s4" else None
-                torch.manual_seed(dropout_seed(t.seed, state.step, rank))
                 noise = step_noise(run.plain, config, state.step, len(mask), annotated)
                 with accelerator.accumulate(model):
                     output = model(
@@ -93,9 +93,8 @@ def train(
                         annotated=annotated,
                         posterior_mask=config.data.posterior_mask,
                     )
-                    losses = objective(
-                        output, mask, config, noise, sum_scale=world, gather=gather_processes if t.sync_batch else None
-                    )
+                    gather = gather_processes if t.sync_batch else None
+                    losses = objective(output, mask, config, noise, sum_scale=float(world), gather=gather)
                     accelerator.backward(losses["loss"])
                     if t.clip_grad and accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(model.parameters(), t.clip_grad)
@@ -136,8 +135,7 @@ def train(
                 if main:
                     save_checkpoint(out / BEST, run.plain)
             run.save()
-            scores = f"val J {val['J']:.3f}, F {val['F']:.3f}"
-            run.console.print(f"epoch {epoch + 1}/{t.epochs}: {scores}, {state.seconds:.0f} s")
+            run.report(epoch, val)
             if stop.agreed(True):
                 stop.end(out, state.step)
         accelerator.wait_for_everyone()

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -96,6 +96,11 @@ class Run:
         """Move the progress bar."""
         pace = (self.bar.tasks[0].speed or 0) * self.config.train.batch_size * self.accelerator.num_processes
         self.bar.update(self.task, completed=self.state.step, description=f"loss {loss:.3f}, {pace:.1f} clips/s")
+
+    def report(self, epoch: int, val: Mapping[str, float]) -> None:
+        """Print the scores of an epoch (from 0)."""
+        scores = f"val J {val['J']:.3f}, F {val['F']:.3f}"
+        self.console.print(f"epoch {epoch + 1}/{self.config.train.epochs}: {scores}, {self.state.seconds:.0f} s")
 
     def save(self) -> None:
         """Write ``state.pt`` in the main process."""
