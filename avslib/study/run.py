@@ -21,7 +21,8 @@ from avslib.study.records import DatasetInfo, RunRecord, git_state, new_record, 
 from avslib.training.deterministic import deterministic
 from avslib.training.distributed import rank, together, world_size
 from avslib.training.evaluate import Scores, all_objects, evaluate, test_splits
-from avslib.training.loop import open_split, train
+from avslib.training.loop import train
+from avslib.training.setup import open_split
 from avslib.training.state import HISTORY
 from avslib.variants import method_name
 from avslib.weights.checkpoints import load_checkpoint
