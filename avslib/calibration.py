@@ -1,4 +1,4 @@
-"""What a probability is worth: entropy of samples and its parts, reliability, calibration error, temperature."""
+"""Uncertainty and calibration: entropy of samples and its parts, reliability diagrams, temperature."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from avslib.core.errors import NonFiniteError, UsageError
 
 
 def entropy(p: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-    """Entropy of a coin with probability p, in bits: -p log2 p - (1 - p) log2 (1 - p); 0 at p = 0 and p = 1.
+    """Entropy of a Bernoulli variable in bits: -p log2 p - (1 - p) log2 (1 - p); 0 at p = 0 and p = 1.
 
     >>> entropy(torch.tensor([0.0, 0.5, 1.0]))
     tensor([0., 1., 0.])
@@ -23,11 +23,11 @@ def entropy(p: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
 def entropy_parts(
     samples: Float[Tensor, "k *S"],
 ) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"], Float[Tensor, "*S"]]:
-    """Entropy of the mean prediction, and the two parts it is the sum of.
+    """Entropy of the mean prediction, and its two parts, in bits.
 
-    total = H(mean_k p_k); expected = mean_k H(p_k), which is left when the code is known; the difference is the mutual
-    information of label and code, >= 0, which is 0 when all samples agree. In bits. Source: Depeweg et al.,
-    "Decomposition of Uncertainty in Bayesian Deep Learning", ICML 2018.
+    total = H(mean_k p_k); expected = mean_k H(p_k), which remains when the code is known; their difference is the
+    mutual information of label and code, >= 0, and 0 when all samples agree. Source: Depeweg et al., "Decomposition of
+    Uncertainty in Bayesian Deep Learning", ICML 2018.
 
     Shape: samples [k, *S] of probabilities -> total, expected, mutual information, each [*S].
 
@@ -40,7 +40,7 @@ def entropy_parts(
 
 
 def logits_of_mean_probability(logits: Float[Tensor, "k *S"]) -> Float[Tensor, "*S"]:
-    """logit(mean_k sigmoid(logits_k)), by logarithms: finite also where the mean is 0 or 1 to the last digit.
+    """logit(mean_k sigmoid(logits_k)), in log space: finite even where the mean rounds to 0 or 1.
 
     >>> logits_of_mean_probability(torch.tensor([[0.0, 90.0], [0.0, 90.0]]))
     tensor([ 0., 90.])
@@ -52,7 +52,7 @@ def logits_of_mean_probability(logits: Float[Tensor, "k *S"]) -> Float[Tensor, "
 
 @dataclass
 class Reliability:
-    """A reliability diagram: for each bin of predicted probability what was predicted, what came true, and how often.
+    """A reliability diagram: predicted probability and observed frequency in each bin of predictions.
 
     Attributes:
         edges: [bins + 1] from 0 to 1.
@@ -67,7 +67,7 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: the gap between predicted and observed, weighted by how often a bin is used."""
+        """Expected calibration error: the gap between predicted and observed, weighted by the share of each bin."""
         return float(((self.predicted - self.observed).abs() * self.share).nansum())
 
 
@@ -75,11 +75,10 @@ def reliability(p: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], bins: int 
     """Sort predictions into `bins` equal bins of probability.
 
     The calibration error of the result equals torchmetrics' ``BinaryCalibrationError(n_bins=bins, norm="l1")``.
-    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, in the form for two classes that looks at
-    the probability of the positive class.
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, in its binary form.
 
     Raises:
-        AvsError: other shapes, nothing to sort, probabilities outside 0..1, targets that are not 0 or 1.
+        AvsError: unequal shapes, no predictions, probabilities outside 0..1, targets that are not 0 or 1.
 
     >>> diagram = reliability(torch.tensor([0.2, 0.2, 0.9, 0.9]), torch.tensor([0, 1, 1, 1]), bins=2)
     >>> diagram.observed.tolist(), round(diagram.error, 3)
@@ -92,9 +91,7 @@ def reliability(p: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], bins: int 
         )
     p, target = p.detach().flatten().double().cpu(), target.flatten().double().cpu()
     if not ((p >= 0) & (p <= 1)).all() or not ((target == 0) | (target == 1)).all():
-        raise UsageError(
-            "reliability expects probabilities from 0 to 1 and targets of 0 and 1; apply sigmoid to logits"
-        )
+        raise UsageError("reliability expects probabilities in [0, 1] and targets of 0 and 1; apply sigmoid to logits")
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
     place = (torch.bucketize(p, edges, right=True) - 1).clamp(0, bins - 1)
     count = torch.bincount(place, minlength=bins).double()
@@ -110,10 +107,10 @@ def calibration_error(p: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], bins
 def fit_temperature(logits: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], steps: int = 50) -> float:
     """The temperature t > 0 that minimises the binary cross-entropy of sigmoid(logits / t).
 
-    One number cannot move the boundary at 0.5, so J stays as it is. Source: Guo et al., ICML 2017.
+    It does not move the boundary at 0.5, so J stays the same. Source: Guo et al., ICML 2017.
 
     Raises:
-        AvsError: other shapes, logits that are not finite, or all targets alike, for which t has no minimum.
+        AvsError: unequal shapes, logits that are not finite, or targets that are all equal, which have no minimum.
 
     >>> logits = torch.tensor([4.0, 4.0, 4.0, -4.0])  # three of four are right: sigmoid should say 3/4
     >>> round(fit_temperature(logits, torch.tensor([1, 1, 0, 0])) / (4 / torch.tensor(3.0).log().item()), 3)
@@ -122,11 +119,11 @@ def fit_temperature(logits: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], s
     target = target.to(logits.device).float()
     if logits.shape != target.shape or target.unique().tolist() != [0, 1]:
         raise UsageError(
-            "fit_temperature expects logits and targets of one shape, with zeros and ones among the targets"
+            "fit_temperature expects logits and targets of the same shape, with zeros and ones among the targets"
         )
     logits = logits.detach().float()
     if not logits.isfinite().all():
-        raise NonFiniteError("fit_temperature expects finite logits; those of the probabilities 0 and 1 are not")
+        raise NonFiniteError("fit_temperature expects finite logits, so probabilities other than 0 and 1")
     log_t = torch.zeros((), device=logits.device, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_t], max_iter=steps, line_search_fn="strong_wolfe")
 

@@ -1,12 +1,13 @@
-"""J and F of AVSBench as pure functions, and the torchmetrics metrics that sum them over a whole set.
+"""J and F of AVSBench as pure functions, and as torchmetrics metrics over a whole set.
 
-Everything is told per frame: `N` rows of logits [N, 1, H, W] or [N, H, W] against masks of 0 and 1 of the same shape.
+All scores are per frame: `N` rows of logits [N, 1, H, W] or [N, H, W] against masks of 0 and 1 of the same shape.
 Sums are kept in float64 and reduced by addition, so `MeanIoU` and `FScore` do not depend on the batch size, the order
 of the rows or the number of processes. (On a device without float64 leave the metric on the CPU: rows are moved.)
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
@@ -15,7 +16,7 @@ from torchmetrics import Metric
 from avslib.core.errors import NonFiniteError, UsageError
 
 BETA_SQUARED = 0.3
-# The last one is exactly 1 in float32; the figures of the release are made with it.
+# the last one is exactly 1 in float32; the released scores include it
 THRESHOLDS: Float[Tensor, "255"] = torch.linspace(0, 1 - 1e-10, 255)
 _ABOVE_HALF = 128
 _BINS = len(THRESHOLDS) + 1
@@ -24,7 +25,7 @@ _FRAMES_IN_CACHE = 16
 
 @dataclass(frozen=True)
 class FrameScores:
-    """What J and F sum up, of N frames: see `iou_per_frame` and `f_curves`.
+    """What J and F sum over N frames; see `iou_per_frame` and `f_curves`.
 
     Attributes:
         iou: [N], float64.
@@ -40,11 +41,10 @@ class FrameScores:
 def frame_scores(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> FrameScores:
     """IoU and F curve of every frame from one pass over its pixels.
 
-    Equal to one comparison of all pixels a threshold, but counted once: a histogram of the sigmoids between the
-    thresholds, of the pixels inside and outside of the mask, summed from the top.
+    Equal to comparing all pixels with every threshold, in one pass: histograms of the sigmoids over the thresholds,
+    inside and outside the mask, summed from the top.
 
-    Shape: logits, target [N, 1, H, W] or [N, H, W]. Raises AvsError on other shapes, on masks that are not 0/1 and on
-    NaN.
+    Shape: logits, target [N, 1, H, W] or [N, H, W]. Raises AvsError on other shapes, masks that are not 0/1, and NaN.
     """
     counts = _histograms(logits, target).to(_float64_device(logits))
     pixels = target.shape[1:].numel()
@@ -65,7 +65,7 @@ def frame_scores(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *f
 def iou_per_frame(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> Float[Tensor, "N"]:
     """Intersection over union of every frame at sigmoid > 0.5, float64.
 
-    IoU = I / (U + 1e-7); a frame whose mask is empty scores the share of its pixels rightly left out.
+    IoU = I / (U + 1e-7); a frame with an empty mask scores the share of its pixels that are correctly left out.
     Source: AVSBench (Zhou et al., ECCV 2022), mIoU before the mean over frames.
 
     Shape: logits, target [N, 1, H, W] or [N, H, W] -> [N]. Raises AvsError as `frame_scores`.
@@ -81,7 +81,7 @@ def iou_per_frame(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *
 def f_curves(
     logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]
 ) -> tuple[Float[Tensor, "N 255"], Bool[Tensor, "N"]]:
-    """F of every frame at every threshold (float64), and which frames have a mask that is not empty.
+    """F of every frame at every threshold (float64), and which frames have a non-empty mask.
 
     F = (1 + b) P R / (b P + R) with b = beta^2 = 0.3, P = tp / (predicted + 1e-20), R = tp / (true + 1e-20),
     prediction = sigmoid >= threshold, NaN -> 0. Source: AVSBench (Zhou et al., ECCV 2022).
@@ -100,13 +100,12 @@ def f_curves(
 def _histograms(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> Int[Tensor, "2 N 256"]:
     """Pixels outside and inside the mask in each bin; bin k ends where the next threshold begins.
 
-    The bin of threshold 0.5 holds that value alone, and `_ABOVE_HALF` begins right above it: J asks for sigmoid > 0.5,
-    F for sigmoid >= threshold. (Thresholding the logit at 0 differs: in float32 the sigmoid exceeds 0.5 only from a
-    logit of 9e-8 on.)
+    The bin of threshold 0.5 holds only that value, and `_ABOVE_HALF` begins right above it: J uses sigmoid > 0.5, F
+    sigmoid >= threshold. (Thresholding the logit at 0 differs: the float32 sigmoid exceeds 0.5 only from 9e-8 on.)
     """
     if logits.shape != target.shape or logits.ndim not in (3, 4) or (logits.ndim == 4 and logits.shape[1] != 1):
         raise UsageError(
-            f"metrics expect logits and masks of one shape, [N, 1, H, W] or [N, H, W]; "
+            "metrics expect logits and masks of the same shape, [N, 1, H, W] or [N, H, W]; "
             f"got {list(logits.shape)} and {list(target.shape)}"
         )
     thresholds, found = THRESHOLDS.to(logits.device), []
@@ -118,8 +117,8 @@ def _histograms(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *fr
             raise UsageError("metrics expect masks of 0 and 1; divide masks of 0 and 255 by 255")
         probability = x.float().sigmoid().flatten(1)
         if probability.sum().isnan():
-            raise NonFiniteError("the logits hold NaN; the model that made them has diverged")
-        # the nearest threshold is met or just missed: exact, and far quicker than a search
+            raise NonFiniteError("the logits hold NaN; the model has diverged")
+        # a value lies just above or just below the nearest threshold: exact, and far faster than a search
         index = (probability * (len(thresholds) - 1)).round_().to(torch.int32)
         index -= (thresholds.index_select(0, index.flatten()).view_as(index) > probability).int()
         index += (probability > 0.5).int()
@@ -155,7 +154,7 @@ class MeanIoU(Metric):
     def update(
         self, logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"], scores: FrameScores | None = None
     ) -> None:
-        """Add N frames; shapes and errors as `frame_scores`, whose result may be given where it is known."""
+        """Add N frames; shapes and errors as `frame_scores`, whose result can be passed where it is known."""
         scores = frame_scores(logits, target) if scores is None else scores
         self.total += scores.iou.sum().to(self.total.device)
         self.frames += len(logits)
@@ -166,9 +165,7 @@ class MeanIoU(Metric):
 
 
 class FScore(Metric):
-    """F: the mean F curve over all frames of the set whose mask is not empty, at its best threshold.
-
-    0 when no frame has a mask.
+    """F: the mean F curve over all frames with a non-empty mask, at its best threshold; 0 without any such frame.
 
     >>> metric = FScore()
     >>> metric.update(torch.tensor([[[9.0, 9.0], [9.0, -9.0]]]), torch.tensor([[[1, 1], [0, 0]]]))
@@ -189,7 +186,7 @@ class FScore(Metric):
     def update(
         self, logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"], scores: FrameScores | None = None
     ) -> None:
-        """Add N frames; shapes and errors as `frame_scores`, whose result may be given where it is known."""
+        """Add N frames; shapes and errors as `frame_scores`, whose result can be passed where it is known."""
         scores = frame_scores(logits, target) if scores is None else scores
         self.curve += scores.curve[scores.counted].sum(0).to(self.curve.device)
         self.counted += scores.counted.sum().to(self.counted.device)
@@ -200,12 +197,12 @@ class FScore(Metric):
 
 
 class LegacyFScore(Metric):
-    """F as published figures were made: the best threshold of every test batch, averaged over the batches.
+    """F as published: the best threshold of every test batch, averaged over the batches.
 
-    `batch_size` counts clips of `frames` frames, as the released scripts do, so that the set is cut into runs of
-    ``batch_size * frames`` rows (the last may be shorter; a batch without any mask scores 0). The cut depends on the
-    place of a row in the set alone, never on how many rows an `update` brings; several processes, or rows in another
-    order, give each row's place as `index`.
+    `batch_size` counts clips of `frames` frames, as in the released scripts: the set is cut into runs of
+    ``batch_size * frames`` rows (the last may be shorter; a batch without any mask scores 0). The cut depends only on a
+    row's place in the set, not on the rows of an `update`; several processes, or rows in a different order, pass the
+    places as `index`.
 
     >>> metric = LegacyFScore(batch_size=1, frames=1)
     >>> mask = torch.tensor([[[1, 1], [0, 0]], [[1, 0], [0, 0]]])
@@ -214,18 +211,19 @@ class LegacyFScore(Metric):
     0.512274
     """
 
-    # The default place of a row is the number of rows before it, which `forward` would otherwise reset.
+    # a row's default place is the number of rows before it, which `forward` would otherwise reset
     full_state_update = True
     higher_is_better = True
     curves: list[Tensor]
     counted: list[Tensor]
     index: list[Tensor]
     parts: Tensor
+    unplaced: Tensor
 
     def __init__(self, batch_size: int = 4, frames: int = 5, **kwargs) -> None:
         super().__init__(**kwargs)
         if batch_size < 1 or frames < 1:
-            raise UsageError(f"LegacyFScore needs batch_size and frames of at least 1; got {batch_size} and {frames}")
+            raise UsageError(f"LegacyFScore expects batch_size and frames of at least 1; got {batch_size}, {frames}")
         self.rows = batch_size * frames
         for name in ("curves", "counted", "index"):
             self.add_state(name, [], dist_reduce_fx="cat")
@@ -239,9 +237,9 @@ class LegacyFScore(Metric):
         index: Shaped[Tensor, "N"] | None = None,
         scores: FrameScores | None = None,
     ) -> None:
-        """Add N frames; `index` = their places in the set (clip number * frames + frame), by default the next N.
+        """Add N frames; `index`: their places in the set (clip number * frames + frame), by default the next N.
 
-        A place that comes twice counts once (samplers pad the last batch of a process with repeated clips).
+        A place that occurs twice counts once (samplers pad the last batch of a process with repeated clips).
         """
         scores = frame_scores(logits, target) if scores is None else scores
         if index is None:
@@ -249,7 +247,7 @@ class LegacyFScore(Metric):
             index = torch.arange(start, start + len(logits))
             self.unplaced += len(logits)
         elif len(index) != len(logits):
-            raise UsageError(f"LegacyFScore got {len(index)} places for {len(logits)} rows; give one a row")
+            raise UsageError(f"LegacyFScore got {len(index)} places for {len(logits)} rows; pass one per row")
         self.curves.append(scores.curve.to(self.device))
         self.counted.append(scores.counted.to(self.device))
         self.index.append(index.to(self.device))
@@ -258,20 +256,18 @@ class LegacyFScore(Metric):
         """The mean of the batches' best F; NaN before the first frame."""
         if not len(self.index):
             return torch.tensor(float("nan"), dtype=torch.float64)
-        # A list in one process, one tensor after a reduction over several.
+        # lists in one process, tensors after a reduction over several
         curves, counted, index = (
             torch.cat(x) if isinstance(x, list) else x for x in (self.curves, self.counted, self.index)
         )
         if self.unplaced and (self.parts > 1 or self.unplaced < len(index)):
             raise UsageError(
                 "LegacyFScore depends on the order of the frames in the set: "
-                "with several processes give update() the places of its rows as `index`"
+                "with several processes pass update() the places of its rows as `index`"
             )
-        order = index.argsort(stable=True)
-        first = torch.ones_like(order, dtype=torch.bool)
-        first[1:] = index[order][1:] != index[order][:-1]
-        order = order[first]
-        if index[order[-1]] != len(order) - 1 or index[order[0]] != 0:
-            raise UsageError("LegacyFScore needs every place from 0 to the last once; some rows of the set are missing")
+        places, rows = np.unique(index.cpu(), return_index=True)
+        if not np.array_equal(places, np.arange(len(places))):
+            raise UsageError("LegacyFScore expects every place from 0 to the last; some rows of the set are missing")
+        order = torch.as_tensor(rows, device=curves.device)
         batches = zip(curves[order].split(self.rows), counted[order].split(self.rows), strict=True)
         return torch.stack([curve[keep].sum(0).max() / keep.sum().clamp(min=1) for curve, keep in batches]).mean()

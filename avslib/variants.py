@@ -1,15 +1,12 @@
-"""Variants of the model and the objective, as data: a name and what it changes in a preset.
+"""Variants of the model and the objective: a name and the fields that it sets in a preset.
 
-Every entry is a switch of the configuration, so that a variant can be trained by ``avs train``, ``avs ablate``, by
-lesson 12 and from Python alike::
+``avs train``, ``avs ablate``, lesson 12 and Python train the same variants::
 
     config = load_config("mini").replace(variant("without_orthogonality"))
 
-Fields that take any value need no entry: ``model.latent_dim``, ``model.backbone``, ``train.eval_samples``, and
-``train.init_from`` (MS3 from S4 weights, or null from scratch).
-
-The names of the forms are those of ``LossConfig``; ``official`` is the released code's form. Preset ``paper`` starts
-from the official forms, preset ``mini`` from the corrected ones; a variant says the same whatever the preset.
+Fields that take any value need no entry, such as ``model.latent_dim`` and ``train.init_from``. ``official`` is the
+released code's form of a loss; preset ``paper`` starts from the official forms, preset ``mini`` from the corrected
+ones. A variant sets the same fields in every preset.
 """
 
 import difflib
@@ -23,7 +20,7 @@ def _forms(field: str) -> tuple[str, ...]:
     return get_args(LossConfig.model_fields[field].annotation)
 
 
-# fields of ``model`` that make a network larger or start it elsewhere, but no other method
+# fields of ``model`` that change the size or the start of a network, not the method
 SIZES = (
     "model.backbone",
     "model.pretrained",
@@ -40,7 +37,7 @@ RELEASED_FORMS = ("loss.structure_weighting", "loss.kl_scale", "loss.divergence_
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "ecmvae": {},
-    # the codes: fewer of them, fused otherwise, entering elsewhere
+    # the codes: how many, how they are fused, where they enter
     "no_factorisation": {"model.latent": "unfactorised"},
     "poe": {"model.code_fusion": "product_of_experts"},
     "deterministic": {"model.latent": "none"},
@@ -67,7 +64,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def variant(name: str) -> dict[str, Any]:
-    """What a variant changes, as overrides for :meth:`avslib.config.Config.replace`.
+    """The fields that a variant sets, as overrides for :meth:`avslib.config.Config.replace`.
 
     >>> variant("without_both")
     {'loss.orthogonality': 0.0, 'loss.mi': 0.0}
@@ -75,31 +72,31 @@ def variant(name: str) -> dict[str, Any]:
     {'loss.divergence_c': 'symmetric_kl'}
 
     Raises:
-        AvsError: no such variant, with the nearest name and the whole list.
+        AvsError: unknown variant, with the nearest name and the whole list.
     """
     if name not in VARIANTS:
         near = difflib.get_close_matches(str(name), VARIANTS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UsageError(f"variant {name!r}: there is none; {hint}variants are {', '.join(VARIANTS)}")
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"unknown variant {name!r}. {hint}Variants are {', '.join(VARIANTS)}")
     return dict(VARIANTS[name])
 
 
 def method_name(config: Config) -> str:
-    """What tables call a configuration: the variant that makes it of its preset, and the fields that no variant sets.
+    """The name of a configuration in tables: the variant of its preset that it is, then the fields that differ from it.
 
-    Only what defines a method counts: ``model``, ``loss``, ``data.flip``, ``data.posterior_mask`` and
-    ``train.eval_samples``, without the sizes of network and picture.
+    Only the fields that define a method count: ``model``, ``loss``, ``data.flip``, ``data.posterior_mask`` and
+    ``train.eval_samples``, without the sizes of network and images.
 
     >>> method_name(load_config("mini", ["loss.mi=0"])), method_name(load_config("demo", ["model.latent_dim=4"]))
     ('without_mi', 'ecmvae, latent_dim=4')
     """
     preset = load_config(config.preset if config.preset in preset_names() else "paper")
     changed = _defining(config, preset)
-    says = {name: _defining(preset.replace(overrides), preset) for name, overrides in VARIANTS.items()}
-    fitting = [name for name, fields in says.items() if fields and fields.items() <= changed.items()]
-    # the entry that explains most; of two that say the same, the first
-    best = max(fitting, key=lambda name: len(says[name]), default="ecmvae")
-    rest = [f"{key.split('.')[1]}={value}" for key, value in changed.items() if key not in says[best]]
+    sets = {name: _defining(preset.replace(overrides), preset) for name, overrides in VARIANTS.items()}
+    fitting = [name for name, fields in sets.items() if fields and fields.items() <= changed.items()]
+    # the variant that explains most; of two with the same fields, the first
+    best = max(fitting, key=lambda name: len(sets[name]), default="ecmvae")
+    rest = [f"{key.split('.')[1]}={value}" for key, value in changed.items() if key not in sets[best]]
     return ", ".join([best, *rest])
 
 

@@ -13,11 +13,11 @@ from avslib.audio.vggish import VGGish
 from avslib.config import Config, load_config
 from avslib.core.errors import InstallError
 from avslib.models.ecmvae import ECMVAE
-from avslib.models.speed_options import apply_speed_options, has_compiler
+from avslib.weights.speed_options import apply_speed_options, has_compiler
 from benchmarks import reference_model
 from benchmarks.record import BenchSettings
+from benchmarks.timing import OURS, REFERENCE
 
-REFERENCE, OURS = "reference", "ours"
 QUICK = {
     "model.image_size": 64,
     "model.channels": 8,
@@ -46,6 +46,12 @@ class Candidate:
     compile: bool = False
     tf32: Literal["none", "convolutions", "all"] = "none"
     against: str = REFERENCE
+
+    def products(self, device: str) -> str:
+        """The name of the ceiling that its matrix products are held against."""
+        if self.bf16:
+            return "bfloat16"
+        return "tf32" if self.tf32 == "all" and device == "cuda" else "float32"
 
     @contextlib.contextmanager
     def precision(self, device: str) -> Iterator[None]:

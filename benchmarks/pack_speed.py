@@ -17,8 +17,8 @@ from avslib.data.packed import PackedClips
 
 @dataclass(frozen=True)
 class Speeds:
-    """Clips a second of loose and of packed files in random order, decoded; and how much faster the packed ones are,
-    as the median over the rounds: decoded (`ratio`), and the bytes of the files alone (`files_ratio`)."""
+    """Clips per second of loose and of packed files in random order, decoded; and how much faster the packed ones are,
+    as the median over the rounds: decoded (`ratio`), and reading the files without decoding (`files_ratio`)."""
 
     loose: float
     packed: float
@@ -66,8 +66,7 @@ def compare(
         return (path.read_bytes() for clip in clips for path in (*clip.frame_paths, *clip.mask_paths) if path)
 
     def open_packed(epoch: int) -> Iterable:
-        stream.epoch = epoch
-        return stream.samples()
+        return stream.samples(epoch)
 
     readers = (read_loose, read_packed, open_loose, open_packed)
     times = [[_seconds(read, epoch) for read in readers] for epoch in range(rounds + 1)][1:]

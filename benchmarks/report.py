@@ -1,13 +1,100 @@
-"""Tables of bench records, for the terminal and as a page; made from the records alone."""
+"""Tables and targets of bench records, for the terminal and as a page; made only from the records."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from rich.box import SIMPLE
 from rich.table import Table
 
-from benchmarks.record import BenchRecord, Row
-from benchmarks.targets import Verdict, verdicts
-from benchmarks.timing import Spread
+from benchmarks.record import BenchRecord, BenchSettings, Row, Spread
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on a number of a section's rows: ours, or the best of ours with an option. None matches any."""
+
+    section: str
+    figure: str
+    bound: float
+    options: bool = False
+    device: str | None = "cpu"
+    backbone: str | None = None
+    batch: int | None = None
+
+    @property
+    def at_most(self) -> bool:
+        return self.figure in ("error", "batch 8")
+
+    @property
+    def text(self) -> str:
+        rows = "options" if self.options else "exact"
+        return f"{self.section}: {_LABELS[self.figure]} {'<=' if self.at_most else '>='} {self.bound:g} ({rows})"
+
+
+_LABELS = {
+    "ratio": "times as fast",
+    "peak_ratio": "times less peak memory",
+    "error": "relative error",
+    "line": "R^2 of time against T",
+    "batch 8": "GB, training step, batch 8",
+}
+PVT, RESNET = "pvt_v2_b5", "resnet50"
+TARGETS = (
+    Target("fusion", "ratio", 60),
+    Target("fusion", "peak_ratio", 12),
+    Target("fusion", "error", 1e-5, device=None),
+    Target("train", "ratio", 3, backbone=RESNET, batch=4),
+    Target("train", "ratio", 2.5, backbone=PVT, batch=4),
+    Target("train", "ratio", 3.5, options=True, backbone=PVT, batch=4),
+    *(Target("train", "peak_ratio", 2, backbone=name, batch=4) for name in (RESNET, PVT)),
+    *(Target("train", "peak_ratio", 4, options=True, backbone=name, batch=4) for name in (RESNET, PVT)),
+    Target("inference", "ratio", 3, backbone=RESNET, batch=1),
+    Target("inference", "ratio", 2.2, backbone=PVT, batch=1),
+    Target("metrics", "ratio", 15),
+    Target("metrics", "error", 1e-12, device=None),
+    Target("growth", "line", 0.98, device=None),
+    Target("growth", "batch 8", 16, options=True, device=None, backbone=PVT),
+    Target("train", "ratio", 1.6, device="cuda", backbone=PVT),
+    Target("train", "ratio", 6, options=True, device="cuda", backbone=PVT),
+    Target("train", "peak_ratio", 6, options=True, device="cuda", backbone=PVT),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target, the value measured, its row, and whether it is met."""
+
+    target: Target
+    value: float
+    row: Row
+    met: bool
+
+
+def verdicts(settings: BenchSettings, sections: Mapping[str, list[Row]]) -> list[Verdict]:
+    """Every target that the settings and sections have values for; none for a quick run, which measures nothing."""
+    found = []
+    for target in () if settings.quick else TARGETS:
+        if target.device not in (None, settings.device) or target.backbone not in (None, settings.backbone):
+            continue
+        rows = [row for row in sections.get(target.section, ()) if target.batch in (None, row.batch)]
+        rows = [row for row in rows if (row.name.startswith("ours, ") if target.options else row.name == "ours")]
+        if values := [(value, row) for row in rows if (value := _measured(target.figure, row)) is not None]:
+            value, row = (min if target.at_most else max)(values, key=lambda pair: pair[0])
+            met = value <= target.bound if target.at_most else value >= target.bound
+            found.append(Verdict(target, value, row, met))
+    return found
+
+
+def _measured(figure: str, row: Row) -> float | None:
+    first = row.case == "training step against batch" and row.values.get("x") == 8 and row.peak_bytes
+    return {
+        "ratio": row.ratio.median if row.ratio else None,
+        "peak_ratio": row.peak_ratio,
+        "line": row.values.get("R2 of seconds") if row.values.get("axis") == "T" else None,
+        "batch 8": row.peak_bytes / 1e9 if first else None,
+        "error": max(row.errors.values()) if row.errors else None,
+    }[figure]
+
 
 # heading -> what a row has there; columns that no row of a section fills are left out
 _COLUMNS: dict[str, Callable[[Row], str]] = {
@@ -21,52 +108,26 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "of matmul ceiling": lambda r: f"{r.matmul_share:.0%}" if r.matmul_share else "",
     "of memory ceiling": lambda r: f"{r.memory_share:.0%}" if r.memory_share else "",
     "relative error": lambda r: ", ".join(f"{name} {x:.1e}" for name, x in r.errors.items()),
-    "more": lambda r: "; ".join(_notes(r)),
 }
 
 
-# the same in few letters, for a terminal
-_TERMINAL: dict[str, Callable[[Row], str]] = {
-    "": lambda r: r.case,
-    "candidate": lambda r: r.name,
-    "time": lambda r: _seconds(r.seconds.median) if r.seconds else "",
-    "clips/s": _COLUMNS["clips/s"],
-    "times as fast": lambda r: _with_spread(r.ratio, lambda x: f"{x:.3g}", "-") if r.ratio else "",
-    "peak": _COLUMNS["peak memory"],
-    "times less": _COLUMNS["reference / it, memory"],
-    "of matmul": _COLUMNS["of matmul ceiling"],
-    "of memory": _COLUMNS["of memory ceiling"],
-    "error": lambda r: f"{max(r.errors.values()):.0e}" if r.errors else "",
-    "more": _COLUMNS["more"],
-}
-
-
-def columns(rows: list[Row], kinds: Mapping[str, Callable[[Row], str]] = _COLUMNS) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of a section; values that half of its rows or more have get columns of their own."""
+def columns(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of a section; values that at least half of its rows have get columns of their own."""
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     own = [name for name in names if 2 * sum(name in row.values for row in rows) >= len(rows)]
-    rest = [row.model_copy(update={"values": {k: v for k, v in row.values.items() if k not in own}}) for row in rows]
-    cells = {name: [make(row) for row in rest] for name, make in kinds.items()}
-    more = cells.pop("more")
+    cells = {heading: [make(row) for row in rows] for heading, make in _COLUMNS.items()}
     cells |= {name: [_value(row.values[name]) if name in row.values else "" for row in rows] for name in own}
-    cells["more"] = more
-    kept = [name for name, column in cells.items() if any(column)]
-    return kept, [list(line) for line in zip(*(cells[name] for name in kept), strict=True)]
+    cells["more"] = ["; ".join(_notes(row, own)) for row in rows]
+    kept = [heading for heading, column in cells.items() if any(column)]
+    return kept, [list(line) for line in zip(*(cells[heading] for heading in kept), strict=True)]
 
 
 def section_table(name: str, rows: list[Row]) -> Table:
-    """A section for the terminal, in short; a case that goes on is named once, and the only one in the title."""
-    headings, cells = columns(rows, _TERMINAL)
-    cases = dict.fromkeys(row.case for row in rows)
-    if len(cases) == 1:
-        name, headings, cells = f"{name}: {next(iter(cases))}", headings[1:], [line[1:] for line in cells]
-    table = Table(title=name, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    for number, heading in enumerate(headings):
-        table.add_column(heading, overflow="fold", min_width=0 if number else len("reference"))
-    before = None
-    for first, *line in cells:
-        table.add_row("" if first == before and len(cases) > 1 else first, *line)
-        before = first
+    """A section for the terminal."""
+    headings, cells = columns(rows)
+    table = Table(*headings, title=name, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for line in cells:
+        table.add_row(*line)
     return table
 
 
@@ -74,24 +135,15 @@ def target_table(found: list[Verdict]) -> Table:
     """Targets and whether they are met, for the terminal."""
     table = Table("target", "measured", "row", "", title="targets", title_justify="left")
     for verdict in found:
-        table.add_row(*verdict_cells(verdict))
+        table.add_row(*_verdict_cells(verdict))
     return table
-
-
-def verdict_cells(verdict: Verdict) -> list[str]:
-    row = f"{verdict.row.name}, {verdict.row.case}"
-    return [verdict.target.text, f"{verdict.value:.3g}", row, "met" if verdict.met else "not met"]
 
 
 def targets_markdown(records: Iterable[BenchRecord]) -> str:
     """The targets of all records in one table."""
-    cells = [
-        [r.settings.device, r.settings.backbone, *verdict_cells(v)]
-        for r in records
-        for v in verdicts(r.settings, r.sections)
-    ]
-    headings = ["device", "backbone", "target", "measured", "row", ""]
-    return "\n".join(_markdown_table(headings, cells)) + "\n"
+    found = [(r.settings, v) for r in records for v in verdicts(r.settings, r.sections)]
+    cells = [[s.device, s.backbone, *_verdict_cells(v)] for s, v in found]
+    return "\n".join(_markdown_table(["device", "backbone", "target", "measured", "row", ""], cells)) + "\n"
 
 
 def markdown_page(records: Iterable[BenchRecord]) -> str:
@@ -109,12 +161,11 @@ def _markdown(record: BenchRecord) -> Iterator[str]:
         f"{record.created[:10]}, commit {(record.git.commit or 'none')[:10]}{changed}; `{record.command}`\n"
     )
     for name, rows in record.sections.items():
-        headings, cells = columns(rows)
         yield f"### {name}\n"
-        yield from _markdown_table(headings, cells)
+        yield from _markdown_table(*columns(rows))
     if found := verdicts(s, record.sections):
         yield "### targets\n"
-        yield from _markdown_table(["target", "measured", "row", ""], [verdict_cells(v) for v in found])
+        yield from _markdown_table(["target", "measured", "row", ""], [_verdict_cells(v) for v in found])
 
 
 def _markdown_table(headings: list[str], cells: list[list[str]]) -> Iterator[str]:
@@ -123,11 +174,15 @@ def _markdown_table(headings: list[str], cells: list[list[str]]) -> Iterator[str
     yield ""
 
 
-def _notes(row: Row) -> Iterator[str]:
+def _verdict_cells(verdict: Verdict) -> list[str]:
+    row = f"{verdict.row.name}, {verdict.row.case}"
+    return [verdict.target.text, f"{verdict.value:.3g}", row, "met" if verdict.met else "not met"]
+
+
+def _notes(row: Row, own: list[str]) -> Iterator[str]:
     if row.extrapolated_from:
         yield f"extrapolated from batches {', '.join(map(str, row.extrapolated_from))}"
-    for name, value in row.values.items():
-        yield f"{name} {_value(value)}"
+    yield from (f"{name} {_value(value)}" for name, value in row.values.items() if name not in own)
     if row.notes:
         yield row.notes
 
@@ -136,22 +191,18 @@ def _value(value: float | str) -> str:
     return value if isinstance(value, str) else format(value, ".4g")
 
 
-def _with_spread(s: Spread, text: Callable[[float], str], to: str = " to ") -> str:
+def _with_spread(s: Spread, text: Callable[[float], str]) -> str:
     """Median, and smallest to largest."""
-    return text(s.median) if s.count == 1 else f"{text(s.median)} ({text(s.smallest)}{to}{text(s.largest)})"
+    return text(s.median) if s.count == 1 else f"{text(s.median)} ({text(s.smallest)} to {text(s.largest)})"
 
 
 def _seconds(x: float) -> str:
     """
-    >>> _seconds(0.0123), _seconds(12.3), _seconds(2e-5)
-    ('12.3 ms', '12.3 s', '0.02 ms')
+    >>> _seconds(0.0123), _seconds(12.3)
+    ('12.3 ms', '12.3 s')
     """
     return f"{x:.3g} s" if x >= 1 else f"{x * 1000:.3g} ms"
 
 
 def _bytes(x: int) -> str:
-    """
-    >>> _bytes(1_500_000_000), _bytes(2_000_000)
-    ('1.50 GB', '2 MB')
-    """
     return f"{x / 1e9:.2f} GB" if x >= 1e9 else f"{x / 1e6:.0f} MB"

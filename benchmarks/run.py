@@ -11,10 +11,8 @@ from benchmarks.candidates import require_compiler
 from benchmarks.ceilings import section_ceilings
 from benchmarks.feeding import section_feeding
 from benchmarks.growth import section_growth
-from benchmarks.parts import section_parts
-from benchmarks.projection import section_scaling
+from benchmarks.parts import section_fusion, section_metrics, section_parts
 from benchmarks.record import BenchRecord, BenchSettings, Row, new_bench_record
-from benchmarks.small import section_fusion, section_metrics
 from benchmarks.steps import section_inference, section_train
 
 Section = Callable[[BenchSettings], list[Row]]
@@ -28,7 +26,7 @@ SECTIONS: dict[str, Section] = {
     "parts": section_parts,
 }
 # measured only when asked for: they take long, or need data
-MORE: dict[str, Section] = {"growth": section_growth, "feeding": section_feeding, "scaling": section_scaling}
+MORE: dict[str, Section] = {"growth": section_growth, "feeding": section_feeding}
 
 
 def bench(
@@ -37,13 +35,13 @@ def bench(
     """Measure the sections named by `parts` (none: all of `SECTIONS`), and make the record.
 
     Args:
-        on_section: told each section's rows as soon as they are there.
+        on_section: called with the rows of each section as soon as it is measured.
 
     Raises:
-        AvsError: an unknown part, no such device, no checkout, no compiler, a batch that does not fit.
+        AvsError: an unknown part, no such device, no compiler, a batch that does not fit.
     """
     if unknown := [part for part in parts if part not in SECTIONS | MORE]:
-        raise UsageError(f"avs bench --part {unknown[0]}: no such part; choose of {', '.join(SECTIONS | MORE)}")
+        raise UsageError(f"avs bench --part {unknown[0]}: unknown part; choose from {', '.join(SECTIONS | MORE)}")
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise InstallError("avs bench --device cuda: this machine has no CUDA device; use --device cpu")
     require_compiler(settings)

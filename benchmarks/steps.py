@@ -1,15 +1,12 @@
 """Whole training steps and inference: every candidate on the same weights, clips and noise, in interleaved rounds."""
 
 import copy
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from avslib.core.errors import MemoryLimitError
 from benchmarks.candidates import (
-    OURS,
-    REFERENCE,
     Candidate,
     audio_network,
     build_model,
@@ -18,11 +15,13 @@ from benchmarks.candidates import (
     plain_attention,
     share_parameters,
 )
-from benchmarks.ceilings import ceilings, demand
-from benchmarks.memory import SHARE, Measured, available_memory, batches_for_line, estimate_peaks, measure
+from benchmarks.ceilings import demand
+from benchmarks.memory import available_memory, measure
 from benchmarks.record import BenchSettings, Row
-from benchmarks.timing import fit_line, interleave, ratios, spread
+from benchmarks.timing import OURS, REFERENCE, compared, interleave, line
 from benchmarks.work import Inference, TrainStep, make_batch, make_optimizer, prefill_state
+
+SHARE = 0.85  # of the available memory
 
 
 def section_train(settings: BenchSettings) -> list[Row]:
@@ -36,57 +35,65 @@ def section_inference(settings: BenchSettings) -> list[Row]:
     return [row for n in sizes for row in _section("inference", f"inference, batch {n}", n, settings)]
 
 
-@dataclass
-class _Known:
-    """What is known of a candidate before the rows are made."""
-
-    seconds: list[float] = field(default_factory=list)
-    peak: int | None = None
-    errors: dict[str, float] = field(default_factory=dict)
-    flops: float | None = None
-    traffic: float | None = None
-    points: list[int] = field(default_factory=list)
-
-
 def _section(kind: str, case: str, clips: int, settings: BenchSettings) -> list[Row]:
-    found = candidates(settings, training=kind == "train")
-    known = {c.name: _Known() for c in found}
-    ours = next(c for c in found if c.name == OURS)
-    references = [c for c in found if c.form == "reference"]
-    large = {c.name: points for c in references if (points := _too_large(kind, c, clips, settings))}
-    if len(large) == len(references) and (points := _too_large(kind, ours, clips, settings)):
+    found = {c.name: c for c in candidates(settings, training=kind == "train")}
+    references = [c for c in found.values() if c.form == "reference"]
+    large = {c.name: batches for c in references if (batches := _smaller_batches(kind, c, clips, settings))}
+    if large and (batches := _smaller_batches(kind, found[OURS], clips, settings)):
         raise MemoryLimitError(
             f"avs bench: {case} of {settings.backbone} does not fit into {SHARE:.0%} of the available memory; "
-            f"choose a smaller --batch, such as {points[-1]}"
+            f"choose a smaller --batch, such as {batches[-1]}"
         )
-    for candidate in references:
-        if points := large.get(candidate.name):
-            known[candidate.name] = _extrapolate(kind, candidate, clips, points, settings)
-    fits = [c for c in found if c.name not in large]
-    for candidate in fits:
-        known[candidate.name].peak = measure(kind, candidate, settings, clips).peak
-    _demand(kind, found, known, clips, settings)
-    if ours.against in large:  # one clip fits
-        _compare(_work(kind, [c for c in found if c.name in (ours.against, OURS)], 1, settings), known)
-    _time(kind, fits, known, clips, settings)
-    return [_row(case, c, known, clips, settings) for c in found]
+    fits = [c for c in found.values() if c.name not in large]
+    peaks = {c.name: measure(kind, c, settings, clips).peak for c in fits}
+    lines = {name: _extrapolate(kind, found[name], clips, batches, settings) for name, batches in large.items()}
+    strict = found[OURS].against
+    errors = _errors(_work(kind, [found[strict], found[OURS]], 1, settings), strict) if strict in large else {}
+    work = _work(kind, fits, clips, settings)
+    errors |= _errors(work, strict)
+    timed = interleave(work, settings.rounds if kind == "train" else 3 * settings.rounds, warmup=False)
+    seconds = timed | {name: rounds for name, (rounds, _) in lines.items()}
+    return compared(
+        case,
+        {name: seconds[name] for name in found},
+        settings,
+        clips=clips,
+        peaks=peaks | {name: peak for name, (_, peak) in lines.items()},
+        needs=_needs(kind, found, clips, settings),
+        precision={name: c.products(settings.device) for name, c in found.items()},
+        against={name: c.against for name, c in found.items()},
+        errors=errors,
+        extrapolated_from=large,
+        values={name: {"against": c.against} for name, c in found.items() if c.against != REFERENCE},
+    )
 
 
-def _too_large(kind: str, candidate: Candidate, clips: int, settings: BenchSettings) -> list[int]:
-    """Batches to extrapolate from where `clips` will not fit beside the other candidates' weights; else nothing."""
-    if clips <= 2:  # from which the line is made
+def _smaller_batches(kind: str, candidate: Candidate, clips: int, settings: BenchSettings) -> list[int]:
+    """A third, two thirds and all of the largest batch that fits, where `clips` do not; else nothing."""
+    if clips <= 2:
         return []
     weights = sum(p.numel() for p in build_model(settings).parameters()) * 4
-    # in the rounds two layouts of the weights and three optimisers' moments stay in memory, and gradients to compare
+    # in the rounds, two layouts of the weights, the moments of three optimisers and gradients stay in memory
     budget = SHARE * available_memory(settings.device) - (5 * weights if kind == "train" else weights)
-    peaks = estimate_peaks(kind, candidate, settings)
-    return [] if peaks.at(clips) <= budget else batches_for_line(peaks, budget, clips)
+    slope, intercept, _ = line([1, 2], [measure(kind, candidate, settings, n).peak for n in (1, 2)])
+    if intercept + slope * clips <= budget:
+        return []
+    largest = max(1, min(clips, int((budget - intercept) / slope)))
+    return sorted({max(1, largest // 3), max(1, 2 * largest // 3), largest})
 
 
-def _extrapolate(kind: str, candidate: Candidate, clips: int, points: list[int], settings: BenchSettings) -> _Known:
-    found: list[Measured] = [measure(kind, candidate, settings, n, settings.rounds + 1) for n in points]
-    rounds = [fit_line(points, list(seconds)).at(clips) for seconds in zip(*(m.seconds for m in found), strict=True)]
-    return _Known(rounds, round(fit_line(points, [m.peak for m in found]).at(clips)), points=points)
+def _extrapolate(
+    kind: str, candidate: Candidate, clips: int, batches: list[int], settings: BenchSettings
+) -> tuple[list[float], int]:
+    """Seconds of each round and peak bytes, by straight lines through smaller batches."""
+
+    def at_clips(values: list[float]) -> float:
+        slope, intercept, _ = line(batches, values)
+        return intercept + slope * clips
+
+    found = [measure(kind, candidate, settings, n, settings.rounds + 1) for n in batches]
+    rounds = [at_clips(list(values)) for values in zip(*(m.seconds for m in found), strict=True)]
+    return rounds, round(at_clips([m.peak for m in found]))
 
 
 def _work(kind: str, found: list[Candidate], clips: int, settings: BenchSettings) -> dict[str, TrainStep | Inference]:
@@ -110,91 +117,43 @@ def _work(kind: str, found: list[Candidate], clips: int, settings: BenchSettings
     return work
 
 
-def _demand(kind: str, found: list[Candidate], known: dict[str, _Known], clips: int, settings: BenchSettings) -> None:
-    """FLOPs and traffic of the reference and of ours, counted on one clip: both grow with the clips."""
+def _needs(
+    kind: str, found: dict[str, Candidate], clips: int, settings: BenchSettings
+) -> dict[str, tuple[float, float | None]]:
+    """FLOPs and traffic of the reference and of ours, counted on one clip, since both grow with the clips."""
     audio, base = audio_network(settings), build_model(settings).train(kind == "train")
-    batch = make_batch(settings, base.config, audio, 1)
+    batch, needs = make_batch(settings, base.config, audio, 1), {}
     for name in (REFERENCE, OURS):
-        candidate = next(c for c in found if c.name == name)
-        module = dress(plain_attention(base), candidate, audio)
-        if kind == "inference":
-            flops, traffic = demand(Inference(module, candidate, batch, settings))
-        else:
-            step = TrainStep(module, candidate, batch, settings)
-            flops, traffic = demand(lambda step=step: step.forward()[1]["loss"].backward())
-        known[name].flops, known[name].traffic = flops * clips, traffic * clips
-    for candidate in found:  # options change neither, as far as products go; checkpointing runs some of them again
-        if candidate.form == "ours" and not candidate.checkpointing:
-            known[candidate.name].flops = known[OURS].flops
+        module = dress(plain_attention(base), found[name], audio)
+        run = Inference(module, found[name], batch, settings)
+        if kind == "train":
+            run = TrainStep(module, found[name], batch, settings).backward
+        flops, traffic = demand(run)
+        needs[name] = flops * clips, traffic * clips
+    # options change no products; checkpointing computes some of them twice
+    same = [n for n, c in found.items() if c.form == OURS and not c.checkpointing and n != OURS]
+    return needs | dict.fromkeys(same, (needs[OURS][0], None))
 
 
-def _time(kind: str, fits: list[Candidate], known: dict[str, _Known], clips: int, settings: BenchSettings) -> None:
-    work = _work(kind, fits, clips, settings)
-    _compare(work, known)
-    seconds = interleave(work, settings.rounds if kind == "train" else 3 * settings.rounds, warmup=0)
-    for name, found in seconds.items():
-        known[name].seconds = found
+def _errors(work: dict[str, TrainStep | Inference], strict: str) -> dict[str, dict[str, float]]:
+    """||found - ours|| / ||ours|| of each candidate; ours has that of the float32 reference. It also warms them up."""
+    ours = _look(work[OURS])
+    others = {name: _look(run) for name, run in work.items() if name != OURS}
+    found = {name: {k: _relative(v, ours[k]) for k, v in look.items()} for name, look in others.items()}
+    return found | ({OURS: dict(found[strict])} if strict in found else {})
 
 
-def _compare(work: dict[str, TrainStep | Inference], known: dict[str, _Known]) -> None:
-    """Each candidate's error against ours; ours has that of the float32 reference. It also warms the candidates up."""
-    look = _look_train if isinstance(work[OURS], TrainStep) else _look_inference
-    ours, strict = look(work[OURS]), work[OURS].candidate.against
-    for name, run in work.items():
-        if name != OURS:
-            known[name].errors = _relative(look(run), ours)
-    if strict in work:
-        known[OURS].errors = dict(known[strict].errors)
+def _look(run: TrainStep | Inference) -> dict[str, Tensor]:
+    """Loss, logits and gradients of a step that moves no weight; or logits and probabilities."""
+    if isinstance(run, Inference):
+        logits = run().float()
+        return {"logits": logits, "probability": logits.sigmoid()}
+    output, losses = run.backward()
+    gradients = sorted((n, p.grad.flatten().float()) for n, p in run.module.named_parameters() if p.grad is not None)
+    run.module.zero_grad(set_to_none=True)
+    found = {"loss": losses["loss"], "logits": output.logits, "gradient": torch.cat([g for _, g in gradients])}
+    return {name: value.detach().float() for name, value in found.items()}
 
 
-def _look_train(step: TrainStep) -> dict[str, Tensor]:
-    """Loss, logits and gradients of a step that moves no weight."""
-    output, losses = step.forward()
-    with step.candidate.precision(step.settings.device):
-        losses["loss"].backward()
-    gradient = [(n, p.grad) for n, p in step.module.named_parameters() if p.grad is not None]
-    found = {
-        "loss": losses["loss"].detach().float(),
-        "logits": output.logits.detach().float(),
-        "gradient": torch.cat([g.flatten().float() for _, g in sorted(gradient, key=lambda pair: pair[0])]),
-    }
-    step.module.zero_grad(set_to_none=True)
-    return found
-
-
-def _look_inference(run: Inference) -> dict[str, Tensor]:
-    logits = run().float()
-    return {"logits": logits, "probability": logits.sigmoid()}
-
-
-def _relative(found: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, float]:
-    """||found - ours|| / ||ours||, quantity by quantity."""
-    return {k: float((found[k] - v).norm() / v.norm().clamp(min=1e-30)) for k, v in ours.items()}
-
-
-def _row(case: str, c: Candidate, known: dict[str, _Known], clips: int, settings: BenchSettings) -> Row:
-    k, against = known[c.name], known[c.against]
-    rates = {name: spread(x).median for name, x in ceilings(settings.device, settings.quick).items()}
-    seconds = spread(k.seconds)
-    precision = "bfloat16" if c.bf16 else "tf32" if c.tf32 == "all" and settings.device == "cuda" else "float32"
-    # an extrapolated reference was not timed in the same rounds, and may have fewer
-    steps = against.seconds
-    if len(steps) != len(k.seconds):
-        steps = [spread(steps).median] * len(k.seconds)
-    return Row(
-        case=case,
-        name=c.name,
-        batch=clips,
-        seconds=seconds,
-        clips_per_second=clips / seconds.median,
-        ratio=None if c.against == c.name or c.name == REFERENCE else ratios(steps, k.seconds),
-        peak_bytes=k.peak,
-        peak_ratio=against.peak / k.peak if c.form == "ours" and k.peak and against.peak else None,
-        flops=k.flops,
-        traffic_bytes=k.traffic,
-        matmul_share=k.flops / seconds.median / rates[precision] if k.flops else None,
-        memory_share=k.traffic / seconds.median / rates["memory"] if k.traffic else None,
-        errors=k.errors,
-        extrapolated_from=k.points,
-        values={} if c.against == REFERENCE else {"against": c.against},
-    )
+def _relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-30))

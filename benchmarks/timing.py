@@ -1,107 +1,100 @@
-"""Interleaved timing: in every round each candidate runs once, so that a slow spell of the machine meets all."""
+"""Interleaved timing: each candidate runs once per round, so other load on the machine affects all of them alike."""
 
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from scipy import stats
+from torch.utils.benchmark import Timer
+
+from benchmarks.ceilings import ceilings
+from benchmarks.record import BenchSettings, Row, spread
+
+REFERENCE, OURS = "reference", "ours"
 
 
-def timer() -> float:
-    """Seconds, once the GPU has done what it was given."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-class Spread(BaseModel):
-    """Median, quartiles and extremes of `count` figures."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    median: float
-    lower: float
-    upper: float
-    smallest: float
-    largest: float
-    count: int
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Statistics of the rounds; quartiles are interpolated.
-
-    >>> spread([3.0, 1.0, 2.0])
-    Spread(median=2.0, lower=1.5, upper=2.5, smallest=1.0, largest=3.0, count=3)
-    """
-    values = sorted(values)
-    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    return Spread(median=median, lower=lower, upper=upper, smallest=values[0], largest=values[-1], count=len(values))
+def timed(run: Callable[[], object], number: int = 1) -> float:
+    """Seconds per call over `number` calls; waits for the GPU."""
+    return Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads()).timeit(number).mean
 
 
 def interleave(
     runs: Mapping[str, Callable[[], object]],
     rounds: int,
     *,
-    warmup: int = 1,
+    warmup: bool = True,
     repeats: Mapping[str, int] | None = None,
-    clock: Callable[[], float] = timer,
+    measure: Callable[[Callable[[], object], int], float] = timed,
 ) -> dict[str, list[float]]:
-    """Seconds a run of each candidate in each round; every other round goes through them backwards.
+    """Seconds per call of each candidate in each round; every other round goes through them backwards.
 
     Args:
-        repeats: runs of a candidate in each round, whose mean counts: for what takes less than the clock can tell.
-        clock: seconds; the default waits for the GPU first.
+        repeats: calls of a candidate per round, whose mean counts: for what is too short for one call.
     """
-    repeats = repeats or {}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(warmup):
-        for run in runs.values():
-            run()
+    for run in runs.values() if warmup else ():
+        run()
     for index in range(rounds):
         for name in list(runs)[:: -1 if index % 2 else 1]:
-            number = repeats.get(name, 1)
-            start = clock()
-            for _ in range(number):
-                runs[name]()
-            seconds[name].append((clock() - start) / number)
+            seconds[name].append(measure(runs[name], (repeats or {}).get(name, 1)))
     return seconds
 
 
-def ratios(reference: Sequence[float], ours: Sequence[float]) -> Spread:
-    """reference / ours, round by round: what is above 1 is faster than the reference."""
-    return spread([a / b for a, b in zip(reference, ours, strict=True)])
+def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
+    """Slope, intercept and R^2 of the least-squares line; through the origin for a single point.
 
-
-class Line(BaseModel):
-    """value = intercept + slope * x, and the x that it was fitted to."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    intercept: float
-    slope: float
-    points: list[float]
-
-    def at(self, x: float) -> float:
-        return self.intercept + self.slope * x
-
-
-def fit_line(x: Sequence[float], y: Sequence[float]) -> Line:
-    """Least squares; through the origin where there is one point only.
-
-    >>> fit_line([1, 2, 3], [3.0, 5.0, 7.0]).at(10)
-    21.0
+    >>> [round(v, 6) for v in line([1, 2, 3], [3.0, 5.0, 7.0])]
+    [2.0, 1.0, 1.0]
     """
     if len(x) == 1:
-        return Line(intercept=0, slope=y[0] / x[0], points=list(x))
-    slope, intercept = statistics.linear_regression(x, y)
-    return Line(intercept=intercept, slope=slope, points=list(x))
+        return y[0] / x[0], 0.0, 1.0
+    found = stats.linregress(x, y)
+    return float(found.slope), float(found.intercept), float(found.rvalue**2)
 
 
-def r_squared(x: Sequence[float], y: Sequence[float]) -> float:
-    """Share of the variance of y that a straight line in x explains.
+def compared(
+    case: str,
+    seconds: Mapping[str, Sequence[float]],
+    settings: BenchSettings,
+    *,
+    clips: int | None = None,
+    peaks: Mapping[str, int] | None = None,
+    needs: Mapping[str, tuple[float, float | None]] | None = None,
+    precision: Mapping[str, str] | None = None,
+    against: Mapping[str, str] | None = None,
+    **more: Mapping[str, object],
+) -> list[Row]:
+    """A row per candidate: its time, its ratio to the candidate it is held against, and what else is known by name.
 
-    >>> round(r_squared([1, 2, 3], [2.0, 4.0, 6.0]), 6)
-    1.0
+    Args:
+        needs: FLOPs and bytes of traffic, for the shares of the measured ceilings.
+        precision: the ceiling of the products, float32 by default.
+        against: the candidate whose time is divided by this one's; the reference by default.
+        more: further fields of `Row`, each by candidate.
     """
-    return statistics.correlation(x, y) ** 2
+    peaks, needs, against = peaks or {}, needs or {}, against or {}
+    rates = {name: spread(x).median for name, x in ceilings(settings.device, settings.quick).items()} if needs else {}
+    rows = []
+    for name, values in seconds.items():
+        other, found = against.get(name, REFERENCE), spread(values)
+        before = seconds.get(other, values)
+        if len(before) != len(values):  # an extrapolated reference has rounds of its own
+            before = [spread(before).median] * len(values)
+        flops, traffic = needs.get(name, (None, None))
+        rate = rates.get((precision or {}).get(name, "float32"))
+        row = Row(
+            case=case,
+            name=name,
+            batch=clips,
+            seconds=found,
+            clips_per_second=clips / found.median if clips else None,
+            ratio=None if name in (other, REFERENCE) else spread([a / b for a, b in zip(before, values, strict=True)]),
+            peak_bytes=peaks.get(name),
+            peak_ratio=peaks[other] / max(peaks[name], 1) if name in peaks and name.startswith(OURS) else None,
+            flops=flops,
+            traffic_bytes=traffic,
+            matmul_share=flops / found.median / rate if flops and rate else None,
+            memory_share=traffic / found.median / rates["memory"] if traffic else None,
+            **{field: by_name[name] for field, by_name in more.items() if name in by_name},
+        )
+        rows.append(row)
+    return rows

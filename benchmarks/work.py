@@ -75,10 +75,14 @@ class TrainStep:
         loss = reference_model.reference_objective if reference else objective
         return output, loss(output, b.mask, self.module.config, b.noise)
 
-    def __call__(self) -> None:
-        loss = self.forward()[1]["loss"]
+    def backward(self) -> tuple[ECMVAEOutput, dict[str, Tensor]]:
+        output, losses = self.forward()
         with self.candidate.precision(self.settings.device):
-            loss.backward()
+            losses["loss"].backward()
+        return output, losses
+
+    def __call__(self) -> None:
+        self.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -111,7 +115,7 @@ class FusionStep:
         torch.manual_seed(settings.seed + 1)
         x, weight = torch.randn(2, rows, channels, side, side)
         audio = torch.randn(rows, channels)
-        self.frames, self.module = rows, module.to(settings.device, dtype)
+        self.frames, self.side, self.module = rows, side, module.to(settings.device, dtype)
         self.x, self.audio, self.weight = (t.to(settings.device, dtype) for t in (x, audio, weight))
         self.inputs = [self.x.requires_grad_(), self.audio.requires_grad_(), *self.module.parameters()]
 
@@ -122,10 +126,6 @@ class FusionStep:
             leaf.grad = None
         out.backward(self.weight)
         return out.detach(), *(leaf.grad.flatten() for leaf in self.inputs)
-
-
-def fusion_side(settings: BenchSettings) -> int:
-    return 14 if settings.quick else 56
 
 
 def start(kind: str, candidate: Candidate, settings: BenchSettings, clips: int):

@@ -1,4 +1,4 @@
-"""What is generated in a checkout, and from which run records: tables in pages, tables as files, figures.
+"""What is generated in a checkout, and from which records: tables in pages, tables as files, figures.
 
 A page holds a table between marks, ``<!-- table:ablation-s4 -->`` and ``<!-- /table:ablation-s4 -->``:
 
@@ -9,27 +9,28 @@ A page holds a table between marks, ``<!-- table:ablation-s4 -->`` and ``<!-- /t
     results/reliability    reliability-summary, reliability
 
 The mark ``errors`` is the table of the error codes, from avslib/core/errors.py.
-Nothing here is typed by hand; `stale` says what no longer follows from the records.
+Nothing here is typed by hand; `stale` lists what no longer follows from the records. ``avs table --write|--check`` is
+the command. Only a checkout has this module: it is not part of the wheel.
 """
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from avslib.core.errors import RecordError, UsageError, explained
 from avslib.core.files import atomic_path
-from avslib.study.ablation import render
+from avslib.study.ablation import ablation_table
 from avslib.study.comparisons import Comparison, compare
 from avslib.study.plots import save_figure
-from avslib.study.plots_robustness import robustness_figure
 from avslib.study.plots_study import differences_figure
 from avslib.study.records import RunRecord, load_records
 from avslib.study.results import SPLITS, table
-from avslib.study.robustness_table import robustness_table
-from avslib.study.tables import SUFFIXES, fill_marks, mark_names
-from benchmarks.plots import growth_figure
+from avslib.study.robustness_table import robustness_figure, robustness_table
+from avslib.study.tables import SUFFIXES
+from benchmarks.growth import growth_figure
 from benchmarks.record import BenchRecord, read_bench_record
 from benchmarks.report import markdown_page, targets_markdown
 from tools.reliability import FOLDER, ReliabilityRecord, read_reliability_record, records_markdown, summary_markdown
@@ -44,6 +45,25 @@ PAGES = (
 BENCH_TABLES = {"bench-targets": targets_markdown, "bench": markdown_page}
 RELIABILITY_TABLES = {"reliability-summary": summary_markdown, "reliability": records_markdown}
 TASKS = ("s4", "ms3")
+MARK = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table:\2 -->)", re.DOTALL)
+
+
+def fill_marks(text: str, tables: Mapping[str, Callable[[], str]], source: str) -> str:
+    """The Markdown text with each of `tables` (by name) between its marks.
+
+    >>> fill_marks("<!-- table:a -->\\nold <!-- /table:a -->", {"a": lambda: "new "}, "README.md")
+    '<!-- table:a -->\\nnew <!-- /table:a -->'
+
+    Raises:
+        AvsError: a mark without its end, or of a table that does not exist; `source` names the text.
+    """
+    names = [found[2] for found in MARK.finditer(text)]
+    if len(names) != text.count("<!-- table:"):
+        raise RecordError(f"{source}: each mark <!-- table:mini-s4 --> needs its <!-- /table:mini-s4 --> below it")
+    for name in names:
+        if name not in tables:
+            raise RecordError(f"{source}: mark <!-- table:{name} -->: no such table; tables are {', '.join(tables)}")
+    return MARK.sub(lambda m: m[1] + tables[m[2]]() + m[4], text)
 
 
 class _Study:
@@ -53,7 +73,7 @@ class _Study:
         self.root = Path(root)
         if not (self.root / "README.md").is_file() or not (self.root / "results").is_dir():
             raise UsageError(
-                f"{self.root.resolve()}: no README.md and results/ here; run it in the folder of a checkout"
+                f"{self.root.resolve()}: no README.md and results/ here; run this in the folder of a checkout"
             )
         self.records = cache(self._records)
         self.comparisons = cache(self._comparisons)
@@ -76,7 +96,7 @@ class _Study:
         return make([read_reliability_record(path) for path in sorted((self.root / FOLDER).glob("*.json"))])
 
     def ablation(self, task: str, fmt: str) -> str:
-        return render(self.comparisons(task), self.records("ablation/runs"), task, fmt)
+        return ablation_table(self.records("ablation/runs"), task, fmt, found=self.comparisons(task))
 
     def results(self, task: str, data: str) -> str:
         return table(self.records("runs"), task, data)
@@ -96,14 +116,7 @@ class _Study:
         found = {}
         for page in (self.root / name for name in PAGES):
             if page.is_file():
-                text, known = page.read_text(encoding="utf-8"), self.marks()
-                unknown = [name for name in mark_names(text, str(page)) if name not in known]
-                if unknown:
-                    raise RecordError(
-                        f"{page}: mark <!-- table:{unknown[0]} -->: there is no such table; tables are "
-                        f"{', '.join(known)}"
-                    )
-                found[page] = fill_marks(text, known, str(page))
+                found[page] = fill_marks(page.read_text(encoding="utf-8"), self.marks(), str(page))
         for task in self._studied():
             for fmt, suffix in SUFFIXES.items():
                 found[self.root / f"results/ablation/table_{task}{suffix}"] = self.ablation(task, fmt)
@@ -142,10 +155,10 @@ def _hash(text: str) -> str:
 
 
 def write(root: str | Path = ".") -> list[Path]:
-    """Write every table and draw every figure of the checkout anew; returns the files whose content changed.
+    """Rewrite every table and redraw every figure of the checkout; returns the files whose content changed.
 
     Raises:
-        AvsError: `root` is no checkout, a page marks a table that there is not, or as
+        AvsError: `root` is not a checkout, a page marks a table that does not exist, or as
             :func:`avslib.study.comparisons.compare`.
     """
     study, changed = _Study(root), []
@@ -163,8 +176,8 @@ def write(root: str | Path = ".") -> list[Path]:
 def stale(root: str | Path = ".") -> list[Path]:
     """Generated files that are missing or are not what the records give. Writes nothing.
 
-    Text is compared letter by letter. A picture's bytes depend on fonts and versions, so a figure is asked for the
-    numbers that it was drawn from. Raises AvsError as :func:`write`.
+    Text is compared letter by letter. A picture's bytes depend on fonts and versions, so a figure is compared by the
+    numbers it was drawn from. Raises AvsError as :func:`write`.
     """
     study = _Study(root)
     texts = [p for p, text in study.texts().items() if not p.is_file() or p.read_text(encoding="utf-8") != text]

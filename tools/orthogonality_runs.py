@@ -2,61 +2,34 @@
 
     python -m tools.orthogonality_runs --data build/data/mini-small
 
-repeats what is committed in ``results/course/orthogonality``: three to five minutes a variant on one CPU core.
+rebuilds what is committed in ``results/course/orthogonality``: three to five minutes per variant on one CPU core.
 """
 
 import argparse
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor
 
 from avslib.config import Config, load_config
-from avslib.core.errors import RecordError, UsageError
+from avslib.core.errors import UsageError
 from avslib.core.locks import LOCK
-from avslib.core.tensors import load_tensors, save_tensors
-from avslib.course.lesson import base_folder
+from avslib.core.tensors import save_tensors
+from avslib.course.committed import CODES, VARIANTS, VariantRun, committed_results, load_variant
 from avslib.data.loading import eval_loader
 from avslib.models.ecmvae import ECMVAE
 from avslib.models.latent import PRIOR
-from avslib.study.records import RunRecord, load_records
 from avslib.study.run import run
 from avslib.training.evaluate import flatten_clips
-from avslib.training.loop import BEST, open_split
+from avslib.training.loop import BEST
+from avslib.training.setup import open_split
 from avslib.training.state import STATE
 from avslib.weights.checkpoints import load_checkpoint
 
-# weights of the two terms where a variant has them; the defaults, 0.001, leave no trace in a run this short
-ORTHOGONALITY = 1.0
-MI = 0.1
-VARIANTS = {"base": (0.0, 0.0), "orth": (ORTHOGONALITY, 0.0), "mi": (0.0, MI), "both": (ORTHOGONALITY, MI)}
-CODES = "codes.safetensors"
 # one frame and one second a clip, as S4's train clips have no other mask; a step costs a fifth
 SHORT = {"data.task": "s4", "data.frames": 1, "data.workers": 0, "train.checkpoint_every": 1000}
-
-
-@dataclass
-class VariantRun:
-    """A trained variant: its record, the learning curve's file, and the prior's codes of the test clips.
-
-    Attributes:
-        codes: "s_v", "s_a", "c" -> prior mean [clips * T, K]; "s_v_sd", "s_a_sd", "c_sd" -> its standard deviation,
-            that of the noise that sampling adds; "clip" -> [clips * T], the clip that each row is from.
-    """
-
-    record: RunRecord
-    history: Path
-    codes: dict[str, Tensor]
-
-
-def committed_folder() -> Path:
-    """Where the repository keeps the four runs."""
-    return base_folder() / "results" / "course" / "orthogonality"
 
 
 def variant_config(variant: str, data: str | Path, *, seed: int = 0, epochs: int | None = None) -> Config:
@@ -66,7 +39,7 @@ def variant_config(variant: str, data: str | Path, *, seed: int = 0, epochs: int
         AvsError: a variant that does not exist.
     """
     if variant not in VARIANTS:
-        raise UsageError(f"variant {variant!r}: there is no such one; the variants are {', '.join(VARIANTS)}")
+        raise UsageError(f"unknown variant {variant!r}: the variants are {', '.join(VARIANTS)}")
     orthogonality, mi = VARIANTS[variant]
     own = {"data.root": str(data), "train.seed": seed, "loss.orthogonality": orthogonality, "loss.mi": mi}
     return load_config("mini", SHORT | own | ({} if epochs is None else {"train.epochs": epochs}))
@@ -81,13 +54,13 @@ def train_variant(
         AvsError: see :func:`avslib.study.run.run`.
     """
     out, config = Path(out), variant_config(variant, data, seed=seed, epochs=epochs)
-    record = run(config, out, progress=progress, notes=f"lesson 07, variant {variant}; scored at one frame a clip")
+    run(config, out, progress=progress, notes=f"lesson 07, variant {variant}; scored at one frame a clip")
     codes = prior_codes(load_checkpoint(out / BEST), config)
     save_tensors(out / CODES, {name: z.half() if z.is_floating_point() else z for name, z in codes.items()})
     shutil.rmtree(out / BEST)
     for name in (STATE, LOCK, "clips.csv"):
         (out / name).unlink(missing_ok=True)
-    return load_variant(out, record.id)
+    return load_variant(out)
 
 
 @torch.no_grad()
@@ -106,38 +79,18 @@ def prior_codes(model: ECMVAE, config: Config, split: str = "test", frames: int 
     return codes | {"clip": torch.arange(len(dataset), dtype=torch.int32).repeat_interleave(frames)}
 
 
-def load_variant(folder: str | Path, run_id: str | None = None) -> VariantRun:
-    """Read back what :func:`train_variant` left in a folder; codes as float32.
-
-    Raises:
-        AvsError: the folder or one of its files is missing or damaged.
-    """
-    folder = Path(folder)
-    missing = [name for name in ("run.json", "history.csv", CODES) if not (folder / name).is_file()]
-    if missing:
-        raise RecordError(
-            f"{folder}: {missing[0]} is missing; run from a checkout that has results/course/orthogonality, or set "
-            "TRAIN = True to train the four variants anew"
-        )
-    try:
-        codes: dict[str, Float[Tensor, "N K"]] = {
-            name: z.float() if z.is_floating_point() else z for name, z in load_tensors(folder / CODES)[0].items()
-        }
-    except SafetensorError as error:
-        raise RecordError(
-            f"{folder / CODES}: not a whole safetensors file ({error}); train the variant again"
-        ) from None
-    (record,) = (r for r in load_records(folder) if run_id in (None, r.id))
-    return VariantRun(record, folder / "history.csv", codes)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train variants into ``results/course/orthogonality/<variant>``; what is there is replaced by a whole run."""
+    """Train variants into ``results/course/orthogonality/<variant>``; a finished run replaces what is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="build/data/mini-small", help="folder in AVSBench layout")
-    parser.add_argument("--out", type=Path, default=committed_folder(), help="folder that gets one folder a variant")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=committed_results("course") / "orthogonality",
+        help="folder that gets one folder for each variant",
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, help="instead of the lesson's own number")
+    parser.add_argument("--epochs", type=int, help="in place of the lesson's own number")
     parser.add_argument("variant", nargs="*", default=list(VARIANTS), help="; ".join(VARIANTS))
     given = parser.parse_args(arguments)
     for variant in given.variant:
@@ -146,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out, new = given.out / variant, given.out / f".{variant}.new"
         shutil.rmtree(new, ignore_errors=True)
         trained = train_variant(variant, given.data, new, seed=given.seed, epochs=given.epochs)
-        shutil.rmtree(out, ignore_errors=True)  # only now, when there is another in its place
+        shutil.rmtree(out, ignore_errors=True)  # only now that its successor is complete
         new.rename(out)
         print(variant, {split: round(values["J"], 3) for split, values in trained.record.metrics.items()}, flush=True)
 

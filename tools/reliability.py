@@ -1,7 +1,7 @@
 """Reliability records: what the tests of ``python run.py test --long --record`` tried, counted by themselves.
 
-A record is ``results/reliability/NAME.json``: figures by name, with the versions, the machine and the state of the
-code. The tables of docs/RELIABILITY.md are made from these files alone.
+A record is ``results/reliability/NAME.json``: numbers by name (its `figures`), with the versions, the machine and the
+state of the code. The tables of docs/RELIABILITY.md are made from these files only.
 """
 
 import datetime
@@ -17,7 +17,7 @@ from avslib.core.files import atomic_path
 from avslib.study.records import GitState, config_hash, environment, git_state, portable
 
 FOLDER = Path("results/reliability")
-# what the summary says -> the figure that it is summed from
+# what the summary says -> the number that it is summed from
 SUMMARY = {
     "faults injected": "faults",
     "faults survived": "survived",
@@ -50,7 +50,7 @@ class ReliabilityRecord(BaseModel):
     @model_validator(mode="after")
     def _unedited(self) -> "ReliabilityRecord":
         if self.content_hash != self.expected_hash():
-            raise ValueError("content_hash is not that of the record: it was edited")
+            raise ValueError("content_hash does not match the record: it was edited")
         return self
 
     def expected_hash(self) -> str:
@@ -58,10 +58,10 @@ class ReliabilityRecord(BaseModel):
 
 
 def write_reliability_record(folder: str | Path, name: str, **figures: Any) -> Path:
-    """Write ``NAME.json`` into `folder`, in place of an older one; figures are what JSON can hold.
+    """Write ``NAME.json`` into `folder`, in place of an older one; `figures`: numbers, or what else JSON can hold.
 
     Raises:
-        RecordError: a name with other characters than a-z, 0-9, _ and -, no figure, or one that is not finite.
+        RecordError: a name with other characters than a-z, 0-9, _ and -, no number, or one that is not finite.
     """
     values = {
         "version": 1,
@@ -92,20 +92,22 @@ def read_reliability_record(path: str | Path) -> ReliabilityRecord:
         return ReliabilityRecord.model_validate_json(Path(path).read_text(encoding="utf-8"))
     except (ValidationError, OSError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise RecordError(f"{path}: no readable reliability record ({reason}); make it again with --record") from None
+        raise RecordError(
+            f"{path}: not a readable reliability record ({reason}); record it again with --record"
+        ) from None
 
 
 def summary_markdown(records: Sequence[ReliabilityRecord]) -> str:
-    """What the records add up to: a figure of one name is summed over the records that hold it."""
+    """What the records add up to: a number is summed over the records that hold its name."""
     lines = ["| | |", "| --- | ---: |"]
-    for told, name in SUMMARY.items():
+    for text, name in SUMMARY.items():
         found = [_sum(record.figures[name]) for record in records if name in record.figures]
-        lines.append(f"| {told} | {f'{sum(found):,.0f}' if found else 'no record yet'} |")
+        lines.append(f"| {text} | {f'{sum(found):,.0f}' if found else 'no record yet'} |")
     return "\n".join(lines) + "\n"
 
 
 def records_markdown(records: Sequence[ReliabilityRecord]) -> str:
-    """A row for each record: its figures, versions, time and commit."""
+    """A row for each record: its numbers, versions, time and commit."""
     lines = ["| record | figures | Python, PyTorch | made | commit |", "| --- | --- | --- | --- | --- |"]
     for record in records:
         shown = {name: value for name, value in record.figures.items() if name != "packages"}

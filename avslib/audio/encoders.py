@@ -1,4 +1,4 @@
-"""The frozen sound encoders behind one interface, for embeddings that are computed once and cached."""
+"""The frozen sound encoders behind one interface; their embeddings are computed once and cached."""
 
 import hashlib
 from pathlib import Path
@@ -7,17 +7,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avslib.audio import SAMPLE_RATE, log_mel
+from avslib.audio.logmel import log_mel
 from avslib.audio.soundnet import SoundNetEmbedding
 from avslib.audio.vggish import VGGish, load_vggish
+from avslib.audio.waveforms import SAMPLE_RATE
 from avslib.core.errors import ConfigError, UsageError
 
-# raise it whenever the same weights and samples would give other embeddings
+# increase it whenever the same weights and samples would give different embeddings
 CODE_VERSION = "1"
 
 
 class AudioEncoder(nn.Module):
-    """A frozen sound network as a function of 16 kHz clips: `embed` gives one vector a second."""
+    """A frozen sound network as a function of 16 kHz clips: `embed` gives one vector per second."""
 
     def __init__(self, name: str, network: SoundNetEmbedding | VGGish) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class AudioEncoder(nn.Module):
         """Embed the first `frames` seconds of each clip; a shorter clip is filled with silence.
 
         Raises:
-            AvsError: another shape.
+            AvsError: a different shape.
         """
         if waveforms.ndim != 2:
             raise UsageError(
@@ -50,7 +51,7 @@ class AudioEncoder(nn.Module):
         return self.network(waveforms, frames)
 
     def fingerprint(self) -> str:
-        """A hash of the weights and of the code's version: two encoders with the same one give the same embeddings."""
+        """A hash of the weights and the code's version: encoders with the same fingerprint give the same embeddings."""
         digest = hashlib.sha256(f"{self.name} {CODE_VERSION}".encode())
         for name, value in self.network.state_dict().items():
             digest.update(name.encode())
@@ -62,14 +63,14 @@ def build_audio_encoder(name: str, weights: str | Path | None = None) -> AudioEn
     """The frozen encoder `soundnet` (weights in the package) or `vggish` (`weights`: its state dict file).
 
     Raises:
-        AvsError: another name, or weights that are missing, not needed, or of another network.
+        AvsError: an unknown name, or weights that are missing, not needed, or of a different network.
     """
     if name == "soundnet":
         if weights is not None:
-            raise ConfigError(f"audio encoder soundnet brings its own weights; leave out weights={weights}")
+            raise ConfigError(f"audio encoder soundnet ships its own weights; leave out weights={weights}")
         return AudioEncoder(name, SoundNetEmbedding.pretrained())
     if name == "vggish":
         if weights is None:
             raise ConfigError("audio encoder vggish needs weights: the file of the released VGGish state dict")
         return AudioEncoder(name, load_vggish(weights))
-    raise ConfigError(f"audio encoder {name!r} is not known; expected soundnet or vggish")
+    raise ConfigError(f"unknown audio encoder {name!r}; expected soundnet or vggish")

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avslib.audio import SAMPLE_RATE, fit_length
+from avslib.audio.waveforms import SAMPLE_RATE, fit_length
 from avslib.core.errors import UsageError
 
 ASSETS = resources.files("avslib") / "assets" / "soundnet"
@@ -57,13 +57,12 @@ class SoundNetSlice(nn.Module):
 
 
 class SoundNetEmbedding(nn.Module):
-    """16 kHz sound to one embedding a second, not negative, as VGGish's: [B, S] to [B * T, 128]. Frozen.
+    """16 kHz sound to one non-negative embedding per second, as VGGish's: [B, S] to [B * T, 128]. Frozen.
 
-    SoundNet's slice is as its authors published it (MIT); the head that turns its statistics into an embedding was
-    trained on the train recordings of Mini-AVS by `tools.soundnet_train`.
+    SoundNet's slice is as its authors published it (MIT); `tools.soundnet_train` trained the head, which turns its
+    statistics into an embedding, on the train recordings of Mini-AVS.
     """
 
-    sample_rate = SAMPLE_RATE
     dim = 128
 
     def __init__(self, hidden: int = 256) -> None:
@@ -77,7 +76,7 @@ class SoundNetEmbedding(nn.Module):
 
     @classmethod
     def pretrained(cls) -> "SoundNetEmbedding":
-        """The weights in `avslib/assets/soundnet`, where their licence and training record are too."""
+        """With the weights in `avslib/assets/soundnet`, next to their licence and training record."""
         from safetensors.torch import load
 
         state = {f"slice.{name}": value for name, value in load((ASSETS / "slice.safetensors").read_bytes()).items()}
@@ -85,10 +84,6 @@ class SoundNetEmbedding(nn.Module):
         model = cls(hidden=len(state["head.0.bias"]))
         model.load_state_dict({name: value.float() for name, value in state.items()})
         return model
-
-    def train(self, mode: bool = True) -> "SoundNetEmbedding":
-        """Frozen: stays in evaluation mode."""
-        return super().train(False)
 
     def standardise(self, statistics: Float[Tensor, "... F"]) -> Float[Tensor, "... F"]:
         """Zero mean and unit deviation over the train recordings, outliers clipped to 5 deviations."""
@@ -99,7 +94,7 @@ class SoundNetEmbedding(nn.Module):
         """Embed the first `frames` seconds, silence after the end; row b * T + t is second t of clip b.
 
         Raises:
-            AvsError: another shape, or samples that are not float.
+            AvsError: a different shape, or samples that are not float.
         """
         if waveform.ndim != 2 or not waveform.is_floating_point():
             raise UsageError(

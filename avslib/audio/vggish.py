@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from avslib.core.errors import UsageError, WeightsError
 from avslib.core.parsing import first_line
-from avslib.core.state_dicts import plain_tensor, read_state_dict
-from avslib.core.tensors import load_tensors, save_tensors
+from avslib.core.tensors import load_tensors, plain_tensor, read_state_dict, save_tensors
 
 
 class VGGish(nn.Module):
@@ -36,11 +35,7 @@ class VGGish(nn.Module):
         )
 
     def forward(self, log_mel: Float[Tensor, "N 1 96 64"]) -> Float[Tensor, "N 128"]:
-        """Embed each patch.
-
-        Raises:
-            AvsError: another shape.
-        """
+        """Embed each patch. Raises AvsError on a different shape."""
         if log_mel.ndim != 4 or log_mel.shape[1:] != (1, 96, 64):
             raise UsageError(
                 f"log_mel has shape {list(log_mel.shape)}; VGGish expects [N, 1, 96, 64] "
@@ -60,14 +55,13 @@ def load_vggish(path: str | Path) -> VGGish:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: no such VGGish weights file; expected the released VGGish state dict")
+        raise WeightsError(f"{path}: no such VGGish weights file; expected the state dict as released")
     if path.suffix == ".safetensors":
         try:
             state, _ = load_tensors(path)
         except Exception as error:
             raise WeightsError(
-                f"{path}: not a whole safetensors file ({type(error).__name__}); expected the released "
-                "VGGish state dict"
+                f"{path}: not a whole safetensors file ({type(error).__name__}); expected VGGish's state dict"
             ) from error
     else:
         state = read_state_dict(path, "VGGish weights")
@@ -89,7 +83,7 @@ def load_vggish(path: str | Path) -> VGGish:
 
 
 def import_vggish(source: str | Path, out: str | Path) -> Path:
-    """Keep released VGGish weights as safetensors: the entries that the network uses, checked by name and shape.
+    """Write released VGGish weights as safetensors: only the entries that the network uses, checked by name and shape.
 
     Raises:
         AvsError: see :func:`load_vggish`; or `out` does not end in ``.safetensors``, or holds other weights.

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from avslib.cli.data import Quiet
+from avslib.cli.options import Quiet, console
 
 if TYPE_CHECKING:
     from avslib.study.records import RunRecord
     from avslib.study.sweep.grid import Job
-
-console = Console()
 
 
 def ablate_command(

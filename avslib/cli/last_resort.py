@@ -1,46 +1,53 @@
-"""Errors that no part of avslib turned into a sentence, told in one all the same."""
+"""Errors that no part of avslib turned into a sentence become one here, with nothing but the standard library.
+
+torch may be what is missing or broken, so neither it nor a module that imports it is used.
+"""
 
 import errno
+import importlib.metadata
 import json
 import os
+import platform
 import sys
 import tempfile
 import traceback
-from pathlib import Path
 
 from avslib.core.errors import AvsError, DiskFullError, InternalError, MemoryLimitError, OutputError
 
+# torch.OutOfMemoryError is a RuntimeError; the other words are those of the libraries below torch
+NO_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED", "create a primitive", "create a memory")
 
-def told(error: Exception) -> AvsError:
+
+def as_avs_error(error: Exception) -> AvsError:
     """The sentence for an exception that reached the command line.
 
-    A file that the system refuses and memory that runs out are the user's to mend; anything else is a bug, and its
-    traceback is kept in a file of the temporary folder, with versions and command, for the report.
+    A refused file and exhausted memory are for the user to fix; anything else is a bug, whose traceback, command and
+    versions are written to a file in the temporary folder, for the report.
     """
     if isinstance(error, AvsError):
         return error
-    from avslib.training.out_of_memory import is_out_of_memory
-
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(f"{error.filename or 'disk'}: {error.strerror}; make room and give the command again")
+        return DiskFullError(f"{error.filename or 'disk'}: {error.strerror}; make room and run the command again")
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return OutputError(f"{error.filename}: {error.strerror}; name a file or folder that can be read and written")
-    if is_out_of_memory(error):
-        return MemoryLimitError("memory ran out; take a smaller batch or size, or close other programs")
+    words = isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
+    if words or isinstance(error, MemoryError):
+        return MemoryLimitError("memory ran out; use a smaller batch or size, or close other programs")
     first = (str(error).strip().splitlines() or ["no message"])[0]
-    return InternalError(f"unforeseen {type(error).__name__}: {first}; this is a bug: report it with {_keep(error)}")
+    return InternalError(f"unforeseen {type(error).__name__}: {first}; this is a bug: report it with {_report(error)}")
 
 
-def _keep(error: Exception) -> str:
-    """Write the report; returns its path, or what to do where it cannot be written."""
-    from avslib.study.records import environment, git_state
-
-    report = [json.dumps({"command": sys.argv[1:], "git": git_state(), "environment": environment()}, indent=1)]
-    report += traceback.format_exception(error)
+def _report(error: Exception) -> str:
+    """Path of the report, or what to do where it cannot be written."""
+    facts = {
+        "command": sys.argv[1:],
+        "platform": f"{platform.platform()}, Python {platform.python_version()}",
+        "packages": {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()},
+    }
     try:
         handle, name = tempfile.mkstemp(prefix="avs-error-", suffix=".txt")
         with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as stream:
-            stream.write("\n".join(report))
+            stream.write(json.dumps(facts, indent=1) + "\n" + "".join(traceback.format_exception(error)))
     except OSError:
         return "the traceback that avs -v prints"
-    return str(Path(name))
+    return name

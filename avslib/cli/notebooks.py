@@ -5,17 +5,18 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
-from rich.markup import escape
 
+from avslib.cli.options import console, require_beside, say
 from avslib.core.errors import AvsError, UsageError
 
 app = typer.Typer(help="Run the numbered notebooks, renew their stored outputs, build the book.", no_args_is_help=True)
-console = Console()
-# a notebook runs in its own folder: what the user names is meant from where the user is
+# a notebook runs in its own folder, but the user names paths from the current one
 PATHS = ("DATA_ROOT", "OUT_DIR", "AUDIO_WEIGHTS", "VGGISH_WEIGHTS", "VIDEO")
 
 Chosen = Annotated[list[str] | None, typer.Argument(metavar="[NN]...", help="Numbers or names; default: all.")]
+Parameters = Annotated[
+    list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Set one; may be repeated.")
+]
 Solutions = Annotated[bool, typer.Option("--solutions", help="The notebooks with solutions instead.")]
 
 
@@ -27,80 +28,64 @@ def list_command(chosen: Chosen = None, solutions: Solutions = False) -> None:
     for path in find(chosen or [], solutions=solutions):
         console.print(f"[bold]{path.stem}[/bold]")
         for name, value in parameters(path).items():
-            console.print(f"  {name} = {value!r}", highlight=False, markup=False)
+            say(f"  {name} = {value!r}")
 
 
 @app.command("run")
 def run_command(
     chosen: Chosen = None,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Set a parameter; may be given several times."),
-    ] = None,
-    fast: Annotated[
-        bool | None, typer.Option("--fast/--full", help="Short for -p FAST=True or False; default: each one's own.")
-    ] = None,
-    params: Annotated[
-        Path | None, typer.Option(help="YAML file of parameters, such as notebooks/params/paper.yaml.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Executed copies and metrics, a folder a notebook.")] = Path(
-        "build/notebooks"
-    ),
+    parameter: Parameters = None,
+    fast: Annotated[bool | None, typer.Option("--fast/--full", help="Short for -p FAST=True or False.")] = None,
+    params: Annotated[Path | None, typer.Option(help="YAML file, such as notebooks/params/paper.yaml.")] = None,
+    out: Annotated[Path, typer.Option(help="A folder for each notebook is made there.")] = Path("build/notebooks"),
     solutions: Solutions = False,
 ) -> None:
     """Execute copies of notebooks with other parameters; the notebooks themselves are not changed."""
-    from rich.table import Table
-
     from avslib.course.execute import check_parameters, find, given_for, read_parameters, run_notebook
 
-    paths = find(chosen or [], solutions=solutions)
     by_file = read_parameters(params) if params else {}
-    own = dict(_parse(text) for text in parameter or [])
-    own = own if fast is None else {"FAST": fast} | own
-    given = {path: given_for(path, by_file) | own for path in paths}
-    for path in paths:
-        check_parameters(path, given[path])
-    if "OUT_DIR" in own and len(paths) > 1:
-        raise UsageError(
-            "OUT_DIR: several notebooks would write into one folder; use --out DIR, which has one for each"
-        )
-    view, failed = Table("notebook", "checks", "seconds", "metrics"), 0
-    for path in paths:
-        console.print(f"{path.stem} ...")
-        folder = out.resolve() / ("solutions" if solutions else "") / path.stem
+    own = ({} if fast is None else {"FAST": fast}) | dict(_parse(text) for text in parameter or [])
+    given = {path: given_for(path, by_file) | own for path in find(chosen or [], solutions=solutions)}
+    for path, values in given.items():
+        check_parameters(path, values)
+    if "OUT_DIR" in own and len(given) > 1:
+        raise UsageError("OUT_DIR: several notebooks would share one folder; use --out DIR, which has one for each")
+    failed = 0
+    for path, values in given.items():
         try:
-            result = run_notebook(path, folder, given[path], progress=console.is_terminal)
+            folder = out.resolve() / ("solutions" if solutions else "") / path.stem
+            result = run_notebook(path, folder, values, progress=console.is_terminal)
         except AvsError as error:
             failed += 1
-            console.print("[bold]failed[/bold]:", escape(str(error)), highlight=False)
-            view.add_row(path.stem, "", "", "failed")
+            say(f"{path.stem}: failed: {error}")
             continue
-        pairs = result["metrics"].items()
-        metrics = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in pairs)
-        view.add_row(path.stem, str(result["checks"]), f"{result['seconds']:.0f}", metrics)
-    console.print(view)
-    console.print(f"executed copies: {out}", markup=False)
+        metrics = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in result["metrics"].items()]
+        say(f"{path.stem}: " + ", ".join([f"{result['checks']} checks", f"{result['seconds']:.0f} s", *metrics]))
+    say(f"executed copies: {out}")
     raise typer.Exit(1 if failed else 0)
 
 
 @app.command("refresh")
 def refresh_command(chosen: Chosen = None, solutions: Solutions = False) -> None:
     """Execute notebooks with their defaults and store the outputs in place (for those who change them)."""
-    from avslib.course.execute import find, refresh
+    require_beside("tools", "avs notebooks refresh")
+    from avslib.course.execute import find
+    from tools.refresh_notebooks import refresh
 
     for path in find(chosen or [], solutions=solutions):
         refresh(path)
-        console.print(f"{path.stem}: {path.stat().st_size / 1000:.0f} kB")
+        say(f"{path.stem}: {path.stat().st_size / 1000:.0f} kB")
 
 
 @app.command("book")
 def book_command(
-    out: Annotated[Path, typer.Option(help="Folder for the site; index.html in it is the start.")] = Path("build/book"),
+    out: Annotated[Path, typer.Option(help="Folder for the site; open its index.html.")] = Path("build/book"),
 ) -> None:
     """Build the HTML book from the notebooks and their stored outputs, with navigation and search."""
-    from avslib.course.book import build_book
+    require_beside("tools", "avs notebooks book")
+    from tools.book import build_book
 
-    console.print(f"open {build_book(out)}", soft_wrap=True)
+    say(f"open {build_book(out)}")
 
 
 def _parse(text: str) -> tuple[str, Any]:

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
+
+from avslib.cli.options import say
 
 app = typer.Typer(help="Import released weights; list the shipped ones.", no_args_is_help=True)
-console = Console()
 
 
 @app.command("import")
@@ -16,9 +16,7 @@ def import_command(
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: weights/<file name>.")] = None,
     backbone: Annotated[Literal["auto", "pvt_v2_b5", "resnet50"], typer.Option(help="auto: by the names.")] = "auto",
     task: Annotated[Literal["auto", "s4", "ms3"], typer.Option(help="auto: by the file's name.")] = "auto",
-    vggish: Annotated[
-        Path | None, typer.Option(help="VGGish's weights, which scoring and prediction need beside these.")
-    ] = None,
+    vggish: Annotated[Path | None, typer.Option(help="VGGish's weights, which the model needs to run.")] = None,
 ) -> None:
     """Convert released weights into a checkpoint folder: safetensors and configuration."""
     from avslib.audio.vggish import load_vggish
@@ -28,11 +26,7 @@ def import_command(
         load_vggish(vggish)
     out = out or Path("weights") / source.stem
     unused = import_official(source, out, backbone, task, str(vggish.resolve()) if vggish else None)
-    console.print(
-        f"{out}: checkpoint; {len(unused)} tensors that no forward pass uses were left out",
-        soft_wrap=True,
-        markup=False,
-    )
+    say(f"{out}: checkpoint; {len(unused)} tensors that no forward pass uses were left out")
 
 
 @app.command("import-vggish")
@@ -43,8 +37,7 @@ def import_vggish_command(
     """Check VGGish's weights and keep them as safetensors, for -o model.audio_weights=FILE."""
     from avslib.audio.vggish import import_vggish
 
-    told = f"{import_vggish(source, out)}: VGGish; use it by -o model.audio_weights={out}"
-    console.print(told, soft_wrap=True, markup=False)
+    say(f"{import_vggish(source, out)}: VGGish; use it by -o model.audio_weights={out}")
 
 
 @app.command("list")
@@ -53,4 +46,4 @@ def list_command() -> None:
     from avslib.weights.checkpoints import shipped_names
 
     for name in shipped_names():
-        console.print(name)
+        say(name)

@@ -3,17 +3,16 @@
 import errno
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from avslib.core.errors import OutputError
 from avslib.core.files import told_when_full
-from avslib.training.distributed import rank, together
 
 LOCK = ".lock"
-# a process that was just killed, or told to stop, may take some seconds to go
+# a process that was just killed or asked to stop may take some seconds to exit
 PATIENCE = 10.0
 NO_FOLDER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 
@@ -22,12 +21,12 @@ NO_FOLDER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR
 def locked(path: str | Path, what: str, patience: float | None = None) -> Iterator[bool]:
     """Hold the lock file `path` against other processes, and other calls in this one, until the block ends.
 
-    The system gives the lock back when the process ends, however it ends; the empty file stays, as removing it could
-    let two in. Yields False where the folder cannot be written, and, after a warning, where the disk has no locks.
+    The system releases the lock when the process ends in any way; the empty file stays, since removing it could let
+    two in. Yields False where the folder cannot be written, and, after a warning, where the disk lacks locks.
 
     Args:
-        what: goes on in this folder, for the sentence: "a training".
-        patience: seconds to wait for another process; None: until it is done, after a warning.
+        what: what the lock protects, for the message: "a training".
+        patience: seconds to wait for another process; None: until it finishes, after a warning.
 
     Raises:
         OutputError: another process holds the lock longer than `patience`.
@@ -39,9 +38,8 @@ def locked(path: str | Path, what: str, patience: float | None = None) -> Iterat
             path.parent.mkdir(parents=True, exist_ok=True)
             _acquire(lock, path.parent, what, patience)
     except (OSError, NotImplementedError) as error:
-        if getattr(error, "errno", None) not in NO_FOLDER:  # where nobody can write, nobody is in the way
-            sentence = f"{path}: no lock can be had there ({error}); start nothing else in this folder"
-            warnings.warn(sentence, stacklevel=3)
+        if getattr(error, "errno", None) not in NO_FOLDER:  # where nobody can write, no lock is needed
+            warnings.warn(f"{path}: cannot lock it ({error}); start nothing else in this folder", stacklevel=3)
     try:
         yield lock.is_locked
     finally:
@@ -53,28 +51,9 @@ def _acquire(lock: FileLock, folder: Path, what: str, patience: float | None) ->
         lock.acquire(timeout=3 if patience is None else patience)
     except Timeout:
         if patience is None:
-            warnings.warn(f"{folder}: waiting for {what} of another process", stacklevel=5)
+            warnings.warn(f"{folder}: waiting for {what} in another process", stacklevel=5)
             lock.acquire()
             return
         raise OutputError(
-            f"{folder}: {what} of another process is going on there; wait for its end, or name another folder"
+            f"{folder}: {what} is running there in another process; wait for it to finish, or choose a different folder"
         ) from None
-
-
-@contextmanager
-def run_folder(out: Path) -> Iterator[None]:
-    """Keep other trainings out of the folder `out` while the block lasts; of processes that train together the first
-    one does it for all.
-
-    Raises:
-        OutputError: another process trains into it.
-    """
-    with ExitStack() as stack:
-        together(lambda: rank() == 0 and stack.enter_context(locked(out / LOCK, "a training", PATIENCE)))
-        try:
-            yield
-        finally:
-            if rank() == 0 and [path.name for path in out.glob("*")] == [LOCK]:  # it ended before it began
-                with suppress(OSError):
-                    (out / LOCK).unlink()
-                    out.rmdir()

@@ -1,6 +1,6 @@
-"""Text, YAML and JSON that may come from anybody: bounded in bytes, in depth and in what they expand to.
+"""Text, YAML and JSON from untrusted files, limited in bytes and depth.
 
-A reader of avslib takes a file that it may refuse in time and memory that its limit bounds, and raises its own error.
+A file within the limits costs bounded time and memory; any other is refused with the caller's own class of error.
 """
 
 import json
@@ -16,19 +16,19 @@ from avslib.core.errors import AvsError
 LARGEST_TEXT = 16 * 2**20  # bytes of a csv or list: 200,000 clips; as rows it takes up to 2 GB for a moment
 LARGEST_JSON = 64 * 2**20  # bytes of a manifest or index, which holds a few hundred for each clip
 LARGEST_YAML = 64 * 2**10  # bytes: PyYAML reads this much within 3 s; the presets and grids have less than 5,000
-MOST_NODES = 20_000  # values in a YAML file, each alias counted as what it stands for
+LONGEST_INTEGER = 100  # digits in YAML
 
 
 def read_bytes(path: str | Path, largest: int, kind: type[AvsError], what: str) -> bytes:
-    """The bytes of a plain file of at most `largest` bytes; `what` says what it should be.
+    """The bytes of a regular file of at most `largest` bytes; `what` names what it should hold.
 
     Raises:
-        AvsError: of class `kind`: missing, no plain file (a pipe would block, a device never ends), or too large.
+        AvsError: of class `kind`: missing, not a regular file (a pipe would block, a device never ends), or too large.
     """
     try:
         with open(path, "rb", opener=_without_waiting) as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise kind(f"{path}: is no plain file; expected {what}")
+                raise kind(f"{path}: not a regular file; expected {what}")
             data = stream.read(largest + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
@@ -43,7 +43,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def read_text(path: str | Path, largest: int, kind: type[AvsError], what: str) -> str:
-    """As `read_bytes`, decoded from UTF-8; a byte-order mark is left out."""
+    """As `read_bytes`, decoded from UTF-8 without a byte-order mark."""
     try:
         return read_bytes(path, largest, kind, what).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -51,59 +51,43 @@ def read_text(path: str | Path, largest: int, kind: type[AvsError], what: str) -
 
 
 def parse_json(data: str | bytes, source: str | Path, kind: type[AvsError], what: str) -> Any:
-    """What JSON says. Raises an AvsError of class `kind` when it is damaged or nested too deeply."""
+    """The value of a JSON text. Raises an AvsError of class `kind` when it is damaged or nested too deeply."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
-        raise kind(f"{source}: is damaged ({reason}); expected {what}") from None
+        raise kind(f"{source}: damaged ({reason}); expected {what}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without what lets a few bytes grow: aliases ("billion laughs") and integers of thousands of digits."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases such as *name are not supported; write the value out")
+        node = super().compose_node(parent, index)
+        if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":int") and len(node.value) > LONGEST_INTEGER:
+            raise yaml.YAMLError(f"an integer of {len(node.value)} digits; at most {LONGEST_INTEGER} are supported")
+        return node
 
 
 def parse_yaml(text: str, source: str, kind: type[AvsError]) -> Any:
-    """What a YAML document says, in plain Python values: tags that name objects are refused, aliases are bounded.
+    """The value of a YAML document in plain Python types; tags that name objects are refused.
 
     Raises:
-        AvsError: of class `kind`: not valid YAML, too long, nested too deeply, or aliases that expand to more than
-            `MOST_NODES` values ("billion laughs").
+        AvsError: of class `kind`: not valid YAML, too long, nested too deeply, or with aliases.
     """
     if len(text) > LARGEST_YAML:
         raise kind(f"{source}: has more than {LARGEST_YAML} characters of YAML; is it the right file?")
-    loader = None
     try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if _values(node, {}) > MOST_NODES:
-            raise kind(f"{source}: holds more than {MOST_NODES} values, an alias counted as what it stands for")
-        return loader.construct_document(node)
+        return _Loader(text).get_single_data()
     except RecursionError:
-        raise kind(f"{source}: not valid YAML (nested too deeply, or in itself)") from None
-    except AvsError:
-        raise
+        raise kind(f"{source}: not valid YAML (nested too deeply)") from None
     except Exception as error:  # PyYAML's constructors raise ValueError, KeyError, AttributeError, ... for bad scalars
         raise kind(f"{source}: not valid YAML ({first_line(error)})") from None
-    finally:
-        if loader is not None:
-            loader.dispose()
-
-
-def _values(node: yaml.Node, known: dict[int, int]) -> int:
-    """Values that a node stands for, written out; a node within itself has no end."""
-    if id(node) not in known:
-        known[id(node)] = MOST_NODES + 1  # what an alias to a node that is not whole yet counts
-        if isinstance(node, yaml.ScalarNode):
-            inside = ()
-            if node.tag == "tag:yaml.org,2002:int" and len(node.value) > 100:
-                raise ValueError(f"a whole number of {len(node.value)} digits")
-        else:
-            pairs = node.value if isinstance(node, yaml.MappingNode) else ((part,) for part in node.value)
-            inside = (part for pair in pairs for part in pair)
-        known[id(node)] = min(1 + sum(_values(part, known) for part in inside), MOST_NODES + 1)
-    return known[id(node)]
 
 
 def first_line(error: object, longest: int = 200) -> str:
-    """What an error says, in one line for a sentence."""
+    """The first line of what an error says, shortened to fit in a sentence."""
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0] if len(lines[0]) <= longest else lines[0][:longest] + "..."

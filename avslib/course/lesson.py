@@ -1,4 +1,4 @@
-"""How every notebook starts, checks what it derives, and leaves its figures as data."""
+"""How every notebook starts, checks what it derives, and leaves its metrics as data."""
 
 import importlib.metadata
 import json
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from avslib.config import Config, load_config
 from avslib.core.errors import DataError, NotebookError
@@ -21,7 +20,7 @@ from avslib.core.files import atomic_path
 from avslib.data.avsbench import AVSBench
 from avslib.data.mini.build import build_mini
 from avslib.models.ecmvae import ECMVAE
-from avslib.training.loop import open_split
+from avslib.training.setup import open_split
 from avslib.weights.checkpoints import load_checkpoint
 
 METRICS = "metrics.json"
@@ -106,17 +105,21 @@ class Lesson:
         Raises:
             AvsError: a metric that is not a plain finite value.
         """
-        values = {name: _plain(name, value) for name, value in metrics.items()}
+        values = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
+        for name, value in values.items():
+            plain = isinstance(value, bool | int | float | str)
+            if not plain or (isinstance(value, float) and not math.isfinite(value)):
+                raise NotebookError(f"metric {name!r} is {value!r}; expected a finite number, a bool or a str")
+        content = {
+            "notebook": self.name,
+            "fast": self.fast,
+            "seed": self.seed,
+            "device": self.device.type,
+            "checks": self.checks,
+            "seconds": round(time.perf_counter() - self.began, 1),
+            "metrics": values,
+        }
         with atomic_path(self.out / METRICS) as part:
-            content = {
-                "notebook": self.name,
-                "fast": self.fast,
-                "seed": self.seed,
-                "device": self.device.type,
-                "checks": self.checks,
-                "seconds": round(time.perf_counter() - self.began, 1),
-                "metrics": values,
-            }
             part.write_text(json.dumps(content, indent=1), encoding="utf-8")
         print(f"{self.name}: {self.checks} checks passed, {len(values)} metrics written to {METRICS}")
 
@@ -134,8 +137,8 @@ def start(name: str, namespace: dict[str, Any], *own: str, say: Callable[[str], 
         AvsError: a parameter that does not exist (papermill itself only warns), is missing, of another type or out of
             range; a device that is not there; a data folder that is not one.
     """
-    _check_names(name, namespace, own)
-    fast, seed, data_root, out_dir, device_name = (_value(n, namespace[n]) for n in STANDARD)
+    _check_parameters(name, namespace, [*STANDARD, *own])
+    fast, seed, data_root, out_dir, device_name = (namespace[n] for n in STANDARD)
     device = _device(device_name)
     os.environ["ACCELERATE_USE_CPU"] = str(device.type == "cpu").lower()  # training chooses its device by this
     out = Path(out_dir) if out_dir else base_folder() / "build" / "notebooks" / name
@@ -147,7 +150,7 @@ def start(name: str, namespace: dict[str, Any], *own: str, say: Callable[[str], 
         say(f"Mini-AVS in {data} (built once, in about half a minute); device {device}")
         build_mini(data, "small", seed=0, progress=False)
     elif not data.is_dir():
-        raise DataError(f"DATA_ROOT: {data} is no folder; give one in AVSBench layout, or '' for Mini-AVS")
+        raise DataError(f"DATA_ROOT: {data} is not a folder; give one in AVSBench layout, or '' for Mini-AVS")
     torch.manual_seed(seed)
     # TF32 convolutions, the default on NVIDIA, differ by more than the checks allow
     torch.backends.cudnn.allow_tf32 = False
@@ -161,44 +164,30 @@ def base_folder() -> Path:
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
 
-def _check_names(name: str, namespace: dict[str, Any], own: tuple[str, ...]) -> None:
-    known = [*STANDARD, *own]
-    missing = [n for n in known if n not in namespace]
-    if missing:
+def _check_parameters(name: str, namespace: dict[str, Any], known: list[str]) -> None:
+    """Raise unless the parameters are there, the standard ones valid, and no other variable looks like one."""
+    if missing := [n for n in known if n not in namespace]:
         raise NotebookError(f"{name}: parameter {missing[0]} is missing; run the parameters cell first")
-    # only the first time: later the reader's own variables are in the namespace
+    for n, (kind, expected) in STANDARD.items():
+        if type(namespace[n]) is not kind or (n == "SEED" and namespace[n] < 0):
+            raise NotebookError(f"{n}: expected {expected}; got {namespace[n]!r}")
     if any(isinstance(value, Lesson) for value in namespace.values()):
-        return
-    literals = bool | int | float | str | list | tuple | dict | None
+        return  # started before: by now the reader's own variables are there
+    imported = [vars(module) for key, module in list(sys.modules.items()) if key.split(".")[0] == "avslib"]
     for n, value in namespace.items():
-        if not isinstance(value, literals) or n.startswith("_") or n in {"In", "Out", *known}:
+        literal = isinstance(value, bool | int | float | str | list | tuple | dict | None)
+        if not literal or n.startswith("_") or n in {"In", "Out", *known}:
             continue
-        if not _is_imported(n, value):
+        if not any(constants.get(n) is value for constants in imported):  # COLOURS, say
             raise NotebookError(f"{name}: there is no parameter {n!r}; the parameters are {', '.join(known)}")
-
-
-def _is_imported(name: str, value: Any) -> bool:
-    """Whether a constant of this package (COLOURS, say) was imported under its own name."""
-    modules = [module for key, module in list(sys.modules.items()) if key.split(".")[0] == "avslib"]
-    return any(vars(module).get(name) is value for module in modules)
-
-
-def _value(name: str, value: Any) -> Any:
-    kind, expected = STANDARD[name]
-    if type(value) is not kind or (name == "SEED" and value < 0):
-        raise NotebookError(f"{name}: expected {expected}; got {value!r}")
-    return value
 
 
 def _device(name: str) -> torch.device:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device("cuda" if there["cuda"] else "cpu")
-    if name not in there:
-        raise NotebookError(f"DEVICE: expected {STANDARD['DEVICE'][1]}; got {name!r}")
-    if not there[name]:
-        raise NotebookError(f"DEVICE is {name!r}, and PyTorch finds no such device here; set it to 'cpu' or 'auto'")
-    return torch.device(name)
+    chosen = ("cuda" if there["cuda"] else "cpu") if name == "auto" else name
+    if not there.get(chosen):
+        raise NotebookError(f"DEVICE: expected {STANDARD['DEVICE'][1]}; PyTorch finds no such device here: {name!r}")
+    return torch.device(chosen)
 
 
 def _style_plots() -> None:
@@ -209,21 +198,5 @@ def _style_plots() -> None:
 
     names, dashes = ("blue", "orange", "green", "vermilion", "purple", "black"), ("-", "--", "-.", ":", "-", "--")
     cycle = cycler(color=[COLOURS[n] for n in names]) + cycler(linestyle=list(dashes))
-    plt.rcParams.update(
-        {
-            "axes.prop_cycle": cycle,
-            "figure.dpi": 80,
-            "figure.figsize": (7, 3),
-            "image.cmap": "viridis",
-            "font.size": 9,
-            "axes.grid": False,
-            "figure.constrained_layout.use": True,
-        }
-    )
-
-
-def _plain(name: str, value: Any) -> float | int | bool | str:
-    value = value.item() if isinstance(value, Tensor) or hasattr(value, "item") else value
-    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not math.isfinite(value)):
-        raise NotebookError(f"metric {name!r} is {value!r}; expected a finite number, a bool or a str")
-    return value
+    size = {"figure.dpi": 80, "figure.figsize": (7, 3), "font.size": 9, "figure.constrained_layout.use": True}
+    plt.rcParams.update({"axes.prop_cycle": cycle, "image.cmap": "viridis", "axes.grid": False, **size})

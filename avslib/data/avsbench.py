@@ -2,9 +2,11 @@
 
 import copy
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +16,8 @@ from torch.utils.data import Dataset
 
 from avslib.audio import SAMPLE_RATE, load_clip, log_mel
 from avslib.core.errors import DataError, UsageError
+from avslib.core.files import sha256_file
+from avslib.core.listing import require_as_built
 from avslib.core.parsing import LARGEST_TEXT, read_text
 from avslib.data.layout import LAYOUTS, find_folder, make_clip, masks_missing, read_csv
 from avslib.data.pickles import load_log_mel
@@ -30,7 +34,7 @@ class AVSBench(Dataset):
     Args:
         root: folder with ``Single-source/`` or ``Multi-sources/``, or one of these two.
         task: "s4" or "ms3".
-        split: "train", "val", "test", or another value of the csv's split column ("test_unseen" of Mini-AVS).
+        split: "train", "val", "test", or any value of the csv's split column ("test_unseen" of Mini-AVS).
         image_size: pictures are resized to it, one number or (height, width).
         mask_size: the same for masks; None for `image_size`.
         frames: T, frames (and seconds) of a clip.
@@ -43,7 +47,7 @@ class AVSBench(Dataset):
 
     Raises AvsError when made: no such folder, csv, column or split; names that lead out of the folder; missing files;
     no masks at all.
-    When a clip is read: a truncated picture, a mask of another size than its frame, a mask that is not binary.
+    When a clip is read: a truncated picture, a mask whose size is not its frame's, a mask that is not binary.
     """
 
     def __init__(
@@ -60,32 +64,29 @@ class AVSBench(Dataset):
     ) -> None:
         self.folder = find_folder(root, task)
         self.task, self.split, self.frames = task, split, frames
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        mask_size = image_size if mask_size is None else mask_size
-        self.mask_size = (mask_size, mask_size) if isinstance(mask_size, int) else tuple(mask_size)
+        self.image_size, self.mask_size = height_width(image_size), height_width(mask_size or image_size)
         if frames < 1 or len(self.image_size) != 2 or min(self.image_size) < 1:
             raise UsageError(f"frames and image_size must be at least 1; got {frames} and {image_size}")
-        path, key = self.folder / LAYOUTS[task].csv, LAYOUTS[task].key
+        path, left_out = self.folder / LAYOUTS[task].csv, set(skip)
         rows = read_csv(path, task)
         splits = list(dict.fromkeys(row["split"] for row in rows))
         if split not in splits:
             raise DataError(f"{path}: lists no clip of split {split!r}; it has {', '.join(splits) or 'no rows'}")
-        skipped = set(skip)
-        rows = [row for row in rows if row["split"] == split and row[key] not in skipped]
         if masks and (sentence := masks_missing(self.folder, task)):
             raise DataError(sentence)
+        rows = [row for row in rows if row["split"] == split and row[LAYOUTS[task].key] not in left_out]
         self.clips = [make_clip(self.folder, task, row, frames, masks) for row in rows]
-        logger.info("%s, %s: %d clips, %d left out", path, split, len(self.clips), len(skipped))
-        self.audio = None if audio is None else stack_audio(audio, [clip.name for clip in self.clips], frames)
+        logger.info("%s, %s: %d clips, %d left out", path, split, len(self.clips), len(left_out))
+        self.audio = None if audio is None else stack_audio(audio, self.names, frames)
 
     def with_audio(self, audio: Mapping[str, Float[Tensor, "T D"]]) -> "AVSBench":
         """The same clips with these embeddings, [T, D] by clip name, in their items."""
         other = copy.copy(self)
-        other.audio = stack_audio(audio, [clip.name for clip in self.clips], self.frames)
+        other.audio = stack_audio(audio, self.names, self.frames)
         return other
 
     def first(self, clips: int) -> "AVSBench":
-        """The first `clips` clips alone."""
+        """Only the first `clips` clips."""
         other = copy.copy(self)
         other.clips = self.clips[:clips]
         other.audio = None if self.audio is None else self.audio[:clips]
@@ -101,22 +102,57 @@ class AVSBench(Dataset):
             item["audio"] = self.audio[index]
         return item
 
+    @property
+    def names(self) -> list[str]:
+        """Of the clips, in their order."""
+        return [clip.name for clip in self.clips]
+
     def waveform(self, index: int) -> Float[Tensor, "S"]:
         """The clip's sound, 16 kHz mono, exactly T seconds. AvsError when no wav exists or it is too short."""
         clip = self.clips[index]
         if clip.wav_path is None:
-            raise DataError(
-                f"clip {clip.name!r} has no wav, only {clip.log_mel_path}; use an audio encoder that "
-                "starts from the log-mel (VGGish), or add the wav files"
-            )
+            raise DataError(f"clip {clip.name!r} has no wav; choose VGGish as audio encoder, or add the wav files")
         return load_clip(clip.wav_path, self.frames, AUDIO_TOLERANCE)
 
     def log_mel(self, index: int) -> Float[Tensor, "T 1 96 64"]:
         """The clip's log-mel patches: from its pickle, else computed from its wav."""
         clip = self.clips[index]
-        if clip.log_mel_path is not None:
-            return load_log_mel(clip.log_mel_path, self.frames)
-        return log_mel(self.waveform(index), SAMPLE_RATE, self.frames)
+        return Sound.of(clip.name, clip.wav_path, clip.log_mel_path, self.frames).log_mel()
+
+    def sounds(self) -> Iterator["Sound"]:
+        """How to read each clip's sound."""
+        return (Sound.of(clip.name, clip.wav_path, clip.log_mel_path, self.frames) for clip in self.clips)
+
+    def sound_checksums(self) -> list[Any]:
+        """Endings and SHA-256 of the sound files. Raises AvsError when they are not as a Mini-AVS build lists them."""
+        paths = [clip.wav_path or clip.log_mel_path for clip in self.clips]
+        with ThreadPoolExecutor() as pool:
+            digests = list(pool.map(sha256_file, paths))
+        require_as_built(self.folder, dict(zip(paths, digests, strict=True)))
+        return [[path.suffix for path in paths], digests]
+
+
+class Sound(NamedTuple):
+    """How to read a clip's sound; `waveform` is None where there is only the log-mel."""
+
+    name: str
+    waveform: Callable[[], Float[Tensor, "S"]] | None
+    log_mel: Callable[[], Float[Tensor, "T 1 96 64"]]
+
+    @classmethod
+    def of(cls, name: str, wav: Path | BinaryIO | None, mel: Path | BinaryIO | None, frames: int) -> "Sound":
+        """From paths or open files, of which at least one is given; the log-mel is computed where there is none."""
+        waveform = partial(load_clip, wav, frames, AUDIO_TOLERANCE) if wav else None
+
+        def patches() -> Float[Tensor, "T 1 96 64"]:
+            return load_log_mel(mel, frames) if mel else log_mel(waveform(), SAMPLE_RATE, frames)
+
+        return cls(name, waveform, patches)
+
+
+def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    """One number, or (height, width), as the latter."""
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def read_item(
@@ -126,22 +162,19 @@ def read_item(
     image_size: tuple[int, int],
     mask_size: tuple[int, int],
 ) -> dict[str, str | Tensor]:
-    """The item of `AVSBench` without its audio, from T frames and as many masks (None: not annotated), each a file's
-    path or its open bytes; sizes are (height, width). Raises AvsError as reading a clip does."""
-    pictures, labels = [], []
-    for frame_path, mask_path in zip(frames, masks, strict=True):
-        picture, size = read_frame(frame_path, image_size)
+    """The item of `AVSBench` without its audio, from T frames and as many masks (None: not annotated), paths or open
+    files; sizes are (height, width). Raises AvsError as reading a clip does."""
+    pictures, labels = [], np.zeros((len(masks), 1, *mask_size), np.uint8)
+    for frame, mask, label in zip(frames, masks, labels, strict=True):
+        picture, size = read_frame(frame, image_size)
         pictures.append(picture)
-        if mask_path is None:
-            labels.append(np.zeros(mask_size, np.uint8))
-            continue
-        mask, own_size = read_mask(mask_path, mask_size)
-        require_same_size(mask_path, own_size, size)
-        labels.append(mask)
+        if mask is not None:
+            label[0], own_size = read_mask(mask, mask_size)
+            require_same_size(mask, own_size, size)
     return {
         "name": name,
         "image": torch.from_numpy(np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))),
-        "mask": torch.from_numpy(np.stack(labels)[:, None]),
+        "mask": torch.from_numpy(labels),
         "annotated": torch.tensor([mask is not None for mask in masks]),
     }
 
@@ -149,23 +182,23 @@ def read_item(
 def stack_audio(
     audio: Mapping[str, Float[Tensor, "T D"]], names: Sequence[str], frames: int
 ) -> Float[Tensor, "clips T D"]:
-    """The embeddings of the clips `names` as one tensor. Raises AvsError when one is missing or of another shape."""
+    """The embeddings of the clips `names` as one tensor. Raises AvsError when one is missing or has a wrong shape."""
     for name in names:
         if name not in audio:
-            raise DataError(f"audio holds no embedding of clip {name!r}; embed this split first")
+            raise DataError(f"audio has no embedding of clip {name!r}; embed this split first")
         if audio[name].ndim != 2 or len(audio[name]) != frames:
             raise DataError(
                 f"the embedding of clip {name!r} has shape {list(audio[name].shape)}; expected [{frames}, D]"
             )
-    # One tensor: worker processes that are not forked would share every clip's by a file handle of its own.
+    # One tensor: spawned worker processes would share each clip's own by a file handle of its own.
     return torch.stack([audio[name].float() for name in names]) if names else torch.empty(0)
 
 
 def read_skip_list(path: str | Path) -> set[str]:
-    """Names of clips to leave out, one a line; empty lines and lines that begin with # say nothing.
+    """Names of clips to leave out, one per line; empty lines and lines that begin with # are ignored.
 
     Raises:
         AvsError: the file cannot be read, or has more than `LARGEST_TEXT` bytes.
     """
-    lines = read_text(path, LARGEST_TEXT, DataError, "clip names, one a line").splitlines()
+    lines = read_text(path, LARGEST_TEXT, DataError, "clip names, one per line").splitlines()
     return {line.strip() for line in lines if line.strip() and not line.startswith("#")}

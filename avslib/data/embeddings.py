@@ -1,36 +1,28 @@
-"""Embeddings of a frozen audio encoder, computed once a data set and kept by content."""
+"""Embeddings of a frozen audio encoder, computed once per data set and kept by content."""
 
 import hashlib
 import json
 import logging
-import math
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from rich.progress import track
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from avslib.audio import SAMPLE_RATE, load_clip, log_mel
 from avslib.core.errors import DataError, DiskFullError, NonFiniteError
-from avslib.core.files import atomic_path, sha256_file
 from avslib.core.locks import locked
-from avslib.data.avsbench import AUDIO_TOLERANCE, AVSBench
-from avslib.data.mini.listing import require_as_built
-from avslib.data.packed import NamedBytes, PackedClips
-from avslib.data.pickles import load_log_mel
+from avslib.core.tensors import load_tensors, save_tensors
+from avslib.data.avsbench import AVSBench, Sound
+from avslib.data.packed import PackedClips
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "avslib-embeddings-1"
+FORMAT = "avslib-embeddings-2"
 
 
 class AudioEncoder(Protocol):
@@ -44,67 +36,28 @@ class AudioEncoder(Protocol):
 
 
 def embed_dataset(
-    dataset: AVSBench, encoder: AudioEncoder, cache_dir: str | Path, batch: int = 16, progress: bool = True
+    dataset: AVSBench | PackedClips,
+    encoder: AudioEncoder,
+    cache_dir: str | Path,
+    batch: int = 16,
+    progress: bool = True,
 ) -> dict[str, Float[Tensor, "T D"]]:
-    """The embedding [T, D] of every clip by name, from `cache_dir` where it is known.
+    """The embedding [T, D] of every clip by name, from `cache_dir` where it is known; the same from loose and from
+    packed clips.
 
-    The file's name is a hash of the encoder's fingerprint and of every sound file's bytes, so that a change of either
-    computes it again. It is written beside and renamed under a lock: several processes compute it once. A damaged file
-    is computed again with a warning; where the folder cannot be written, nothing is kept, with a warning.
+    The file's name is a hash of the encoder's fingerprint and of every sound's checksum, so a change of either computes
+    it again. A lock lets several processes compute it once. A damaged file is computed again with a warning; where the
+    folder cannot be written, nothing is kept, with a warning.
 
     Raises:
-        AvsError: sounds that cannot be read, or are not as a Mini-AVS build lists them; clips with log-mel pickles
-            alone and an encoder that needs waveforms; embeddings that are not finite.
+        AvsError: sounds that cannot be read, or are not as a Mini-AVS build lists them; clips with only a log-mel
+            pickle and an encoder that needs waveforms; embeddings that are not finite.
     """
-    sounds = [clip.wav_path or clip.log_mel_path for clip in dataset.clips]
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(sha256_file, sounds))
-    require_as_built(dataset.folder, dict(zip(sounds, digests, strict=True)))
-    names = [clip.name for clip in dataset.clips]
-    content = [FORMAT, encoder.fingerprint(), dataset.frames, names, [path.suffix for path in sounds], digests]
-    rows = [
-        _Sound(clip.name, clip.wav_path and partial(dataset.waveform, i), partial(dataset.log_mel, i))
-        for i, clip in enumerate(dataset.clips)
-    ]
-    batches = _batches(iter(rows), f"{dataset.task} {dataset.split}", len(rows), batch, progress)
-    return _kept(content, names, dataset.frames, cache_dir, lambda: _compute(batches, encoder, dataset.frames))
-
-
-def embed_packed(
-    clips: PackedClips, encoder: AudioEncoder, cache_dir: str | Path, batch: int = 16, progress: bool = True
-) -> dict[str, Float[Tensor, "T D"]]:
-    """As `embed_dataset`, for all clips of a packed split, in one pass over its shards; the same embeddings.
-
-    The file's name is a hash of the encoder's fingerprint and of the shards' checksums.
-
-    Raises:
-        AvsError: as `embed_dataset` and `PackedClips`.
-    """
-    content = [FORMAT, encoder.fingerprint(), clips.frames, clips.names, [shard["sha256"] for shard in clips.shards]]
-    rows = (_packed_sound(name, files, clips.frames) for name, files in clips.sounds())
-    batches = _batches(rows, f"{clips.task} {clips.split}", len(clips.names), batch, progress)
-    return _kept(content, clips.names, clips.frames, cache_dir, lambda: _compute(batches, encoder, clips.frames))
-
-
-class _Sound(NamedTuple):
-    """How to read a clip's sound; `waveform` is None where there is only the log-mel."""
-
-    name: str
-    waveform: Callable[[], Tensor] | None
-    log_mel: Callable[[], Tensor]
-
-
-def _packed_sound(name: str, files: dict[str, NamedBytes], frames: int) -> _Sound:
-    wav, given = files.get("wav"), files.get("log_mel.safetensors")
-    waveform = partial(load_clip, wav, frames, AUDIO_TOLERANCE) if wav else None
-    patches = partial(load_log_mel, given, frames) if given else lambda: log_mel(waveform(), SAMPLE_RATE, frames)
-    return _Sound(name, waveform, patches)
-
-
-def _batches(sounds: Iterator[_Sound], what: str, clips: int, batch: int, progress: bool) -> Iterator[list[_Sound]]:
-    """Sounds in batches, with a progress bar, which appears when the first one is asked for."""
-    parts = iter(lambda: list(islice(sounds, batch)), [])
-    yield from track(parts, f"audio embeddings, {what}", math.ceil(clips / batch), disable=not progress)
+    names, frames = dataset.names, dataset.frames
+    content = [FORMAT, encoder.fingerprint(), frames, names, *dataset.sound_checksums()]
+    title = f"audio embeddings, {dataset.task} {dataset.split}"
+    sounds = track(dataset.sounds(), title, len(names), disable=not progress)
+    return _kept(content, names, frames, cache_dir, lambda: _compute(sounds, batch, encoder, frames))
 
 
 def _kept(
@@ -114,59 +67,47 @@ def _kept(
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     path = Path(cache_dir) / f"{key[:32]}.safetensors"
     with locked(path.with_suffix(".lock"), "the computation of audio embeddings"):
-        embeddings = _load(path, key, len(names), frames)
+        embeddings = _load(path, key, (len(names), frames)) if path.is_file() else None
         logger.info("audio embeddings: %s %s", "computed, kept in" if embeddings is None else "from", path)
         if embeddings is None:
             embeddings = compute()
-            metadata = {"key": key, "sha256": _checksum(embeddings), "names": json.dumps(names)}
             try:
-                with atomic_path(path) as temporary:
-                    save_file({"embeddings": embeddings}, temporary, metadata)
+                save_tensors(path, {"embeddings": embeddings}, {"key": key})
             except (OSError, DiskFullError) as error:
                 warnings.warn(f"{path.parent}: embeddings are not kept ({error})", stacklevel=2)
     return dict(zip(names, embeddings, strict=True))
 
 
-def _checksum(embeddings: Tensor) -> str:
-    return hashlib.sha256(embeddings.contiguous().numpy().tobytes()).hexdigest()
-
-
-def _load(path: Path, key: str, clips: int, frames: int) -> Tensor | None:
-    """What the cache file holds, or None when there is none that can be trusted."""
-    if not path.is_file():
-        return None
+def _load(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
+    """What the cache file holds, or None, with a warning, when it cannot be trusted."""
     try:
-        with safe_open(path, "pt") as stream:
-            metadata, embeddings = stream.metadata(), stream.get_tensor("embeddings").clone()
-        whole = metadata["key"] == key and metadata["sha256"] == _checksum(embeddings)
+        tensors, metadata = load_tensors(path)
+        if metadata["key"] == key and tensors["embeddings"].shape[:2] == shape:
+            return tensors["embeddings"]
+        reason = "it belongs to other sounds"
     except Exception as error:  # safetensors raises its own error, OSError, KeyError, TypeError, ...
-        warnings.warn(f"{path}: damaged cache, computed again ({error})", stacklevel=3)
-        return None
-    if not whole or embeddings.shape[:2] != (clips, frames):
-        warnings.warn(f"{path}: damaged cache, computed again (its checksum does not fit)", stacklevel=3)
-        return None
-    return embeddings
+        reason = error
+    warnings.warn(f"{path}: damaged cache, computed again ({reason})", stacklevel=3)
+    return None
 
 
 # no_grad, not inference_mode: training needs to save these tensors for backward
 @torch.no_grad()
-def _compute(batches: Iterator[list[_Sound]], encoder: AudioEncoder, frames: int) -> Float[Tensor, "clips T D"]:
-    parts = []
-    for part in batches:
+def _compute(sounds: Iterable[Sound], batch: int, encoder: AudioEncoder, frames: int) -> Float[Tensor, "clips T D"]:
+    sounds, parts = iter(sounds), []
+    while part := list(islice(sounds, batch)):
         if all(sound.waveform for sound in part):
             result = encoder.embed(torch.stack([sound.waveform() for sound in part]), frames)
         elif hasattr(encoder, "embed_log_mel"):
             result = encoder.embed_log_mel(torch.stack([sound.log_mel() for sound in part]))
         else:
             name = next(sound.name for sound in part if not sound.waveform)
-            raise DataError(
-                f"clip {name!r} has a log-mel pickle but no wav, and {type(encoder).__name__} starts from "
-                "waveforms; choose VGGish as audio encoder, or add the wav files"
+            reason = (
+                f"{type(encoder).__name__} starts from waveforms; choose VGGish as audio encoder, or add the wav files"
             )
+            raise DataError(f"clip {name!r} has a log-mel pickle but no wav, and {reason}")
         if not torch.isfinite(result).all():
-            raise NonFiniteError(
-                f"{type(encoder).__name__} gave embeddings that are not finite, for clips "
-                f"{part[0].name!r} to {part[-1].name!r}; check its weights"
-            )
+            clips = f"clips {part[0].name!r} to {part[-1].name!r}"
+            raise NonFiniteError(f"{type(encoder).__name__} gave embeddings that are not finite, for {clips}")
         parts.append(result.float().cpu())
     return torch.cat(parts).contiguous() if parts else torch.empty(0, frames, 0)

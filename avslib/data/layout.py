@@ -1,4 +1,4 @@
-"""Where AVSBench keeps its files, and which files a row of its csv stands for."""
+"""Where AVSBench keeps its files, and which files belong to a row of its csv."""
 
 import csv
 import io
@@ -57,13 +57,16 @@ def find_folder(root: str | Path, task: str) -> Path:
     for folder in (root / layout.folder, root):
         if (folder / layout.csv).is_file():
             return folder
-    raise DataError(f"{root}: holds neither {layout.folder}/{layout.csv} nor {layout.csv}; is it the {task} data?")
+    raise DataError(
+        f"{root}: has neither {layout.folder}/{layout.csv} nor {layout.csv}; give the folder of the {task} data"
+    )
 
 
 def read_csv(path: str | Path, task: str, optional: tuple[str, ...] = ()) -> list[dict[str, str]]:
-    """Rows of the task's csv, with the `optional` columns where it has them (others are left out).
+    """Rows of the task's csv, with the `optional` columns where they are filled in; others are left out.
 
-    Raises AvsError on a missing column, an empty cell, a name that leads elsewhere, or more than `LARGEST_TEXT` bytes.
+    Raises AvsError on a missing column, an empty cell, a name that leads out of the folder, or a file of more than
+    `LARGEST_TEXT` bytes.
     """
     columns, key = LAYOUTS[task].columns, LAYOUTS[task].key
     text = read_text(path, LARGEST_TEXT, DataError, "a csv file in UTF-8")
@@ -78,7 +81,7 @@ def read_csv(path: str | Path, task: str, optional: tuple[str, ...] = ()) -> lis
                 if not is_plain_name(row[column]):
                     raise DataError(
                         f"{path}, line {reader.line_num}: {column} is {first_line(repr(row[column]))}; "
-                        "expected a plain name, without slashes, that any system takes for one file"
+                        "expected a plain name without slashes, valid as a file name on any system"
                     )
             kept = [*columns, *(column for column in optional if row.get(column))]
             rows.append({column: row[column] for column in kept})
@@ -124,13 +127,13 @@ def masks_missing(folder: Path, task: str) -> str | None:
     if masks.is_dir():
         return None
     return (
-        f"{masks}: no such folder, so these clips have frames and sound but no masks, and nothing can be trained or "
-        "scored on them; put the masks there, or read the clips with AVSBench(..., masks=False)"
+        f"{masks}: no such folder, so these clips have frames and sound but no masks, and cannot be used to train "
+        "or score a model; put the masks there, or read the clips with AVSBench(..., masks=False)"
     )
 
 
 def make_clip(folder: Path, task: str, row: Mapping[str, str], frames: int = 5, masks: bool = True) -> Clip:
-    """Find the files of one csv row; without `masks` none is looked for. Raises AvsError that names what is missing."""
+    """The files of one csv row, without masks where `masks` is False. Raises AvsError that names what is missing."""
     layout = LAYOUTS[task]
     name, split = row[layout.key], row["split"]
     data = folder / layout.data
@@ -169,7 +172,7 @@ def _numbered(folder: Path, stems: tuple[str, ...], count: int, what: str) -> tu
         name = next((name for name in names if name in present), None)
         if name is None:
             raise DataError(
-                f"{folder}: holds {len(present)} files, but not {names[0]}; expected {count} {what}, "
+                f"{folder}: has {len(present)} files, but not {names[0]}; expected {count} {what}, "
                 f"{stems[0]}_1.png to _{count}.png"
             )
         found.append(folder / name)

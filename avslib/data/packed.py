@@ -1,139 +1,217 @@
-"""Packed clips as a stream: from a local folder or any fsspec URL, with constant memory, each clip once an epoch."""
+"""Clips packed into WebDataset shards, written to a folder and streamed from a folder or any fsspec URL.
+
+A shard is a plain tar file. ``index.json`` beside the shards names their clips and holds their checksums.
+"""
 
 import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
-import torch
+import fsspec
+import webdataset as wds
 from jaxtyping import Float
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError
+from rich.progress import track
+from safetensors.torch import save
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.tariterators import group_by_keys
+from webdataset.utils import pytorch_worker_info
 
-from avslib.core.errors import PackedError, UsageError
-from avslib.core.parsing import LARGEST_JSON, first_line, parse_json
+from avslib.core.errors import OutputError, PackedError, UsageError
+from avslib.core.files import atomic_path, sha256_file
+from avslib.core.locks import locked
+from avslib.core.parsing import LARGEST_JSON, first_line
 from avslib.core.seeds import buffer_rng, shard_rng
-from avslib.data.avsbench import read_item, stack_audio
-from avslib.data.layout import LAYOUTS, is_plain_name
-from avslib.data.pack import FORMAT, INDEX, index_sha256
+from avslib.data.avsbench import AVSBench, Sound, height_width, read_item, stack_audio
+from avslib.data.layout import LAYOUTS, Clip, find_folder, read_csv
+from avslib.data.pickles import LOG_MEL, load_log_mel
 
+INDEX = "index.json"
+PICTURES, SOUNDS = (".png", ".jpg", ".jpeg"), (".wav", ".safetensors")
+LARGEST_SHARD = 2 * 10**9  # bytes; one shard at a time is held in memory
 AGAIN = "copy it again, or pack the clips again"
 
 
-class NamedBytes(io.BytesIO):
-    """Bytes that a reader takes for a file, and that print where they come from."""
+class Shard(BaseModel):
+    """A tar file and its number of clips."""
 
-    def __init__(self, data: bytes, title: str):
-        super().__init__(data)
-        self.title = title
+    file: str = Field(pattern=r"^[^/\\:]+-\d{6}\.tar$")  # leads nowhere else
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = 0
+    clips: int = Field(ge=0, strict=True)
+
+
+class Split(BaseModel):
+    """Shards of a split, and the names of its clips in the order of the csv."""
+
+    shards: list[Shard]
+    names: list[str]
+
+
+class Index(BaseModel):
+    """What ``index.json`` holds."""
+
+    format: Literal["avslib-packed-1"] = "avslib-packed-1"
+    task: Literal[tuple(LAYOUTS)]
+    frames: int = Field(ge=1, strict=True)
+    splits: dict[str, Split] = Field(min_length=1)
+    sha256: str = ""
+
+    def checksum(self) -> str:
+        """Of all that the index says, the checksums of the shards included."""
+        return hashlib.sha256(json.dumps(self.model_dump(exclude={"sha256"}), sort_keys=True).encode()).hexdigest()
+
+
+def pack(
+    root: str | Path,
+    out: str | Path,
+    task: str = "s4",
+    splits: Collection[str] | None = None,
+    *,
+    frames: int = 5,
+    shard_mb: float = 128,
+    skip: Collection[str] = (),
+    masks: bool = True,
+    progress: bool = True,
+) -> Index:
+    """Write the clips of `task` into the folder `out`: ``<split>-<number>.tar`` and ``index.json``.
+
+    A sample holds the files of a clip: ``frame_1.png`` ... and ``mask_1.png`` ... (or .jpg) and ``wav`` byte for byte,
+    ``log_mel.safetensors``, and ``json`` with name, category and annotated frames. Log-mel pickles are converted, since
+    readers of WebDataset would unpickle them. The same clips give the same bytes.
+
+    Args:
+        splits: of the csv; None for all.
+        frames: T, the frames of a clip.
+        shard_mb: size at which the next shard begins, in units of 10**6 bytes, at most 1000.
+        skip: names of clips to leave out.
+        masks: False packs clips without them.
+
+    Raises:
+        AvsError: as `AVSBench`; `out` is not empty; a log-mel that cannot be read.
+    """
+    out = Path(out)
+    if not 0 < shard_mb <= 1000:
+        raise UsageError(f"shard_mb is {shard_mb}; expected a size in MB, above 0 and at most 1000")
+    rows = read_csv(find_folder(root, task) / LAYOUTS[task].csv, task)
+    splits = list(splits or dict.fromkeys(row["split"] for row in rows))
+    datasets = {split: AVSBench(root, task, split, frames=frames, skip=skip, masks=masks) for split in splits}
+    # the lock lies beside the folder, which does not exist yet
+    with locked(out.with_name(f".{out.name}.lock"), f"packing into {out.name}"):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise OutputError(f"{out}: exists and is not an empty folder; choose a new one")
+        if out.is_dir():  # a folder cannot be replaced in one step, on some systems not even an empty one
+            out.rmdir()
+        with atomic_path(out) as part:
+            part.mkdir()
+            found = {}
+            for split, dataset in datasets.items():
+                clips = track(dataset.clips, f"packing {task} {split}", disable=not progress)
+                shards = _write_shards(part / split, clips, frames, shard_mb * 1e6)
+                found[split] = Split(shards=shards, names=[clip.name for clip in dataset.clips])
+            index = Index(task=task, frames=frames, splits=found)
+            index.sha256 = index.checksum()
+            (part / INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return index
+
+
+def _write_shards(stem: Path, clips: Iterator[Clip], frames: int, size: float) -> list[Shard]:
+    shards = []
+
+    def note(file: str) -> None:
+        path = Path(file)
+        digest, length = sha256_file(path), path.stat().st_size
+        shards.append(Shard(file=path.name, sha256=digest, bytes=length, clips=writer.count))
+
+    pattern = str(stem).replace("%", "%%") + "-%06d.tar"
+    # neither time nor user, so that the same clips give the same bytes
+    plain = {"user": "", "group": "", "mode": 0o644, "mtime": 0, "encoder": False, "compress": False}
+    with wds.ShardWriter(pattern, maxsize=size, post=note, verbose=0, **plain) as writer:
+        for number, clip in enumerate(clips):
+            writer.write({"__key__": f"{number:08d}", **_clip_files(clip, frames)})
+    return shards
+
+
+def _clip_files(clip: Clip, frames: int) -> dict[str, bytes]:
+    files = {}
+    for what, paths in (("frame", clip.frame_paths), ("mask", clip.mask_paths)):
+        files |= {f"{what}_{k}{path.suffix}": path.read_bytes() for k, path in enumerate(paths, 1) if path}
+    if clip.wav_path:
+        files["wav"] = clip.wav_path.read_bytes()
+    if clip.log_mel_path:
+        files["log_mel.safetensors"] = save({LOG_MEL: load_log_mel(clip.log_mel_path, frames).contiguous()})
+    annotated = [path is not None for path in clip.mask_paths]
+    values = {"name": clip.name, "category": clip.category, "annotated": annotated}
+    return files | {"json": json.dumps(values, ensure_ascii=False).encode()}
+
+
+def read_index(source: str | Path) -> Index:
+    """``index.json`` of a packed folder or URL. Raises AvsError when it is missing or not one of `avs data pack`."""
+    where = f"{source}/{INDEX}"
+    try:
+        index = Index.model_validate_json(_fetch(source, INDEX, LARGEST_JSON))
+    except ValidationError as error:
+        place, reason = error.errors()[0]["loc"], error.errors()[0]["msg"]
+        reason = first_line(f"{'.'.join(map(str, place))}: {reason}")
+        raise PackedError(f"{where}: damaged, or not written by avs data pack ({reason}); {AGAIN}") from None
+    as_many = all(sum(shard.clips for shard in split.shards) == len(split.names) for split in index.splits.values())
+    if not as_many or index.sha256 not in ("", index.checksum()):
+        raise PackedError(f"{where}: damaged, its names, shards and checksum do not agree; {AGAIN}")
+    return index
+
+
+def _fetch(source: str | Path, file: str, largest: int) -> bytes:
+    try:
+        system, path = fsspec.core.url_to_fs(str(source))
+        with system.open(f"{path.rstrip('/')}/{file}", "rb") as stream:
+            data = stream.read(largest + 1)
+    except (ImportError, ValueError) as error:  # an unknown protocol, or one whose package is not installed
+        raise PackedError(f"{source}: this kind of URL cannot be opened ({first_line(error)})") from None
+    except FileNotFoundError:
+        raise PackedError(f"{source}: has no {file}; expected a folder or URL that avs data pack wrote") from None
+    except OSError as error:
+        raise PackedError(f"{source}/{file}: cannot be read ({first_line(error)}); {AGAIN}") from None
+    if len(data) > largest:
+        raise PackedError(f"{source}/{file}: has more than {largest} bytes; it was not written by avs data pack")
+    return data
+
+
+class NamedBytes(io.BytesIO):
+    """A file of a sample as a stream, which prints as the place where it comes from."""
+
+    def __init__(self, sample: Mapping[str, Any], key: str):
+        super().__init__(sample[key])
+        self.title = f"{sample['__url__']}, {sample['__key__']}.{key}"
 
     def __str__(self) -> str:
         return self.title
 
 
-class _Shard(BaseModel):
-    file: str
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    clips: int = Field(ge=0, strict=True)
-
-    @field_validator("file")
-    @classmethod
-    def _plain(cls, name: str) -> str:
-        if not is_plain_name(name):
-            raise ValueError("expected a plain name, without slashes")
-        return name
-
-
-class _Split(BaseModel):
-    shards: list[_Shard]
-    names: list[str]
-
-    @model_validator(mode="after")
-    def _as_many(self) -> "_Split":
-        if sum(shard.clips for shard in self.shards) != len(self.names):
-            raise ValueError("has not as many names as its shards have clips")
-        return self
-
-
-class _Index(BaseModel):
-    format: Any
-    task: Literal[tuple(LAYOUTS)]
-    frames: int = Field(ge=1, strict=True)
-    splits: dict[str, _Split] = Field(min_length=1)
-
-
-def read_index(source: str | Path) -> dict[str, Any]:
-    """``index.json`` of a packed folder or URL. Raises AvsError when there is none, or none of `avs data pack`."""
-    where = f"{source}/{INDEX}"
-    try:
-        with _open(source, INDEX) as stream:
-            data = stream.read(LARGEST_JSON + 1)
-    except FileNotFoundError:
-        raise PackedError(f"{source}: holds no {INDEX}; expected a folder or URL that avs data pack wrote") from None
-    except OSError as error:
-        raise PackedError(f"{where}: cannot be read ({error})") from None
-    if len(data) > LARGEST_JSON:
-        raise PackedError(f"{where}: has more than {LARGEST_JSON} bytes; it was not written by avs data pack")
-    index = parse_json(data, where, PackedError, "what avs data pack wrote")
-    if isinstance(index, dict) and index.get("format", FORMAT) != FORMAT:
-        found = first_line(repr(index["format"]))
-        raise PackedError(f"{where}: has format {found}; expected {FORMAT!r}: pack the clips again")
-    try:
-        _Index.model_validate(index)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = first_line(".".join(str(part) for part in first["loc"]))
-        raise PackedError(f"{where}: damaged, or not written by avs data pack ({place}: {first['msg']})") from None
-    if index.get("sha256", "") not in ("", index_sha256(index)):
-        raise PackedError(f"{where}: damaged: its SHA-256 is another; {AGAIN}")
-    return index
-
-
-def _open(source: str | Path, file: str) -> BinaryIO:
-    import fsspec
-
-    try:
-        system, path = fsspec.core.url_to_fs(str(source))
-    except (ImportError, ValueError) as error:  # a protocol whose package is not installed, or that nobody knows
-        raise PackedError(f"{source}: this kind of URL cannot be opened ({error})") from None
-    return system.open(f"{path.rstrip('/')}/{file}", "rb")
-
-
-class PackedClips(IterableDataset):
+class PackedClips:
     """Clips of one split of a packed folder: the items of `AVSBench`, as a stream.
 
-    Shards and, inside each, clips are read in one pass; a buffer of undecoded clips shuffles them. Order is a function
-    of (seed, epoch) and of how many processes share the stream; every clip comes once an epoch, in one of them. Each
-    shard that is read is compared with its checksum.
-
-    Training reads it through `avslib.data.loading.packed_loader`, whose batches do not depend on the number of workers.
-    In a plain ``DataLoader`` workers share the shards out: no clip twice, but an order that depends on their number.
+    The order of the shards and a shuffle buffer of undecoded clips are functions of (seed, epoch) and of the number of
+    processes, each of which reads as many clips: up to world - 1 clips are left out of an epoch, the others come once.
+    A shard is read whole and compared with its checksum before a clip of it is used.
 
     Args:
         source: folder, or fsspec URL (``s3://...``, ``hf://...``, ``https://...``, ``simplecache::...``).
-        split: as packed.
-        image_size, mask_size, frames, audio: as for `AVSBench`; at most as many frames as were packed.
+        image_size, mask_size, frames: as for `AVSBench`; at most as many frames as were packed.
         shuffle: False gives the order of the csv.
-        seed: of the order.
-        buffer: clips in the shuffle buffer of each worker.
-        rank, world: this process and how many there are; by default what torch.distributed says, else 0 and 1.
-        equal: leave out up to world - 1 clips an epoch, so that all processes have as many.
-        batch_size: workers of a plain DataLoader share out whole batches of it, so that only the last one of an epoch
-            is smaller.
-        verify: False leaves the checksums out.
+        buffer: clips in the shuffle buffer.
+        rank, world: this process and how many there are; by default those that webdataset finds.
 
     Attributes:
-        epoch: set it before each pass; worker processes see it too.
-        names: of all clips of the split, in the order of the csv.
-        shards: file, sha256, bytes and clips of each.
+        names: all clips of the split, in the order of the csv.
 
     Raises AvsError when made: no index, no such split, more frames than packed. While it is read: a shard that is
-    missing or whose checksum is another, by name; what `AVSBench` says of damaged pictures.
+    missing or damaged, by name; what `AVSBench` says of damaged pictures.
     """
 
     def __init__(
@@ -142,7 +220,6 @@ class PackedClips(IterableDataset):
         split: str,
         image_size: int | tuple[int, int] = 224,
         frames: int = 5,
-        audio: Mapping[str, Float[Tensor, "T D"]] | None = None,
         mask_size: int | tuple[int, int] | None = None,
         *,
         shuffle: bool = False,
@@ -150,39 +227,22 @@ class PackedClips(IterableDataset):
         buffer: int = 128,
         rank: int | None = None,
         world: int | None = None,
-        equal: bool = False,
-        batch_size: int = 1,
-        verify: bool = True,
     ):
         index = read_index(source)
-        if split not in index["splits"]:
-            raise PackedError(f"{source}: holds no split {split!r}; it has {', '.join(index['splits'])}")
-        if not 1 <= frames <= index["frames"]:
-            raise PackedError(
-                f"{source}: was packed with {index['frames']} frames a clip; {frames} cannot be had from it"
-            )
-        self.source, self.split, self.task, self.frames = str(source).rstrip("/"), split, index["task"], frames
-        self.shards, self.names = index["splits"][split]["shards"], index["splits"][split]["names"]
-        mask_size = image_size if mask_size is None else mask_size
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        self.mask_size = (mask_size, mask_size) if isinstance(mask_size, int) else tuple(mask_size)
-        self.shuffle, self.seed, self.buffer = shuffle, seed, max(1, buffer)
-        self.equal, self.batch_size, self.verify = equal, batch_size, verify
-        there = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = rank if rank is not None else torch.distributed.get_rank() if there else 0
-        self.world = world if world is not None else torch.distributed.get_world_size() if there else 1
+        if split not in index.splits:
+            raise PackedError(f"{source}: has no split {split!r}; it has {', '.join(index.splits)}")
+        if not 1 <= frames <= index.frames:
+            raise PackedError(f"{source}: was packed with {index.frames} frames per clip, and {frames} are asked for")
+        here = pytorch_worker_info()
+        self.rank, self.world = here[0] if rank is None else rank, here[1] if world is None else world
         if not 0 <= self.rank < self.world:
             raise UsageError(f"rank is {self.rank} of {self.world} processes; expected 0 to {self.world - 1}")
-        self.audio = None if audio is None else stack_audio(audio, self.names, frames)
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    @property
-    def epoch(self) -> int:
-        return int(self._epoch)
-
-    @epoch.setter
-    def epoch(self, value: int) -> None:
-        self._epoch.fill_(value)
+        self.source, self.split, self.task, self.frames = str(source).rstrip("/"), split, index.task, frames
+        self.shards, self.names = index.splits[split].shards, index.splits[split].names
+        self.starts = list(accumulate((shard.clips for shard in self.shards), initial=0))
+        self.image_size, self.mask_size = height_width(image_size), height_width(mask_size or image_size)
+        self.shuffle, self.seed, self.buffer = shuffle, seed, max(1, buffer)
+        self.audio: Tensor | None = None
 
     def with_audio(self, audio: Mapping[str, Float[Tensor, "T D"]]) -> "PackedClips":
         """This stream with these embeddings, [T, D] by clip name, in its items."""
@@ -191,175 +251,79 @@ class PackedClips(IterableDataset):
 
     def __len__(self) -> int:
         """Clips that this process reads in an epoch."""
-        first, last = self._share()
-        return last - first
+        return len(self.names) // self.world
 
     def __iter__(self) -> Iterator[dict[str, str | Tensor]]:
-        return (item for _, item in self.numbered())
-
-    def numbered(self) -> Iterator[tuple[int, dict[str, str | Tensor]]]:
-        """Items with the number of the clip in the order of the csv, for this process and worker."""
         return map(self.decode, self.samples())
 
-    def samples(self) -> Iterator[dict[str, Any]]:
-        """Undecoded pictures of each clip, as `webdataset` gives them, for this process and worker."""
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        samples = self._samples(*self._part(worker, workers), _is_no_sound)
+    def samples(self, epoch: int = 0) -> Iterator[dict[str, Any]]:
+        """Undecoded pictures of the clips of this process, as webdataset groups them."""
+        order, shuffle, first = range(len(self.shards)), None, self.rank * len(self)
         if self.shuffle:
-            from webdataset import shuffle
+            order = shard_rng(self.seed, epoch).permutation(len(self.shards)).tolist()
+            rng = buffer_rng(self.seed, epoch, self.rank)
+            shuffle = wds.shuffle(self.buffer, initial=self.buffer, rng=rng)
+        shard_of = [number for number in order for _ in range(self.shards[number].clips)]
+        own = list(dict.fromkeys(shard_of[first : first + len(self)]))
+        skip = shard_of[:first].count(own[0]) if own else 0
+        return iter(wds.DataPipeline(partial(self._read, own, PICTURES), wds.slice(skip, skip + len(self)), shuffle))
 
-            rng = buffer_rng(self.seed, self.epoch, self.rank, worker)
-            samples = shuffle(self.buffer, initial=self.buffer, rng=rng)(samples)
-        return samples
+    def sounds(self) -> Iterator[Sound]:
+        """How to read the sound of each clip of the split, in the order of the csv."""
+        for sample in self._read(range(len(self.shards)), SOUNDS):
+            wav, mel = (NamedBytes(sample, k) if k in sample else None for k in ("wav", "log_mel.safetensors"))
+            yield Sound.of(self.names[number_of(sample)], wav, mel, self.frames)
 
-    def sounds(self) -> Iterator[tuple[str, dict[str, NamedBytes]]]:
-        """Name and sound files (``wav``, ``log_mel.safetensors``) of every clip of the split, in the order of the csv,
-        whatever the process."""
-        for sample in self._samples(0, len(self.names), _is_sound_or_json, order=False):
-            name = _values(sample)["name"]
-            files = {key: self._bytes(sample, key) for key in ("wav", "log_mel.safetensors") if key in sample}
-            if not files:
-                where = f"{sample['__url__']}: clip {first_line(name)!r}"
-                raise PackedError(f"{where} has no sound, the shard is damaged; {AGAIN}")
-            yield name, files
+    def sound_checksums(self) -> list[Any]:
+        """Those of the shards."""
+        return [[shard.sha256 for shard in self.shards]]
 
-    def _share(self) -> tuple[int, int]:
-        """Positions that this process reads, in the epoch's order of shards."""
-        clips = len(self.names)
-        if self.equal:
-            each = clips // self.world
-            return self.rank * each, (self.rank + 1) * each
-        return self.rank * clips // self.world, (self.rank + 1) * clips // self.world
+    def decode(self, sample: Mapping[str, Any]) -> dict[str, str | Tensor]:
+        """The item of an undecoded clip."""
+        number, keys = number_of(sample), {key.partition(".")[0]: key for key in sample}
+        frames, masks = (
+            [NamedBytes(sample, key) if (key := keys.get(f"{what}_{k}")) else None for k in range(1, self.frames + 1)]
+            for what in ("frame", "mask")
+        )
+        if None in frames:
+            where = f"{sample['__url__']}: clip {self.names[number]!r}"
+            raise PackedError(f"{where} has fewer than {self.frames} frames, so the shard is damaged; {AGAIN}")
+        item = read_item(self.names[number], frames, masks, self.image_size, self.mask_size)
+        return item if self.audio is None else item | {"audio": self.audio[number]}
 
-    def _part(self, worker: int, workers: int) -> tuple[int, int]:
-        """Positions that a worker of this process reads: whole batches, and the last one also the rest."""
-        first, last = self._share()
-        batches = (last - first) // self.batch_size
-        start, stop = (first + w * batches // workers * self.batch_size for w in (worker, worker + 1))
-        return start, last if worker == workers - 1 else stop
-
-    def _samples(
-        self, first: int, last: int, wanted: Callable[[str], bool], order: bool = True
-    ) -> Iterator[dict[str, Any]]:
-        numbers = range(len(self.shards))
-        if self.shuffle and order:
-            numbers = shard_rng(self.seed, self.epoch).permutation(len(self.shards))
-        at = 0
+    def _read(self, numbers: Iterable[int], endings: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+        """Samples of shards, with the files that have one of these endings."""
         for number in numbers:
-            shard = self.shards[number]
-            start, stop = max(first - at, 0), min(last - at, shard["clips"])
-            if start < stop:
-                yield from self._read(shard, start, stop, wanted)
-            at += shard["clips"]
-
-    def _read(self, shard: dict, start: int, stop: int, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
-        from webdataset.tariterators import group_by_keys
-
-        where, count = f"{self.source}/{shard['file']}", 0
-        try:
-            with _open(self.source, shard["file"]) as stream:
-                hashing = _Hashing(stream) if self.verify else stream
-                files = _files(hashing, where, wanted)
-                for sample in islice(group_by_keys(files), start, stop):
-                    yield sample
-                    count += 1
-                if self.verify and hashing.rest() != shard["sha256"]:
-                    raise PackedError(f"{where}: damaged: its SHA-256 is not the one in {INDEX}; {AGAIN}")
-        except FileNotFoundError:
-            raise PackedError(f"{where}: no such shard, though {INDEX} names it; {AGAIN}") from None
-        except PackedError:
-            raise
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:  # ValueError: a file that is there twice
-            raise PackedError(
-                f"{where}: damaged, or cut off while it was read ({first_line(error)}); {AGAIN}"
-            ) from None
-        if count < stop - start:
-            raise PackedError(f"{where}: holds fewer clips than the {shard['clips']} that {INDEX} says; {AGAIN}")
-
-    def _bytes(self, sample: dict[str, Any], key: str) -> NamedBytes:
-        return NamedBytes(sample[key], f"{sample['__url__']}, {sample['__key__']}.{key}")
-
-    def _number(self, sample: dict[str, Any]) -> int:
-        key = sample["__key__"]
-        if not (key.isascii() and key.isdecimal() and len(key) < 20 and int(key) < len(self.names)):
-            where = sample["__url__"]
-            raise PackedError(f"{where}: holds a clip {first_line(key)!r}, which {INDEX} does not name; {AGAIN}")
-        return int(key)
-
-    def decode(self, sample: dict[str, Any]) -> tuple[int, dict[str, str | Tensor]]:
-        """The number of the clip in the order of the csv, and its item, of what `samples` gives."""
-        values, number = _values(sample), self._number(sample)
-        keys = {key.partition(".")[0]: key for key in sample}
-        try:
-            frames = [self._bytes(sample, keys[f"frame_{k}"]) for k in range(1, self.frames + 1)]
-            annotated = enumerate(values["annotated"][: self.frames], 1)
-            masks = [self._bytes(sample, keys[f"mask_{k}"]) if known else None for k, known in annotated]
-        except KeyError as error:
-            where = f"{sample['__url__']}: clip {values['name']!r}"
-            raise PackedError(f"{where} has no {error}, the shard is damaged; {AGAIN}") from None
-        item = read_item(values["name"], frames, masks, self.image_size, self.mask_size)
-        if self.audio is not None:
-            item["audio"] = self.audio[number]
-        return number, item
+            shard, where = self.shards[number], f"{self.source}/{self.shards[number].file}"
+            data = _fetch(self.source, shard.file, LARGEST_SHARD)
+            if hashlib.sha256(data).hexdigest() != shard.sha256:
+                raise PackedError(f"{where}: checksum mismatch: the shard is damaged; {AGAIN}")
+            try:
+                # webdataset's own reader also expands compressed shards and sparse files, which can fill the memory
+                with tarfile.open(fileobj=io.BytesIO(data), mode="r:", tarinfo=_PlainFile) as tar:
+                    members = [member for member in tar if member.name.endswith(endings)]
+                    files = [(member.name, tar.extractfile(member).read()) for member in members]
+                named = ({"__url__": where, "fname": name, "data": content} for name, content in files)
+                samples = list(group_by_keys(named))
+            except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+                raise PackedError(f"{where}: damaged, or not a plain tar file ({first_line(error)}); {AGAIN}") from None
+            keys = [f"{key:08d}" for key in range(self.starts[number], self.starts[number + 1])]
+            if [sample["__key__"] for sample in samples] != keys:
+                raise PackedError(f"{where}: does not hold the {shard.clips} clips of {INDEX}; {AGAIN}")
+            yield from samples
 
 
-def _values(sample: dict[str, Any]) -> dict[str, Any]:
-    try:
-        values = json.loads(sample["json"])
-        if isinstance(values["name"], str) and isinstance(values["annotated"], list):
-            return values
-        raise TypeError
-    except (KeyError, ValueError, TypeError, RecursionError):
-        # where a shard is cut off, webdataset gives the clip as far as it goes
-        where = f"{sample['__url__']}: clip {sample['__key__']}"
-        raise PackedError(f"{where} is not whole, the shard is damaged; {AGAIN}") from None
+def number_of(sample: Mapping[str, Any]) -> int:
+    """The place of an undecoded clip in the order of the csv."""
+    return int(sample["__key__"])
 
 
-class _Member(tarfile.TarInfo):
-    """A plain file: no shard has links, devices, sparse files, or extended headers, whose parsing can take hours."""
+class _PlainFile(tarfile.TarInfo):
+    """Neither a link, a device or a sparse file nor an extended header, whose parsing can take hours."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_Member":
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_PlainFile":
         member = super().frombuf(buf, encoding, errors)
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.size < 0:
-            raise tarfile.ReadError(f"{first_line(repr(member.name))} is no plain file")
+            raise tarfile.ReadError(f"{first_line(repr(member.name))} is not a plain file")
         return member
-
-
-def _files(stream: Any, where: str, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
-    """Name and bytes of the wanted files of a shard, as webdataset groups them.
-
-    Nothing is unpacked to the disk, whatever the members are called. A compressed shard is no shard.
-    """
-    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as tar:
-        for member in tar:
-            tar.members = []  # which it would keep
-            if wanted(member.name):
-                yield {"__url__": where, "fname": member.name, "data": tar.extractfile(member).read()}
-
-
-def _is_no_sound(name: str) -> bool:
-    return not name.endswith((".wav", ".safetensors"))
-
-
-def _is_sound_or_json(name: str) -> bool:
-    return name.endswith((".wav", ".safetensors", ".json"))
-
-
-class _Hashing:
-    """A stream that hashes what is read from it."""
-
-    def __init__(self, stream: BinaryIO):
-        self.stream, self.hash = stream, hashlib.sha256()
-
-    def read(self, size: int) -> bytes:
-        data = self.stream.read(size)
-        self.hash.update(data)
-        return data
-
-    def rest(self) -> str:
-        """The digest, once what is left is read as well."""
-        while self.read(2**20):
-            pass
-        return self.hash.hexdigest()

@@ -1,4 +1,4 @@
-"""Frames and masks from files that may be damaged, of another size, or hostile."""
+"""Frames and masks from files that may be damaged, of a different size, or hostile."""
 
 import io
 from pathlib import Path
@@ -18,39 +18,30 @@ MOST_SCANS = 100  # of a progressive JPEG, which has 10: each costs a pass over 
 
 def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:
     """A decoded picture and its own (height, width); a JPEG much larger than `wanted` is decoded smaller."""
-    what = "a PNG or JPEG picture"
-    stream = path if hasattr(path, "read") else io.BytesIO(read_bytes(path, LARGEST_FILE, PictureError, what))
+    data = path.read() if hasattr(path, "read") else read_bytes(path, LARGEST_FILE, PictureError, "a PNG or JPEG")
     try:
-        picture = Image.open(stream, formats=("PNG", "JPEG"))
+        picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
         size = picture.height, picture.width
         if size[0] * size[1] > LARGEST_PICTURE:
             raise PictureError(f"{path}: has {size[1]}x{size[0]} pixels, more than {LARGEST_PICTURE}; resize it")
-        if picture.format != "PNG" and _bytes_of(stream).count(b"\xff\xda") > MOST_SCANS:
+        if picture.format != "PNG" and data.count(b"\xff\xda") > MOST_SCANS:
             raise PictureError(f"{path}: has more than {MOST_SCANS} scans, which no camera writes; save it again")
         if wanted:
             picture.draft("RGB", wanted[::-1])
         picture.load()
         return picture, size
-    except (PictureError, MemoryError):  # want of memory is no fault of the file
+    except (PictureError, MemoryError):  # running out of memory is not the file's fault
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise PictureError(
-            f"{path}: missing, truncated or no PNG or JPEG picture ({first_line(error)}); get the file again"
+            f"{path}: truncated, or not a PNG or JPEG picture ({first_line(error)}); get the file again"
         ) from error
-
-
-def _bytes_of(stream: BinaryIO) -> bytes:
-    at = stream.seek(0, io.SEEK_CUR)
-    stream.seek(0)
-    data = stream.read()
-    stream.seek(at)
-    return data
 
 
 def read_frame(
     path: Path | BinaryIO, image_size: tuple[int, int] | None = None
 ) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
-    """A frame as uint8 [H, W, 3], resized bilinearly when of another size, and its size on disk (height, width)."""
+    """A frame as uint8 [H, W, 3], resized bilinearly to `image_size`, and its size on disk (height, width)."""
     picture, size = _open(path, image_size)
     picture = picture.convert("RGB")
     if image_size and picture.size != image_size[::-1]:

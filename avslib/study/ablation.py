@@ -1,4 +1,4 @@
-"""The ablation table: every variant beside the full model, with intervals, from run records alone.
+"""The ablation table: every variant beside the full model, with intervals, from run records only.
 
     print(ablation_table(load_records("results/ablation/runs"), "s4", "md"))
 
@@ -11,17 +11,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
+
 from avslib.core.errors import UsageError
-from avslib.study.comparisons import FULL, Comparison, compare, settings
+from avslib.study.comparisons import FULL, Comparison, compare, comparison_frame, settings
 from avslib.study.intervals import DRAWS, LEVEL
 from avslib.study.records import RunRecord
 from avslib.study.results import SPLITS, Row
-from avslib.study.tables import FORMATS, Table
+from avslib.study.tables import FORMATS, Table, render, signed
 from avslib.variants import VARIANTS
 
 PERCENT = f"{100 * LEVEL:.0f} %"
 STUDY = "avs ablate configs/ablate-mini.yaml --out results/ablation --work build/ablate/study"
-TITLES = {"mini": "Mini-AVS, {} {} (not comparable with AVSBench)", "avsbench": "AVSBench, {} {}"}
+TITLES = {"mini": "Mini-AVS, {} {}: ablation (not comparable with AVSBench)", "avsbench": "AVSBench, {} {}: ablation"}
 
 
 def ablation_table(
@@ -32,10 +34,12 @@ def ablation_table(
     *,
     data: Literal["mini", "avsbench"] = "mini",
     order: Sequence[str] = tuple(VARIANTS),
+    found: Mapping[str, Sequence[Comparison]] | None = None,
 ) -> Any:
-    """One table a test split, a row a variant: J with its interval over clips, the paired difference, the claim, F, n.
+    """One table per test split: J of each variant with its interval over clips, the paired difference, the claim, F, n.
 
-    Text, or a ``rich.console.Group`` for "rich". The CSV is one table of plain numbers, and alone holds the run ids.
+    Text, or a ``rich.console.Group`` for "rich". The CSV is one table of plain numbers, and only it holds the run ids.
+    `found`: the comparisons, where they were already made.
 
     Raises:
         AvsError: as :func:`avslib.study.comparisons.compare`; unknown task, data set or format.
@@ -45,104 +49,32 @@ def ablation_table(
             f"ablation table {task}, {data}, {fmt}: task is s4 or ms3, data mini or avsbench, format "
             f"{', '.join(FORMATS)}"
         )
-    return render(compare(records, task, data=data, full=full, order=order), records, task, fmt, full, data=data)
-
-
-def render(
-    found: Mapping[str, Sequence[Comparison]],
-    records: Sequence[RunRecord],
-    task: str,
-    fmt: str,
-    full: str = FULL,
-    *,
-    data: str = "mini",
-) -> Any:
-    """As :func:`ablation_table`, of comparisons that are made."""
+    found = compare(records, task, data=data, full=full, order=order) if found is None else found
     if fmt == "csv":
-        return FORMATS["csv"](_numbers(found))
-    title = TITLES[data].format(task.upper(), "{}: ablation")
-    tables = [_text(title.format(split), made, full) for split, made in found.items()]
-    if tables:
-        tables[-1].notes.extend(_notes([row for rows in found.values() for row in rows], records, full))
-    else:
-        tables = [Table(title.format("test"), _columns(full), [], [f"No run record yet: `{STUDY}`."])]
-    made = [FORMATS[fmt](table) for table in tables]
-    if fmt != "rich":
-        return "\n".join(made)
-    from rich.console import Group
-
-    return Group(*made)
+        return comparison_frame(found).to_csv(index=False, float_format="%.5f", lineterminator="\n")
+    tables = [_table(TITLES[data].format(task.upper(), split), made, full) for split, made in found.items()]
+    tables = tables or [_table(TITLES[data].format(task.upper(), "test"), [], full)]
+    tables[-1].notes.extend(_notes([row for rows in found.values() for row in rows], records, full))
+    return render(tables, fmt)
 
 
-def _columns(full: str) -> list[str]:
-    ends = [f"{PERCENT} over clips", f"{PERCENT} over clips, seeds"]
-    return ["Variant", "J", ends[0], f"J minus {full}", ends[1], "Claim", "F", "n"]
-
-
-def _text(title: str, rows: Sequence[Comparison], full: str) -> Table:
-    body = []
-    for made in rows:
-        scores = made.row.values[made.split]
-        j, f = (scores[name].text(1, 3) if name in scores else "" for name in ("J", "F"))
-        difference, ends = "", ""
-        if made.difference:
-            difference, ends = _signed(made.difference.estimate), ", ".join(map(_signed, made.difference[1:]))
-        over_clips = f"[{made.j.low:.3f}, {made.j.high:.3f}]"
-        body.append(
-            [made.row.label, j, over_clips, difference, ends and f"[{ends}]", made.claim, f, str(len(made.row.seeds))]
-        )
-    return Table(title, _columns(full), body)
-
-
-def _signed(value: float) -> str:
-    """With its sign, kept by what rounds to zero: [+0.000, +0.003] does exclude it."""
-    return f"{value:+.3f}" if value else "0.000"
-
-
-def _numbers(found: Mapping[str, Sequence[Comparison]]) -> Table:
-    columns = [
-        "split",
-        "variant",
-        "J",
-        "J_sd",
-        "J_low",
-        "J_high",
-        "difference",
-        "difference_low",
-        "difference_high",
-        "claim",
-        "F",
-        "F_sd",
-        "n",
-        "runs",
-    ]
-    body = []
-    for split, rows in found.items():
-        for made in rows:
-            j, f = (made.row.values[split].get(name) for name in ("J", "F"))
-            spread = [getattr(f, "mean", None), getattr(f, "sd", None)]
-            numbers = [[j.mean, j.sd, *made.j[1:]], [*(made.difference or [None] * 3)], spread]
-            first, second, third = ([_plain(value) for value in part] for part in numbers)
-            body.append(
-                [
-                    split,
-                    made.row.label,
-                    *first,
-                    *second,
-                    made.claim,
-                    *third,
-                    str(len(made.row.seeds)),
-                    " ".join(made.row.runs),
-                ]
-            )
-    return Table("", columns, body)
-
-
-def _plain(value: float | None) -> str:
-    return "" if value is None else f"{value:.5f}"
+def _table(title: str, rows: Sequence[Comparison], full: str) -> Table:
+    cells = {
+        "Variant": [c.row.label for c in rows],
+        "J": [c.row.cell(c.split, "J") for c in rows],
+        f"{PERCENT} over clips": [f"[{c.j.low:.3f}, {c.j.high:.3f}]" for c in rows],
+        f"J minus {full}": [signed(c.difference.estimate) if c.difference else "" for c in rows],
+        f"{PERCENT} over clips, seeds": [c.difference.text() if c.difference else "" for c in rows],
+        "Claim": [c.claim for c in rows],
+        "F": [c.row.cell(c.split, "F") for c in rows],
+        "n": [str(len(c.row.seeds)) for c in rows],
+    }
+    return Table(title, pd.DataFrame(cells))
 
 
 def _notes(rows: Sequence[Comparison], records: Sequence[RunRecord], full: str) -> list[str]:
+    if not rows:
+        return [f"No run record yet: `{STUDY}`."]
     differences = sum(row.difference is not None for row in rows)
     methods = list({id(row.row): row.row for row in rows}.values())
     used = [record for record in records if any(record.id in row.runs for row in methods)]
@@ -171,14 +103,13 @@ def _size(rows: Sequence[Row], records: Sequence[RunRecord]) -> str:
     clips = min(clips, own["data.max_clips"] or clips)
     starts = {row.label: _start(settings(row)) for row in rows}
     usual = Counter(starts.values()).most_common(1)[0][0]
-    others = [f"{label}: {start}" for label, start in starts.items() if start != usual]
-    apart = f" ({'; '.join(others)})" if others else ""
+    others = "; ".join(f"{label}: {start}" for label, start in starts.items() if start != usual)
     epochs = f"{own['train.epochs']} epoch{'s' * (own['train.epochs'] != 1)}"
     shorter = f" ({own['data.train_frames']} in training)" if own["data.train_frames"] else ""
     return (
         f"Size of each run: {own['model.image_size']} px, {own['data.frames']} frames a clip{shorter}, {epochs} "
         f"of {clips} train clips, batch {own['train.batch_size']}; {rows[0].label} has the backbone "
-        f"{own['model.backbone']}. Start: {usual}{apart}."
+        f"{own['model.backbone']}. Start: {usual}{f' ({others})' if others else ''}."
     )
 
 

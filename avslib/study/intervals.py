@@ -1,7 +1,8 @@
-"""How sure a mean and a difference are: bootstrap intervals over clips and training seeds.
+"""How certain a mean and a difference are: bootstrap intervals over clips and training seeds.
 
 Scores are arrays [seeds, clips]: the J of each clip in each run of one method, from 0 to 1. Intervals are percentiles
-of 4000 draws, from a generator that is seeded anew each time, so that a table is the same on each machine.
+of 4000 draws from a generator with a fixed seed, so a table is the same on every machine. `scipy.stats.bootstrap` draws
+over clips only, and from streams that change with its version.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from jaxtyping import Float
 
 from avslib.core.errors import RecordError
 from avslib.study.records import RunRecord, load_clips
+from avslib.study.tables import signed
 
 DRAWS = 4000
 LEVEL = 0.95
@@ -28,38 +30,41 @@ class Interval(NamedTuple):
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
 
+    def text(self) -> str:
+        """The ends with their signs, as tables print those of a difference."""
+        return f"[{signed(self.low)}, {signed(self.high)}]"
+
 
 def clip_scores(records: Sequence[RunRecord], split: str, baseline: str = "") -> Float[np.ndarray, "seeds clips"]:
-    """J of each clip of a split: one row a record, in their order; one column a clip, in order of name.
+    """J of each clip of a split: one row per record, in their order; one column per clip, in order of name.
 
     Raises:
         AvsError: a record has no clips of the split in its clips.csv or a clip twice; runs scored different clips;
             the clips' mean is not the J of the record (one of the two files was edited).
     """
-    names: list[str] | None = None
-    rows = []
+    rows: list[dict[str, float]] = []
     for record in records:
         where = f"{record.path.parent if record.path else record.id}/clips.csv"
         found = [(c["name"], c["J"]) for c in load_clips(record) if (c["split"], c["baseline"]) == (split, baseline)]
-        scores = dict(found)
+        scores = dict(sorted(found))
         if not scores or len(scores) < len(found):
-            told = "holds a clip twice" if scores else "holds no clip"
-            raise RecordError(f"{where}: {told} of split {split}; an interval needs the J of each: score the run again")
-        if names not in (None, sorted(scores)):
-            other = sorted(set(names) ^ set(scores))[0]
+            fault = "holds a clip twice" if scores else "holds no clip"
+            raise RecordError(f"{where}: {fault} of split {split}; score the run again")
+        if rows and scores.keys() != rows[0].keys():
+            other = min(scores.keys() ^ rows[0].keys())
             raise RecordError(
-                f"{where}: other clips of {split} than in {records[0].id} ({other}, say); compare runs "
-                "on the same clips"
+                f"{where}: its clips of {split} differ from those of {records[0].id} (for example {other}); compare "
+                "runs on the same clips"
             )
-        names = sorted(scores)
-        rows.append([scores[name] for name in names])
+        rows.append(scores)
+        mean = np.mean(list(scores.values()))
         kept = (record.baselines.get(baseline, {}) if baseline else record.metrics).get(split, {}).get("J")
-        if kept is not None and abs(np.mean(rows[-1]) - kept) > 1e-4:
+        if kept is not None and abs(mean - kept) > 1e-4:
             raise RecordError(
-                f"{where}: mean J on {split} is {np.mean(rows[-1]):.4f}, but run.json says {kept:.4f}: "
-                "one of them was edited; restore both"
+                f"{where}: mean J on {split} is {mean:.4f}, but run.json says {kept:.4f}: one of them was edited; "
+                "restore both"
             )
-    return np.array(rows)
+    return np.array([list(scores.values()) for scores in rows])
 
 
 def _weights(generator: np.random.RandomState, draws: int, size: int) -> Float[np.ndarray, "draws size"]:
@@ -79,7 +84,7 @@ def _generator() -> np.random.RandomState:
 
 
 def mean_interval(scores: Float[np.ndarray, "seeds clips"], draws: int = DRAWS) -> Interval:
-    """95 % percentile bootstrap interval of the mean over clips, for the seeds at hand: clips alone are drawn again.
+    """95 % percentile bootstrap interval of the mean over clips, for the seeds at hand: only clips are redrawn.
 
     >>> mean_interval(np.array([[0.25, 0.25, 0.25, 0.25]]))
     Interval(estimate=0.25, low=0.25, high=0.25)
@@ -97,10 +102,10 @@ def difference_interval(
 ) -> Interval:
     """Mean of `method` minus mean of `reference` with its 95 % percentile bootstrap interval, over clips and seeds.
 
-    A claim about two methods must survive other clips and other training seeds, so both are drawn again, each with
-    replacement and apart from the other (the pigeonhole bootstrap; Owen, Annals of Applied Statistics 1, 2007). Both
-    methods get the same draw of clips. With `same_seeds` (row i of both is one seed) they get the same draw of seeds
-    too, otherwise each its own. A method with one seed has its clips drawn alone: its interval says nothing of seeds.
+    A claim about two methods must survive other clips and other training seeds, so both are redrawn, independently
+    and with replacement (the pigeonhole bootstrap; Owen, Annals of Applied Statistics 1, 2007). Both methods get the
+    same draw of clips. With `same_seeds` (row i of both is one seed) they get the same draw of seeds too, otherwise
+    each its own. The interval of a method with one seed says nothing about seeds.
 
     Coverage in simulated studies of 5 seeds and 80 clips: 93 to 99 % where clips, or a clip's chance in one training,
     vary most; 88 % where nearly all the spread is between seeds, since five seeds are few (77 % with three).

@@ -1,15 +1,15 @@
-"""Figures as files: outlines on frames, learning curves, methods side by side.
+"""Figures as files: outlines on frames, learning curves, methods side by side. seaborn draws the statistical ones.
 
-Colours are Okabe and Ito's, told apart with any colour vision; a line style or a hatch says the same once more.
-Every function draws without a display, writes beside the target and renames, and returns the path.
+Colours are Okabe and Ito's, which any colour vision can distinguish; a line style or a hatch repeats what they say.
+Every function draws without a display. Files are written beside the target and renamed.
 """
 
-import csv
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Shaped, UInt8
 
 from avslib.core.errors import AvsError, RecordError, UsageError
@@ -30,22 +30,47 @@ COLOURS = {
 }
 TRUTH = {"colors": COLOURS["sky"], "linestyles": "solid", "linewidths": 2.2}
 PREDICTION = {"colors": COLOURS["orange"], "linestyles": [(0, (3, 1.5))], "linewidths": 1.4}
-# One colour a kind of term, one line style a branch.
+# One colour per kind of term, one line style per branch (seaborn's dashes: lengths of line and gap).
+SOLID, DASHED, DOTTED, DASHDOT = "", (4, 1.5), (1, 1), (4, 1.2, 1, 1.2)
 PARTS = {
-    "loss": ("black", "-"),
-    "seg_prior": ("blue", "-"),
-    "seg_posterior": ("blue", "--"),
-    "match_prior": ("orange", "-"),
-    "match_posterior": ("orange", "--"),
-    "kl_sv": ("purple", "-"),
-    "kl_sa": ("purple", "--"),
-    "divergence_c": ("green", ":"),
-    "mi": ("vermilion", "-."),
-    "orthogonality": ("sky", ":"),
+    "loss": ("black", SOLID),
+    "seg_prior": ("blue", SOLID),
+    "seg_posterior": ("blue", DASHED),
+    "match_prior": ("orange", SOLID),
+    "match_posterior": ("orange", DASHED),
+    "kl_sv": ("purple", SOLID),
+    "kl_sa": ("purple", DASHED),
+    "divergence_c": ("green", DOTTED),
+    "mi": ("vermilion", DASHDOT),
+    "orthogonality": ("sky", DOTTED),
 }
-SCORES = (("black", "-"), ("blue", "--"), ("orange", ":"), ("purple", "-."))
+SCORES = (("black", SOLID), ("blue", DASHED), ("orange", DOTTED), ("purple", DASHDOT))
+BARS = (("blue", ""), ("orange", "///"), ("purple", "..."))
 
 Item = tuple[str, UInt8[np.ndarray, "T H W 3"], Shaped[np.ndarray, "T H W"], Float[np.ndarray, "T H W"]]
+
+
+def style() -> dict[str, Any]:
+    """The style sheet of the statistical figures, as matplotlib's rc parameters."""
+    import seaborn as sns
+    from matplotlib import cycler
+
+    return {
+        **sns.axes_style("whitegrid"),
+        "axes.edgecolor": "0.6",
+        "axes.prop_cycle": cycler(color=[COLOURS[name] for name in ("blue", "orange", "green", "vermilion", "purple")]),
+        "grid.color": "0.9",
+    }
+
+
+def styled_axes(width: float, height: float, rows: int = 1, columns: int = 1, *, dpi: int = 100, **options: Any) -> Any:
+    """(matplotlib Figure of `width` x `height` inches, its axes [rows, columns]) in :func:`style`."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(style()):
+        figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def contact_sheet(items: Sequence[Item], path: str | Path, *, frame_inches: float = 1.5, dpi: int = 110) -> Path:
@@ -54,21 +79,17 @@ def contact_sheet(items: Sequence[Item], path: str | Path, *, frame_inches: floa
 
 
 def outlined_frames(items: Sequence[Item], *, frame_inches: float = 1.5, dpi: int = 110) -> Any:
-    """Draw one row of frames a clip, the true outline solid and the predicted one (probability 0.5) dashed.
+    """Draw one row of frames per clip, the true outline solid and the predicted one (probability 0.5) dashed.
 
     items: (title, frames uint8 [T, H, W, 3], truth 0/1 [T, H, W], probability [T, H, W]) for each clip; without the
-    probability, the truth is drawn alone. Returns a matplotlib Figure. Raises AvsError when there is no clip or an
+    probability, only the truth is drawn. Returns a matplotlib Figure. Raises AvsError when there is no clip or an
     item's shapes do not fit each other.
     """
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
-    predicted = any(len(item) > 3 for item in items)
     clips = [(str(item[0]), *map(np.asarray, item[1:]), np.zeros_like(item[2]))[:4] for item in items]
     if not clips:
-        raise UsageError(
-            "contact_sheet: there is no clip to draw; give at least one (title, frames, truth, probability)"
-        )
+        raise UsageError("contact_sheet: no clip to draw; give at least one (title, frames, truth, probability)")
     for title, frames, truth, probability in clips:
         if frames.ndim != 4 or frames.shape[3] != 3 or not frames.shape[:3] == truth.shape == probability.shape:
             raise UsageError(
@@ -76,8 +97,8 @@ def outlined_frames(items: Sequence[Item], *, frame_inches: float = 1.5, dpi: in
                 f"got {list(frames.shape)}, {list(truth.shape)}, {list(probability.shape)}"
             )
     columns = max(len(clip[1]) for clip in clips)
-    width, row = columns * frame_inches, frame_inches + 0.22
-    figure = Figure(figsize=(width, len(clips) * row + 0.3), dpi=dpi, layout="none")
+    height = len(clips) * (frame_inches + 0.22) + 0.3
+    figure = Figure(figsize=(columns * frame_inches, height), dpi=dpi, layout="none")
     axes = figure.subplots(len(clips), columns, squeeze=False)
     for line, (title, frames, truth, probability) in zip(axes, clips, strict=True):
         for axis in line:
@@ -87,28 +108,34 @@ def outlined_frames(items: Sequence[Item], *, frame_inches: float = 1.5, dpi: in
             axis.imshow(frame, interpolation="lanczos")
             draw_outline(axis, true, TRUTH)
             draw_outline(axis, found, PREDICTION)
-    handles = [
-        Line2D([], [], color=TRUTH["colors"], linestyle="solid", linewidth=2.2, label="truth"),
-        Line2D([], [], color=PREDICTION["colors"], linestyle=(0, (3, 1.5)), linewidth=1.6, label="prediction"),
-    ]
-    height = figure.get_figheight()
-    handles = handles if predicted else handles[:1]
-    figure.legend(handles=handles, loc="upper right", ncols=2, fontsize=8, frameon=False, borderaxespad=0.2)
+    _outline_legend(figure, predicted=any(len(item) > 3 for item in items))
     figure.subplots_adjust(
         left=0.003, right=0.997, bottom=0.03 / height, top=1 - 0.42 / height, wspace=0.02, hspace=0.24 / frame_inches
     )
     return figure
 
 
-def draw_outline(axis: Any, field: np.ndarray, style: Mapping[str, Any]) -> None:
+def _outline_legend(figure: Any, predicted: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=TRUTH["colors"], linestyle="solid", linewidth=2.2, label="truth"),
+        Line2D([], [], color=PREDICTION["colors"], linestyle=(0, (3, 1.5)), linewidth=1.6, label="prediction"),
+    ]
+    handles = handles if predicted else handles[:1]
+    figure.legend(handles=handles, loc="upper right", ncols=2, fontsize=8, frameon=False, borderaxespad=0.2)
+
+
+def draw_outline(axis: Any, field: np.ndarray, look: Mapping[str, Any]) -> None:
+    """Draw where `field` [H, W] crosses 0.5 on matplotlib axes, in the look `TRUTH` or `PREDICTION`."""
     from matplotlib.patheffects import Normal, Stroke
 
     field = np.pad(np.asarray(field, dtype=float), 1)  # so that a mask that meets the border closes there
     if field.max() < 0.5 or field.min() >= 0.5:
         return
     steps = [np.arange(-1, size - 1) for size in field.shape]
-    lines = axis.contour(steps[1], steps[0], field, levels=[0.5], **style)
-    lines.set_path_effects([Stroke(linewidth=style["linewidths"] + 1, foreground="black", alpha=0.6), Normal()])
+    lines = axis.contour(steps[1], steps[0], field, levels=[0.5], **look)
+    lines.set_path_effects([Stroke(linewidth=look["linewidths"] + 1, foreground="black", alpha=0.6), Normal()])
     axis.set_xlim(-0.5, field.shape[1] - 2.5)
     axis.set_ylim(field.shape[0] - 2.5, -0.5)
 
@@ -145,44 +172,53 @@ def curves_figure(history: Iterable[Mapping[str, Any]] | str | Path, *, dpi: int
     where they were measured; or the path of a CSV with these columns.
     Returns a matplotlib Figure. Raises AvsError when there is nothing to draw.
     """
-    from matplotlib.figure import Figure
+    import seaborn as sns
 
     if isinstance(history, str | Path):
-        source = Path(history)
-        if not source.is_file():
-            raise RecordError(f"learning_curves: there is no file {source}; give the CSV that training writes")
-        with open(source, newline="", encoding="utf-8") as stream:
-            history = list(csv.DictReader(stream))
-    rows = [dict(row) for row in history]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    parts = [name for name in names if name.removeprefix("train_") in PARTS]
-    metrics = [name for name in names if name.startswith(("val_", "val/")) and not name.endswith("loss")]
-    if not parts and not metrics:
-        raise UsageError(
-            "learning_curves: the history has no loss part and no val score; expected step, loss, val_J ..."
-        )
-    looks = {name: PARTS[name.removeprefix("train_")] for name in parts}
+        if not Path(history).is_file():
+            raise RecordError(f"learning_curves: no file {history}; give the history.csv of a training")
+        rows = pd.read_csv(history)
+    else:
+        rows = pd.DataFrame(list(history))
+    rows = rows.apply(pd.to_numeric, errors="coerce").dropna(axis="columns", how="all")
+    if "step" not in rows:
+        rows["step"] = range(len(rows))
+    metrics = [name for name in rows if name.startswith(("val_", "val/")) and not name.endswith("loss")]
+    looks = {name: PARTS[name.removeprefix("train_")] for name in rows if name.removeprefix("train_") in PARTS}
     scores = dict(zip(metrics, SCORES, strict=False))
-    panels = [("total loss, and its parts before their weights", looks), ("score on val", scores)]
-    panels = [(label, series) for label, series in panels if series]
-    figure = Figure(figsize=(5.5 * len(panels), 4.6), dpi=dpi, layout="constrained")
-    for axis, (label, series) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for name, (colour, dash) in series.items():
-            points = [(_number(row.get("step", i)), _number(row.get(name))) for i, row in enumerate(rows)]
-            x, y = np.array(points)[np.isfinite(points).all(axis=1)].T
-            axis.plot(x, y, color=COLOURS[colour], linestyle=dash, label=name, markersize=3, marker="o" * (len(x) < 30))
+    panels = {"total loss, and its parts before their weights": looks, "score on val": scores}
+    panels = {label: series for label, series in panels.items() if series}
+    if not panels:
+        raise UsageError(
+            "learning_curves: no loss part and no val score in the history; expected step, loss, val_J ..."
+        )
+    figure, axes = styled_axes(5.5 * len(panels), 4.6, 1, len(panels), dpi=dpi)
+    for axis, (label, series) in zip(axes[0], panels.items(), strict=True):
+        points = rows.melt("step", list(series), var_name="part").dropna()
+        palette, dashes = ({name: look[i] for name, look in series.items()} for i in (0, 1))
+        palette = {name: COLOURS[colour] for name, colour in palette.items()}
+        few = {"marker": "o", "markersize": 4, "markeredgewidth": 0} if points.groupby("part").size().max() < 30 else {}
+        sns.lineplot(
+            points,
+            x="step",
+            y="value",
+            hue="part",
+            style="part",
+            palette=palette,
+            dashes=dashes,
+            estimator=None,
+            ax=axis,
+            **few,
+        )
         axis.set(xlabel="training step", ylabel=label)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False)
+        sns.move_legend(
+            axis, "upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, title=None, frameon=False, fontsize=7
+        )
         if series is looks:
             axis.set_yscale("symlog", linthresh=1e-3)
         else:
             axis.set_ylim(0, 1)
     return figure
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value in (None, "") else float(value)
 
 
 def comparison_bars(
@@ -192,29 +228,40 @@ def comparison_bars(
 
     Raises AvsError when no row has the metric on any of the splits.
     """
-    from matplotlib.figure import Figure
+    import seaborn as sns
 
-    splits = [split for split in splits if any(metric in row.values.get(split, {}) for row in rows)]
-    if not splits:
+    found = [(row, split) for row in rows for split in splits if metric in row.values.get(split, {})]
+    if not found:
         raise UsageError(f"comparison_bars: no row has {metric} on a split asked for; pass rows made by summarise()")
-    figure = Figure(figsize=(8, 0.7 + len(rows) * 0.3 * (len(splits) + 0.6)), dpi=100, layout="constrained")
-    axis = figure.subplots()
-    thick = 0.8 / len(splits)
-    looks = [(COLOURS["blue"], ""), (COLOURS["orange"], "///"), (COLOURS["purple"], "...")]
-    for i, (split, (colour, hatch)) in enumerate(zip(splits, looks, strict=False)):
-        drawn = [(at, row.values[split][metric]) for at, row in enumerate(rows) if metric in row.values.get(split, {})]
-        places = [at + (i - (len(splits) - 1) / 2) * thick for at, _ in drawn]
-        means, sds = [value.mean for _, value in drawn], [value.sd or 0 for _, value in drawn]
-        axis.barh(places, means, thick * 0.92, color=colour, hatch=hatch, edgecolor="white", label=split, zorder=2)
-        for place, mean, sd, (_, value) in zip(places, means, sds, drawn, strict=True):
-            if sd:
-                axis.errorbar(mean, place, xerr=sd, color="black", capsize=3, linewidth=1, zorder=3)
-            axis.text(mean + sd + 0.008, place, value.text(1, 3), va="center", fontsize=7)
-    axis.set(yticks=range(len(rows)), yticklabels=[row.label for row in rows], xlim=(0, 1))
-    axis.set_xlabel(f"{metric} (mean; bars: sample sd over seeds)")
+    splits = [split for split in splits if split in {split for _, split in found}]
+    labels = [row.label for row in rows]
+    scores = [{"row": r.label, "split": s, metric: score} for r, s in found for score in r.values[s][metric].scores]
+    looks = dict(zip(splits, BARS, strict=False))
+    figure, ((axis,),) = styled_axes(8, 0.7 + len(rows) * 0.3 * (len(splits) + 0.6))
+    sns.barplot(
+        pd.DataFrame(scores),
+        x=metric,
+        y="row",
+        hue="split",
+        order=labels,
+        hue_order=splits,
+        errorbar="sd",
+        palette={split: COLOURS[colour] for split, (colour, _) in looks.items()},
+        saturation=1,
+        capsize=0.3,
+        err_kws={"color": "black", "linewidth": 1},
+        edgecolor="white",
+        ax=axis,
+    )
+    for bars, (_, hatch) in zip(axis.containers, looks.values(), strict=False):
+        for bar in bars:
+            bar.set_hatch(hatch)
+    for row, split in found:
+        value = row.values[split][metric]
+        place = labels.index(row.label) + (splits.index(split) - (len(splits) - 1) / 2) * 0.8 / len(splits)
+        axis.text(value.mean + (value.sd or 0) + 0.01, place, value.text(1, 3), va="center", fontsize=7)
+    axis.set(xlim=(0, 1), xlabel=f"{metric} (mean; bars: sample sd over seeds)", ylabel=None)
     axis.tick_params(axis="y", labelsize=8)
-    axis.invert_yaxis()
-    axis.grid(axis="x", alpha=0.3)
     axis.legend(fontsize=8, loc="lower right")
     return save_figure(figure, path)
 
@@ -225,21 +272,19 @@ def save_figure(figure: Any, path: str | Path, palette: bool = False, comment: s
     `comment` goes into the text of a PNG (without `palette`). Raises AvsError for a suffix that cannot be drawn.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
 
     path = Path(path)
-    kind = path.suffix.lower().removeprefix(".") or "png"
-    canvas = FigureCanvasAgg(figure)
+    kind, canvas = path.suffix.lower().removeprefix(".") or "png", FigureCanvasAgg(figure)
     if kind not in canvas.get_supported_filetypes():
         raise UsageError(f"{path}: cannot draw into a .{kind} file; use .png, .svg or .pdf")
     with atomic_path(path) as part:
         if palette and kind == "png":
-            from PIL import Image
-
             canvas.draw()
             picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
             picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(part, format="png", optimize=True)
         else:
-            plain = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-            plain["png"] |= {"Comment": comment} if comment else {}
-            figure.savefig(part, format=kind, metadata=plain.get(kind))
+            # nothing that changes with the day or the version
+            plain = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+            figure.savefig(part, format=kind, metadata=plain | ({"Comment": comment} if comment else {}))
     return path

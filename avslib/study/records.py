@@ -1,7 +1,7 @@
-"""Run records: one ``run.json`` a run, which says what was run, where, on what, and what came out.
+"""Run records: one ``run.json`` per run, which says what ran, where, on which data, and what came out.
 
-Tables and figures are made from these files alone. Records are meant to be committed, so absolute paths in commands
-and configurations are cut to their last part: they name one machine, and no figure depends on them.
+Tables and figures are made from these files only. Records are meant to be committed, so absolute paths in commands and
+configurations are cut to their last part: they name one machine, and no score depends on them.
 """
 
 import csv
@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,7 +42,7 @@ DEFINITIONS = {
     "F_legacy@N": "the same maximum per batch of N test clips, averaged over the batches (as released evaluations do)",
 }
 RECORD, CLIPS = "run.json", "clips.csv"
-# What may differ between two runs of one variant: it changes no figure, or it is the seed itself.
+# What may differ between two runs of one variant: no score depends on it, or it is the seed itself.
 NOT_THE_VARIANT = (
     "train.seed",
     "train.checkpoint_every",
@@ -126,15 +127,11 @@ class RunRecord(_Part):
     @classmethod
     def _unedited(cls, values: Any, validate: ModelWrapValidatorHandler["RunRecord"]) -> "RunRecord":
         record = validate(values)
+        if record.config_hash != config_hash(record.config):
+            raise ValueError("config_hash does not match config: the record was edited")
         if isinstance(values, dict) and values.get("content_hash") not in (None, "", _content_hash(values)):
-            raise ValueError("content_hash is not that of the record: it is damaged or was edited")
+            raise ValueError("content_hash does not match the record: it is damaged or was edited")
         return record
-
-    @model_validator(mode="after")
-    def _hash_matches(self) -> "RunRecord":
-        if self.config_hash != config_hash(self.config):
-            raise ValueError("config_hash is not that of config: the record was edited")
-        return self
 
     @property
     def path(self) -> Path | None:
@@ -143,12 +140,16 @@ class RunRecord(_Part):
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware: what a figure or a duration may depend on. Neither host nor user name."""
+    """Versions and hardware: what a score or a duration may depend on. Neither host nor user name."""
     import torch
 
     from avslib.training.distributed import world_size
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    packages = {}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            packages[name] = importlib.metadata.version(name)
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -159,15 +160,8 @@ def environment() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": gpus,
         "cuda": torch.version.cuda if gpus else None,
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": packages,
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _cpu_name() -> str:
@@ -187,12 +181,10 @@ def git_state() -> dict[str, Any]:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=True)
         return os.fsdecode(done.stdout).strip()
 
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return {"commit": None, "dirty": None}
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "avslib"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
+    with suppress(OSError, subprocess.CalledProcessError):
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
+            return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "avslib"))}
+    return {"commit": None, "dirty": None}
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -210,23 +202,19 @@ def _content_hash(values: Mapping[str, Any]) -> str:
 
 
 def variant_hash(config: Mapping[str, Any]) -> str:
-    """The configuration's hash without its seed and what changes no figure: equal for the seeds of one variant.
+    """The configuration's hash without `NOT_THE_VARIANT`: equal for the seeds of one variant.
 
-    Fields at their default are left out: an option that a later version added makes no new variant until it is used.
+    Fields at their default are left out: an option that a later version adds makes no new variant until it is used.
 
     >>> variant_hash({"data": {"root": "a", "skip": None, "frames": 5}}) == variant_hash({"data": {"root": "b"}})
     True
     """
-    defaults = Config().model_dump(mode="json")
-    kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
-    for name in NOT_THE_VARIANT:
-        section, field = name.split(".")
-        if isinstance(kept.get(section), dict):
-            kept[section].pop(field, None)
-    for key, value in kept.items():
-        if isinstance(value, dict):
+    defaults, kept = Config().model_dump(mode="json"), dict(config)
+    for key, section in config.items():
+        if isinstance(section, Mapping):
             usual = defaults.get(key, {})
-            kept[key] = {name: entry for name, entry in value.items() if entry != usual.get(name)}
+            names = [n for n in section if f"{key}.{n}" not in NOT_THE_VARIANT and section[n] != usual.get(n)]
+            kept[key] = {name: section[name] for name in names}
     return config_hash(kept)
 
 
@@ -288,16 +276,14 @@ def _validated(values: Any, source: str) -> RunRecord:
         return RunRecord.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise RecordError(
-            f"{source}: {name}: {first['msg']}; write records with avslib.study.records.new_record"
-        ) from None
+        name = ".".join(str(part) for part in first["loc"]) or "the record"
+        raise RecordError(f"{source}: {name}: {first['msg']}; write records with new_record of avslib.study") from None
 
 
 def write_record(folder: str | Path, record: RunRecord, clips: Iterable[Mapping[str, Any]] | None = None) -> Path:
     """Write ``run.json`` into `folder`, and the clips' scores as ``clips.csv`` beside it; returns the former's path.
 
-    `clips`: one mapping a clip with name, split, J, and baseline ("" or absent: the model itself).
+    `clips`: one mapping per clip with name, split, J, and baseline ("" or absent: the model itself).
     """
     folder = Path(folder)
     if clips is not None:
@@ -316,18 +302,18 @@ def write_record(folder: str | Path, record: RunRecord, clips: Iterable[Mapping[
 
 
 def _text_sha256(path: Path) -> str:
-    """Of the lines: a checkout on Windows may end them otherwise."""
+    """Of the lines: a checkout on Windows may end them differently."""
     return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
 def load_records(root: str | Path) -> list[RunRecord]:
-    """Every run.json under `root`, in order of id.
+    """Every run.json under `root`, ordered by id; `avslib.study.results.frame` makes a data frame of them.
 
-    Raises AvsError when the folder is missing, a record is damaged or of another version, or two carry one id.
+    Raises AvsError when the folder is missing, a record is damaged or of another version, or two have the same id.
     """
     root = Path(root)
     if not root.is_dir():
-        raise RecordError(f"{root}: there is no such folder of run records; runs are kept in results/runs")
+        raise RecordError(f"{root}: no such folder of run records; runs are kept in results/runs")
     records: dict[str, RunRecord] = {}
     for path in sorted(root.rglob(RECORD)):
         try:
@@ -343,7 +329,7 @@ def load_records(root: str | Path) -> list[RunRecord]:
 
 
 def load_clips(record: RunRecord) -> list[dict[str, Any]]:
-    """Rows of the record's clips.csv, `J` as float; an empty list where the run kept none.
+    """Rows of the record's clips.csv, `J` as float; an empty list if the run kept none.
 
     Raises RecordError when the file is damaged, or is not the one that was written with the record.
     """
@@ -351,9 +337,9 @@ def load_clips(record: RunRecord) -> list[dict[str, Any]]:
     if path is None or not path.is_file():
         return []
     if record.clips_sha256 and record.clips_sha256 != _text_sha256(path):
-        raise RecordError(f"{path}: is not the file that was written with run.json: damaged or edited; restore both")
+        raise RecordError(f"{path}: not the file that was written with run.json: damaged or edited; restore both")
     try:
         with open(path, newline="", encoding="utf-8") as stream:
             return [{**row, "J": float(row["J"])} for row in csv.DictReader(stream)]
     except (ValueError, TypeError, KeyError, csv.Error) as error:
-        raise RecordError(f"{path}: no readable table of clips ({error!r}); restore it or delete it") from None
+        raise RecordError(f"{path}: not a readable table of clips ({error!r}); restore it or delete it") from None

@@ -1,25 +1,25 @@
-"""Tables made from run records: Paper | Ours on AVSBench, methods and baselines on Mini-AVS; never both in one table.
+"""Results as a data frame and as tables: Paper | Ours on AVSBench, methods and baselines on Mini-AVS; never mixed.
 
-    records = load_records("results/runs")
-    print(table(records, "s4", data="mini"))
+    scores = frame("results/runs")
+    scores[scores.split == "test"].groupby(["task", "method", "baseline"]).J.agg(["mean", "std"])
+    print(table(load_records("results/runs"), "s4", data="mini"))
 
 A number is printed only when a run.json stands behind it.
 """
 
 import csv
-import io
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
+
 from avslib.core.errors import RecordError, UsageError
-from avslib.core.files import atomic_path
-from avslib.study.records import NOT_THE_VARIANT, RunRecord, variant_hash
-from avslib.study.tables import FORMATS, Table, fill_marks
+from avslib.study.records import NOT_THE_VARIANT, RunRecord, load_records, variant_hash
+from avslib.study.tables import FORMATS, Table
 
 SPLITS = {"mini": ("test", "test_unseen"), "avsbench": ("test",)}
 # How published tables name what our configuration names.
@@ -29,11 +29,18 @@ METHODS = {"ecmvae": "ECMVAE", "deterministic": "TPAVI"}
 
 @dataclass(frozen=True)
 class Value:
-    """Mean over seeds, sample standard deviation (None for one seed), number of seeds."""
+    """A metric of one method, a score for each seed."""
 
-    mean: float
-    sd: float | None
-    n: int
+    scores: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.scores)
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation; None for one seed."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
     def text(self, scale: float, digits: int) -> str:
         spread = "" if self.sd is None else f" ± {scale * self.sd:.{digits}f}"
@@ -42,7 +49,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Row:
-    """One method, or one baseline evaluated beside it, over its seeds."""
+    """One method, or one baseline evaluated beside it, over its seeds; `values`: by split and metric."""
 
     method: str
     baseline: str
@@ -53,11 +60,33 @@ class Row:
     values: dict[str, dict[str, Value]]
     label: str
 
+    def cell(self, split: str, name: str, scale: float = 1, digits: int = 3) -> str:
+        value = self.values.get(split, {}).get(name)
+        return "" if value is None else value.text(scale, digits)
+
+
+def frame(records: Iterable[RunRecord] | str | Path) -> pd.DataFrame:
+    """One row per run, baseline ("" for the model itself) and split; a column per metric (0 to 1, NaN: undefined).
+
+    Other columns: id, created, data, task, dataset, method, variant (:func:`avslib.study.records.variant_hash`), seed.
+    `records` may be the folder to load them from.
+
+    Raises:
+        AvsError: as :func:`avslib.study.records.load_records`.
+    """
+    rows = []
+    for r in load_records(records) if isinstance(records, str | Path) else records:
+        run = {name: getattr(r, name) for name in ("id", "created", "data", "task", "method", "seed")}
+        run |= {"dataset": r.dataset.id, "variant": variant_hash(r.config)}
+        for baseline, splits in {"": r.metrics, **r.baselines}.items():
+            rows += [{**run, "baseline": baseline, "split": split, **scores} for split, scores in splits.items()]
+    return pd.DataFrame(rows)
+
 
 def published() -> list[dict[str, str]]:
     """Published results on AVSBench as they stand in the sources named in each row (J and F in percent)."""
     text = (resources.files("avslib") / "assets/paper/results.csv").read_text(encoding="utf-8")
-    return list(csv.DictReader(io.StringIO(text)))
+    return list(csv.DictReader(text.splitlines()))
 
 
 def summarise(records: Iterable[RunRecord], task: str, data: str = "mini") -> list[Row]:
@@ -69,46 +98,32 @@ def summarise(records: Iterable[RunRecord], task: str, data: str = "mini") -> li
     groups: dict[tuple[str, str, str], dict[int, RunRecord]] = {}
     for record in sorted(records, key=lambda record: record.created):
         if record.path is None:
-            raise RecordError(
-                f"run record {record.id} is in no file: save it with write_record before it enters a table"
-            )
+            raise RecordError(f"run record {record.id} was not saved: call write_record before making a table of it")
         if (record.task, record.data) == (task, data):
             key = (record.method, record.dataset.id, variant_hash(record.config))
             groups.setdefault(key, {})[record.seed] = record
+    shared = [{name for run in runs.values() for name in run.baselines} for runs in groups.values()]
     rows = []
     for key in sorted(groups, key=lambda key: (key[0] != "ecmvae", key)):
-        (method, dataset, variant), by_seed = key, groups[key]
-        runs = [by_seed[seed] for seed in sorted(by_seed)]
-        rivals = [next(iter(runs.values())).config for other, runs in groups.items() if other[:2] == key[:2]]
-        name = method + _difference(runs[0].config, rivals, variant)
+        runs = [groups[key][seed] for seed in sorted(groups[key])]
+        rivals = [next(iter(others.values())).config for other, others in groups.items() if other[:2] == key[:2]]
+        name = key[0] + _difference(runs[0].config, rivals, key[2])
         for baseline in ["", *dict.fromkeys(name for run in runs for name in run.baselines)]:
             chosen = [run for run in runs if not baseline or baseline in run.baselines]
+            seeds, ids = tuple(run.seed for run in chosen), tuple(run.id for run in chosen)
             values = _over_seeds([run.baselines[baseline] if baseline else run.metrics for run in chosen])
-            shared = sum(any(baseline in run.baselines for run in runs.values()) for runs in groups.values()) > 1
-            label = name if not baseline else f"{name}: {baseline}" if shared else baseline
-            rows.append(
-                Row(
-                    method,
-                    baseline,
-                    dataset,
-                    chosen[0].config,
-                    tuple(run.seed for run in chosen),
-                    tuple(run.id for run in chosen),
-                    values,
-                    label,
-                )
-            )
+            many = sum(baseline in names for names in shared) > 1
+            label = f"{name}: {baseline}" if many else baseline or name
+            rows.append(Row(*key[:1], baseline, key[1], chosen[0].config, seeds, ids, values, label))
     return rows
 
 
 def _difference(config: dict[str, Any], rivals: Sequence[dict[str, Any]], variant: str) -> str:
-    """What tells a configuration from others under the same name: up to two fields, else its hash."""
-    flat = [flat_config(rival) for rival in rivals]
-    names = [name for name in dict.fromkeys(n for f in flat for n in f) if name not in NOT_THE_VARIANT]
-    telling = [name for name in names if len({repr(f.get(name)) for f in flat}) > 1]
-    mine = flat_config(config)
-    told = ", ".join(f"{name.split('.')[-1]}={mine.get(name)}" for name in telling)
-    return "" if not telling else f" ({told})" if len(telling) < 3 else f" ({variant[:6]})"
+    """What distinguishes a configuration from others of the same name: up to two fields, else its hash."""
+    flat, mine = [flat_config(rival) for rival in rivals], flat_config(config)
+    names = [n for n in dict.fromkeys(n for f in flat for n in f) if len({repr(f.get(n)) for f in flat}) > 1]
+    fields = [f"{n.split('.')[-1]}={mine.get(n)}" for n in names if n not in NOT_THE_VARIANT]
+    return "" if not fields else f" ({', '.join(fields)})" if len(fields) < 3 else f" ({variant[:6]})"
 
 
 def flat_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -118,19 +133,11 @@ def flat_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _over_seeds(runs: Sequence[dict[str, dict[str, float | None]]]) -> dict[str, dict[str, Value]]:
-    pooled: dict[str, dict[str, list[float]]] = {}
-    for metrics in runs:
-        for split, values in metrics.items():
-            for name, value in values.items():
-                if value is not None:
-                    pooled.setdefault(split, {}).setdefault(name, []).append(value)
-    return {
-        split: {
-            name: Value(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else None, len(found))
-            for name, found in names.items()
-        }
-        for split, names in pooled.items()
-    }
+    found: dict[str, dict[str, Value]] = {}
+    for split in dict.fromkeys(split for run in runs for split in run):
+        scores = pd.DataFrame([run.get(split, {}) for run in runs], dtype=float)
+        found[split] = {n: Value(tuple(scores[n].dropna())) for n in scores if scores[n].notna().any()}
+    return found
 
 
 def table(
@@ -141,7 +148,7 @@ def table(
 ) -> Any:
     """The table of one task on one data set: text, or a ``rich.table.Table`` for "rich".
 
-    mini: one row a method or baseline, J, F and F_legacy (0 to 1) on both test splits, mean ± sd over seeds.
+    mini: one row per method or baseline, J, F and F_legacy (0 to 1) on both test splits, mean ± sd over seeds.
     avsbench: the published rows (percent) with their sources beside ours, which stay empty until a record exists.
     """
     if task not in ("s4", "ms3") or data not in SPLITS or fmt not in FORMATS:
@@ -157,65 +164,58 @@ def _metric_names(rows: Sequence[Row], split: str) -> list[str]:
     return ["J", "F", *legacy]
 
 
-def _cell(row: Row, split: str, name: str, scale: float, digits: int) -> str:
-    value = row.values.get(split, {}).get(name)
-    return "" if value is None else value.text(scale, digits)
-
-
 def _mini_table(rows: Sequence[Row], task: str) -> Table:
-    columns = [(split, name) for split in SPLITS["mini"] for name in _metric_names(rows, split)]
+    columns = {f"{name} {split}": (split, name) for split in SPLITS["mini"] for name in _metric_names(rows, split)}
     datasets = sorted({row.dataset for row in rows})
-    body = []
-    for row in rows:
-        cells = [_cell(row, split, name, 1, 3) for split, name in columns]
-        where = [row.dataset] if len(datasets) > 1 else []
-        body.append([row.label, *where, *cells, str(len(row.seeds)), ", ".join(row.runs)])
+    cells: dict[str, list[str]] = {"Method": [row.label for row in rows]}
+    if len(datasets) > 1:
+        cells["Data"] = [row.dataset for row in rows]
+    cells |= {head: [row.cell(*column) for row in rows] for head, column in columns.items()}
+    cells |= {"n": [str(len(row.seeds)) for row in rows], "Runs": [", ".join(row.runs) for row in rows]}
     notes = [f"Data: {datasets[0]}. Mean ± sample sd over n seeds."] if len(datasets) == 1 else []
     if not rows:
         commands = f"`avs data build-mini --out DIR`, then `avs train --preset mini --data DIR --task {task}`"
         notes = [f"No run record yet: {commands}."]
-    headers = ["Method", *(["Data"] if len(datasets) > 1 else []), *(f"{name} {split}" for split, name in columns)]
-    return Table(f"Mini-AVS, {task.upper()} (not comparable with AVSBench)", [*headers, "n", "Runs"], body, notes)
+    return Table(f"Mini-AVS, {task.upper()} (not comparable with AVSBench)", pd.DataFrame(cells), notes)
 
 
 def _avsbench_table(rows: Sequence[Row], task: str) -> Table:
     ours = [row for row in rows if not row.baseline]
     names = _metric_names(ours, "test")
-    body, used = [], set()
+    made, left = [], {row.runs: row for row in ours}
     for paper in published():
-        key = (paper["method"], paper["backbone"], paper["image_size"])
-        found = [row for row in ours if _published_key(row) == key]
-        used.update(map(id, found))
+        found = [row for row in ours if _published_key(row) == _key_of(paper)]
         source = "; ".join(filter(None, (paper["source"], paper["note"])))
-        left = [
-            f"{paper['method']} ({paper['year']})",
-            paper["backbone"],
-            paper["image_size"],
-            paper[f"{task}_miou"],
-            paper[f"{task}_f"],
-            source,
-        ]
-        body += [left + _ours(row, names) for row in found] or [left + [""] * (len(names) + 2)]
-    for row in ours:
-        if id(row) not in used:
-            _, backbone, size = _published_key(row)
-            part = f", first {_part(row)} clips of each split" if _part(row) else ""
-            body.append([row.label + part, backbone, size, "", "", "", *_ours(row, names)])
+        head = {"Method": f"{paper['method']} ({paper['year']})", "Backbone": paper["backbone"]}
+        head |= {"Size": paper["image_size"], "Paper J": paper[f"{task}_miou"], "Paper F": paper[f"{task}_f"]}
+        made += [head | {"Source": source} | _ours(row, names) for row in found or [None]]
+        left = {runs: row for runs, row in left.items() if row not in found}
+    for row in left.values():
+        _, backbone, size = _published_key(row)
+        part = f", first {_part(row)} clips of each split" if _part(row) else ""
+        made.append({"Method": row.label + part, "Backbone": backbone, "Size": size} | _ours(row, names))
     epochs = " -o train.epochs=30" if task == "ms3" else ""
     train = f"avs train --preset paper --data DIR --task {task}{epochs} -o model.audio_weights=VGGISH.PTH"
     notes = ["J and F in percent, as published; ours: mean ± sample sd over n seeds, split test, chosen on val."]
     for label, option in (("PVTv2-B5", ""), ("ResNet-50", " -o model.backbone=resnet50")):
-        filled = any(_published_key(row) == ("ECMVAE", label, "224") for row in ours)
-        if not filled:
+        if not any(_published_key(row) == ("ECMVAE", label, "224") for row in ours):
             notes.append(f"Ours is empty for ECMVAE, {label}, until someone runs `{train}{option}` on AVSBench.")
-    headers = ["Method", "Backbone", "Size", "Paper J", "Paper F", "Source"]
-    return Table(f"AVSBench, {task.upper()}", [*headers, *(f"Ours {n}" for n in names), "n", "Runs"], body, notes)
+    return Table(f"AVSBench, {task.upper()}", pd.DataFrame(made).fillna(""), notes)
+
+
+def _ours(row: Row | None, names: Sequence[str]) -> dict[str, str]:
+    made = {f"Ours {name}": row.cell("test", name, 100, 2) if row else "" for name in names}
+    return made | {"n": str(len(row.seeds)) if row else "", "Runs": ", ".join(row.runs) if row else ""}
+
+
+def _key_of(paper: dict[str, str]) -> tuple[str, str, str]:
+    return paper["method"], paper["backbone"], paper["image_size"]
 
 
 def _published_key(row: Row) -> tuple[str, str, str]:
     model = row.config.get("model", {})
     backbone = str(model.get("backbone", ""))
-    # a run on a part of the clips never stands beside a published figure
+    # a run on a part of the clips never stands beside a published score
     method = "" if _part(row) else METHODS.get(row.method, row.method)
     return method, BACKBONES.get(backbone, backbone), str(model.get("image_size", ""))
 
@@ -225,28 +225,7 @@ def _part(row: Row) -> int | None:
 
 
 def published_row(config: Any, task: str) -> dict[str, str] | None:
-    """ECMVAE's published figures (percent) with this configuration's backbone and size; None without any."""
-    m = config.model
-    key = ("ECMVAE", BACKBONES.get(m.backbone, m.backbone), str(m.image_size))
-    rows = [row for row in published() if (row["method"], row["backbone"], row["image_size"]) == key]
+    """ECMVAE's published J and F (percent) with this configuration's backbone and size; None if there are none."""
+    key = ("ECMVAE", BACKBONES.get(config.model.backbone, config.model.backbone), str(config.model.image_size))
+    rows = [row for row in published() if _key_of(row) == key]
     return {"J": rows[0][f"{task}_miou"], "F": rows[0][f"{task}_f"], "source": rows[0]["source"]} if rows else None
-
-
-def _ours(row: Row, names: Sequence[str]) -> list[str]:
-    return [*(_cell(row, "test", name, 100, 2) for name in names), str(len(row.seeds)), ", ".join(row.runs)]
-
-
-def fill_tables(path: str | Path, records: Sequence[RunRecord], check: bool = False) -> bool:
-    """Write the tables between ``<!-- table:mini-s4 -->`` and ``<!-- /table:mini-s4 -->`` marks of a Markdown file.
-
-    Marks of other tables (:mod:`tools.generated`) are left alone. Returns whether the file was stale; with `check` it
-    is left as it is. Raises AvsError for a mark without its end.
-    """
-    path = Path(path)
-    text = path.read_text(encoding="utf-8")
-    tables = {f"{data}-{task}": partial(table, records, task, data) for data in SPLITS for task in ("s4", "ms3")}
-    new = fill_marks(text, tables, str(path))
-    if new != text and not check:
-        with atomic_path(path) as part:
-            part.write_text(new, encoding="utf-8", newline="\n")
-    return new != text

@@ -1,16 +1,15 @@
 """How a model holds up when the sound is not the clip's own, is noisy, or a modality is missing.
 
-Each condition plays something to the model, or hides the image, and is scored on every clip of a split:
-
-- J and F against the mask of the clip's own sound, whatever plays: how much of the segmentation stays.
-- falsely_lit: of all pixels of the split, the share predicted as sounding (sigmoid > 0.5) where nothing sounds given
-  what plays. What that is under each condition, and what plays, `avslib.study.robustness_conditions.DEFINITIONS` says.
+Each condition plays something to the model, or hides the image, and is scored on every clip of a split: J and F
+against the mask of the clip's own sound, and falsely_lit, the share of all pixels predicted as sounding (sigmoid > 0.5)
+where nothing sounds given what plays. `avslib.study.robustness_conditions.DEFINITIONS` defines both per condition.
 """
 
+import copy
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,30 +17,20 @@ from accelerate import PartialState
 from jaxtyping import Float, Shaped
 from rich.progress import track
 from torch import Tensor
-from torch.nn import functional as F
 
 from avslib.audio.encoders import build_audio_encoder
 from avslib.config import Config
-from avslib.core.errors import DataError, OutputError, RecordError, UsageError
-from avslib.data.loading import eval_loader
+from avslib.core.errors import DataError, OutputError, RecordError
 from avslib.data.mini.sources import read_labels
 from avslib.metrics import FScore, MeanIoU, frame_scores
 from avslib.models.ecmvae import ECMVAE
 from avslib.study.records import DEFINITIONS as SCORES
 from avslib.study.records import RECORD, RunRecord, new_record, run_id, write_record
-from avslib.study.robustness_conditions import (
-    BLANK,
-    CONDITIONS,
-    OWN,
-    Stage,
-    definitions,
-    left_out,
-    needs_waveform,
-    require_known,
-)
+from avslib.study.robustness_conditions import BLANK, CONDITIONS, OWN, Stage, definitions, left_out
 from avslib.study.run import dataset_info, method_name
-from avslib.training.evaluate import Scores, flatten_clips
-from avslib.training.loop import BEST, open_split
+from avslib.training.evaluate import Scores, predict_batches
+from avslib.training.loop import BEST
+from avslib.training.setup import open_split
 from avslib.weights.checkpoints import WEIGHTS, load_checkpoint, shipped_names
 
 
@@ -52,12 +41,7 @@ def falsely_lit_per_frame(
 
     >>> falsely_lit_per_frame(torch.tensor([[[9.0, 9.0], [9.0, -9.0]]]), torch.tensor([[[1, 0], [0, 0]]])).tolist()
     [0.5]
-
-    Raises:
-        AvsError: different shapes.
     """
-    if logits.shape != sounding.shape:
-        raise UsageError(f"logits and what sounds differ in shape: {list(logits.shape)} and {list(sounding.shape)}")
     lit = (logits.sigmoid() > 0.5) & (sounding == 0)
     return lit.flatten(1).sum(1).cpu().double() / lit[0].numel()
 
@@ -94,13 +78,12 @@ def evaluate_robustness(
 ) -> dict[str, Scores]:
     """Scores of a split by condition: metrics J, F and falsely_lit (from 0 to 1; NaN: not defined), J of each clip.
 
-    The prior branch predicts with its mean codes, from one pass of the backbone a batch. A model without sound is run
-    once for all conditions but the missing image.
+    The prior branch predicts with its mean codes.
 
     Args:
         config: the model's, with `data.root` and `data.task` set.
         conditions: of `CONDITIONS`, or "SNR x dB" for another x; None: all that the data allows.
-        seed: of noise, exchanged and off-screen sounds. The noise of a clip depends on (seed, its name) alone.
+        seed: of noise, exchanged and off-screen sounds. The noise of a clip depends only on (seed, its name).
 
     Raises:
         AvsError: an unknown condition; one named here that the data does not allow, as noise where clips have no wav;
@@ -109,56 +92,35 @@ def evaluate_robustness(
     return _evaluate(model, config, split, conditions, seed, progress)[0]
 
 
-@torch.no_grad()
 def _evaluate(
     model: ECMVAE, config: Config, split: str, conditions: Sequence[str] | None, seed: int, progress: bool
 ) -> tuple[dict[str, Scores], list[str]]:
     """The scores, and a sentence for each condition that was left out."""
-    require_known(conditions or ())
     dataset = open_split(config, split, progress=progress)
     labels, m = read_labels(config.data.root, dataset), config.model
     asked = list(dict.fromkeys(CONDITIONS if conditions is None else conditions))
     absent = left_out(asked, dataset, labels, listens=m.use_audio)
     if conditions is not None and absent:
         raise RecordError(next(iter(absent.values())))
+    encoder = build_audio_encoder(m.audio_encoder, m.audio_weights) if m.use_audio else None
+    stage, found = Stage(dataset, labels, encoder, seed, config.train.eval_batch_size), {}
     played = [condition for condition in asked if condition not in absent]
-    stage = Stage(dataset, labels, build_audio_encoder(m.audio_encoder, m.audio_weights) if m.use_audio else None, seed)
-    tallies, done = {condition: _Tally() for condition in played}, 0
-    reads, device = m.use_audio and any(map(needs_waveform, played)), next(model.parameters()).device
-    batches = eval_loader(dataset, config.train.eval_batch_size, config.data.workers)
-    model.eval()
-    for batch in track(batches, f"robustness, {split}", disable=not progress, transient=True):
-        names, rows = batch["name"], flatten_clips(batch, device)
-        if not rows["annotated"].all():
-            raise DataError(f"split {split!r} has frames without masks; score val or a test split")
-        waveforms = [dataset.waveform(done + i) for i in range(len(names))] if reads else []
-        audio = {c: stage.embeddings(c, names, waveforms).flatten(0, 1).to(device) for c in played}
-        for condition, logits in _predict(model, rows, audio, dataset.frames):
-            sounding = stage.sounding(condition, names, rows["mask"])
-            tallies[condition].update(names, logits, rows["mask"], sounding)
-        done += len(names)
-    return {condition: tally.scores() for condition, tally in tallies.items()}, list(absent.values())
+    options = {"batch_size": config.train.eval_batch_size, "workers": config.data.workers, "frames": dataset.frames}
+    for condition in track(played, f"robustness, {split}", disable=not progress, transient=True):
+        tally, shown = _Tally(), dataset.with_audio(stage.audio(condition))
+        for rows, logits in predict_batches(_blind(model) if condition == BLANK else model, shown, **options):
+            if not rows["annotated"].all():
+                raise DataError(f"split {split!r} has frames without masks; score val or a test split")
+            tally.update(rows["name"], logits, rows["mask"], stage.sounding(condition, rows["name"], rows["mask"]))
+        found[condition] = tally.scores()
+    return found, list(absent.values())
 
 
-def _predict(
-    model: ECMVAE, rows: dict, audio: Mapping[str, Float[Tensor, "N D"]], frames: int
-) -> Iterator[tuple[str, Float[Tensor, "N 1 H W"]]]:
-    """(condition, logits at the size of the masks): the backbone sees the frames once."""
-    image = model.normalize(rows["image"])
-    features, seen = model.backbone(image), None
-    for condition, sound in audio.items():
-        if condition == BLANK:
-            blank = torch.zeros_like(image)
-            # one frame is like the other
-            grey = [f.expand(len(image), -1, -1, -1) for f in model.backbone(blank[:1])]
-            logits = model(blank, sound, frames=frames, features=grey).logits.float()
-        elif seen is not None and not model.config.model.use_audio:
-            logits = seen
-        else:
-            logits = seen = model(image, sound, frames=frames, features=features).logits.float()
-        if logits.shape != rows["mask"].shape:
-            logits = F.interpolate(logits, rows["mask"].shape[-2:], mode="bilinear", align_corners=False)
-        yield condition, logits
+def _blind(model: ECMVAE) -> ECMVAE:
+    """The same network, to which every frame has the mean colour."""
+    blind = copy.copy(model)
+    blind.normalize = lambda image: torch.zeros_like(model.normalize(image))
+    return blind
 
 
 def robustness(
@@ -192,7 +154,9 @@ def robustness(
     identity = {"data": kind, "task": task, "method": method_name(config), "seed": config.train.seed, "config": values}
     name = f"{run_id(**identity)}-robustness-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
     if (Path(out) / name / RECORD).is_file():
-        raise OutputError(f"{Path(out) / name}: holds the record of this very question; remove it to ask again")
+        raise OutputError(
+            f"{Path(out) / name}: already holds a record for this checkpoint and settings; delete it to run again"
+        )
     metrics, baselines, clips, notes = {}, {}, [], []
     for split in splits:
         found, absent = _evaluate(model, config, split, conditions, seed, progress)

@@ -1,46 +1,54 @@
-"""One table of text, the formats it is printed in, and the marks between which a Markdown page holds it."""
+"""A table of text as Markdown, CSV, LaTeX, HTML and on a terminal."""
 
-import csv
 import html
-import io
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from avslib.core.errors import RecordError
+import pandas as pd
 
-# Long columns: aligned left, and on a terminal moved below the table.
+# Long columns: aligned left, and moved below the table on a terminal.
 LONG = ("Source", "Runs")
+LATEX = {character: f"\\{character}" for character in "{}&%$#_"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "²": r"\textsuperscript{2}",
+}
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; the first column names the row. Notes stand below (not in CSV)."""
+    """Cells as text; the first column names the row. Notes are printed below (not in CSV)."""
 
     title: str
-    columns: list[str]
-    rows: list[list[str]]
+    cells: pd.DataFrame
     notes: list[str] = field(default_factory=list)
 
 
+def signed(value: float) -> str:
+    """Three decimals with a sign, which a value that rounds to zero keeps: [+0.000, +0.003] does exclude zero."""
+    return f"{value:+.3f}" if value else "0.000"
+
+
 def markdown(table: Table) -> str:
-    """A GitHub table under its title in bold."""
-
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    rule = ["---" if i == 0 or name in LONG else "---:" for i, name in enumerate(table.columns)]
-    lines = [f"**{table.title}**", "", line(table.columns), line(rule), *map(line, table.rows)]
-    return "\n".join([*lines, *(f"\n{note}" for note in table.notes)]) + "\n"
+    """A GitHub table below its title in bold; unlike `DataFrame.to_markdown`, cells are not padded."""
+    names = list(table.cells)
+    rule = ["---" if i == 0 or name in LONG else "---:" for i, name in enumerate(names)]
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in [names, *table.cells.values.tolist()]]
+    lines = [f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]]]
+    return "\n".join([f"**{table.title}**", "", *lines, *(f"\n{note}" for note in table.notes)]) + "\n"
 
 
 def comma_separated(table: Table) -> str:
     """CSV with a header line."""
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([table.columns, *table.rows])
-    return stream.getvalue()
+    return table.cells.to_csv(index=False, lineterminator="\n")
 
 
 def terminal(table: Table) -> Any:
@@ -49,59 +57,30 @@ def terminal(table: Table) -> Any:
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    made = RichTable(
-        title=table.title,
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        caption_justify="left",
-        title_justify="left",
-    )
-    made.add_column(table.columns[0], min_width=16, overflow="fold")
-    for name in table.columns[1:]:
-        if name not in LONG:
-            stacked = re.sub(r" (?!%)", "\n", name).replace("_unseen", "\nunseen")
-            made.add_column(stacked, justify="right", no_wrap=True)
+    look = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+    made = RichTable(title=table.title, caption_justify="left", title_justify="left", **look)
+    label, *names = [name for name in table.cells if name not in LONG]
+    made.add_column(label, min_width=16, overflow="fold")
+    for name in names:
+        made.add_column(re.sub(r" (?!%)", "\n", name).replace("_unseen", "\nunseen"), justify="right", no_wrap=True)
     marks: dict[str, int] = {}
-    for row in table.rows:
-        named = dict(zip(table.columns, row, strict=True))
-        long = [f"{name}: {named.pop(name)}" for name in LONG if named.get(name)]
-        first, *rest = (cell for name, cell in named.items() if name not in LONG)
+    for row in table.cells.to_dict("records"):
+        long = [f"{name}: {row[name]}" for name in LONG if row.get(name)]
         numbers = [f" [{marks.setdefault(text, len(marks) + 1)}]" for text in long]
         # the spread, the upper end of an interval and the last words of a verdict go to a second line
-        rest = [cell if re.search(r"\d", cell) else textwrap.fill(cell, 9) for cell in rest]
-        rest = [re.sub(r" (?=± )|(?<=^\[)(\S+,) ", r"\1\n", cell) for cell in rest]
-        made.add_row(escape(first + "".join(numbers)), *map(escape, rest))
+        cells = [row[n] if re.search(r"\d", row[n]) else textwrap.fill(row[n], 9) for n in names]
+        cells = [re.sub(r" (?=± )|(?<=^\[)(\S+,) ", r"\1\n", cell) for cell in cells]
+        made.add_row(escape(row[label] + "".join(numbers)), *map(escape, cells))
     made.caption = escape("\n".join([*table.notes, *(f"[{number}] {text}" for text, number in marks.items())]))
     return made
 
 
-LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "{": r"\{",
-        "}": r"\}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        "±": r"$\pm$",
-        "²": r"\textsuperscript{2}",
-    }
-)
-
-
 def _latex(text: str) -> str:
-    text = text.translate(LATEX).replace("--", "-{}-")  # not a dash
+    text = text.translate(str.maketrans(LATEX)).replace("--", "-{}-")  # not a dash
     text = re.sub(r"(?<![\w-])-(?=\d)", "$-$", text)
     text = re.sub(r"`(.+?)`", r"\\texttt{\1}", text)
-    return re.sub(r'"(.+?)"', r"``\1''", text)
+    text = re.sub(r'"(.+?)"', r"``\1''", text)
+    return "{}" + text if text.startswith("[") else text  # else an option of the line break before it
 
 
 def latex(table: Table) -> str:
@@ -110,84 +89,42 @@ def latex(table: Table) -> str:
     >>> print(_latex("a_b: -0.5 ± 0.1, 95 %, `avs table --write`"))
     a\\_b: $-$0.5 $\\pm$ 0.1, 95 \\%, \\texttt{avs table -{}-write}
     """
+    kinds = "".join("p{4cm}" if n in LONG else "l" if i == 0 else "r" for i, n in enumerate(table.cells))
+    text = _styled(table, _latex).to_latex(hrules=True, column_format=f"@{{}}{kinds}@{{}}", position_float="centering")
+    notes = "".join(rf"\par\smallskip\footnotesize {_latex(note)}" + "\n" for note in table.notes)
+    text = text.replace(r"\centering", r"\centering\small").replace(r"\end{table}", notes + r"\end{table}")
+    return "% needs \\usepackage{booktabs}\n" + text
 
-    def line(cells: Iterable[str]) -> str:
-        # a row's first "[" would be read as the option of the line break before it
-        return "  {}" + " & ".join(map(_latex, cells)) + r" \\"
 
-    kinds = "".join("p{4cm}" if n in LONG else "l" if i == 0 else "r" for i, n in enumerate(table.columns))
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            r"\begin{table}",
-            r"  \centering\small",
-            rf"  \caption{{{_latex(table.title)}}}",
-            rf"  \begin{{tabular}}{{@{{}}{kinds}@{{}}}}",
-            r"  \toprule",
-            line(table.columns),
-            r"  \midrule",
-            *map(line, table.rows),
-            r"  \bottomrule",
-            r"  \end{tabular}",
-            *(rf"  \par\smallskip\footnotesize {_latex(note)}" for note in table.notes),
-            r"\end{table}",
-            "",
-        ]
-    )
+def _html(text: str) -> str:
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", html.escape(text))
 
 
 def webpage(table: Table) -> str:
     """One ``<table>`` to paste into a page, in ASCII so that the page's encoding does not matter."""
+    text = _styled(table, _html).to_html(exclude_styles=True)
+    text = text.replace("<table>", '<table style="text-align:right;border-spacing:1em .2em">', 1)
+    text = text.replace("<th >", '<th scope="col">').replace("<td >", "<td>")
+    text = re.sub(r"(<tr>\s*)<td>(.*?)</td>", r'\1<th scope="row" style="text-align:left">\2</th>', text)
+    notes = "<br>\n".join(map(_html, table.notes))
+    foot = f'  <tfoot><tr><td colspan="{table.cells.shape[1]}" style="text-align:left">{notes}</td></tr></tfoot>\n'
+    text = text.replace("</table>", (foot if notes else "") + "</table>")
+    return text.encode("ascii", "xmlcharrefreplace").decode()
 
-    def text(value: str) -> str:
-        return re.sub(r"`(.+?)`", r"<code>\1</code>", html.escape(value))
 
-    def line(cells: Iterable[str], scope: str) -> str:
-        made = []
-        for i, (name, cell) in enumerate(zip(table.columns, cells, strict=True)):
-            tag = f'th scope="{scope}"' if scope == "col" or i == 0 else "td"
-            side = "left" if i == 0 or name in LONG else "right"
-            one_line = ";white-space:nowrap" if tag == "td" and name not in LONG else ""
-            style = f"text-align:{side};padding:.2em .6em{one_line}"
-            made.append(f'<{tag} style="{style}">{text(cell)}</{tag.split()[0]}>')
-        return f"<tr>{''.join(made)}</tr>"
+def _styled(table: Table, text: Callable[[str], str]) -> Any:
+    return table.cells.style.hide(axis="index").format(text).format_index(text, axis=1).set_caption(text(table.title))
 
-    notes = "<br>\n".join(map(text, table.notes))
-    foot = f'<tfoot><tr><td colspan="{len(table.columns)}">{notes}</td></tr></tfoot>\n' if notes else ""
-    made = (
-        f'<table style="border-collapse:collapse">\n<caption>{text(table.title)}</caption>\n'
-        f"<thead>\n{line(table.columns, 'col')}\n</thead>\n"
-        f"<tbody>\n{''.join(line(row, 'row') + chr(10) for row in table.rows)}</tbody>\n{foot}</table>\n"
-    )
-    return made.encode("ascii", "xmlcharrefreplace").decode()
+
+def render(tables: list[Table], fmt: str) -> Any:
+    """The tables one below the other in one of `FORMATS`: text, or a ``rich.console.Group`` for "rich"."""
+    made = [FORMATS[fmt](table) for table in tables]
+    if fmt != "rich":
+        return "\n".join(made)
+    from rich.console import Group
+
+    return Group(*made)
 
 
 FORMATS = {"md": markdown, "csv": comma_separated, "rich": terminal, "latex": latex, "html": webpage}
 SUFFIXES = {"md": ".md", "csv": ".csv", "latex": ".tex", "html": ".html"}
-
-MARK = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table:\2 -->)", re.DOTALL)
-
-
-def mark_names(text: str, source: str) -> list[str]:
-    """Names of the tables marked in a Markdown text, in order.
-
-    Raises:
-        AvsError: a mark without its end; `source` names the text.
-    """
-    names = [found[2] for found in MARK.finditer(text)]
-    if len(names) != text.count("<!-- table:"):
-        raise RecordError(f"{source}: each mark <!-- table:mini-s4 --> needs its <!-- /table:mini-s4 --> below it")
-    return names
-
-
-def fill_marks(text: str, tables: Mapping[str, Callable[[], str]], source: str) -> str:
-    """The Markdown text with each of `tables` (by name) between its marks; other marks are left as they are.
-
-    >>> fill_marks("<!-- table:a -->\\nold <!-- /table:a -->", {"a": lambda: "new "}, "README.md")
-    '<!-- table:a -->\\nnew <!-- /table:a -->'
-
-    Raises:
-        AvsError: as :func:`mark_names`.
-    """
-    mark_names(text, source)
-    return MARK.sub(lambda m: m[1] + (tables[m[2]]() if m[2] in tables else m[3]) + m[4], text)

@@ -1,6 +1,6 @@
-"""Masks from a trained model: for a clip that is frames and embeddings, with chosen or sampled codes; for a video."""
+"""Masks from a trained model: for a clip of frames and embeddings, with chosen or sampled codes; for a video."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,10 +10,9 @@ from torch import Tensor
 from avslib.audio.encoders import AudioEncoder, build_audio_encoder
 from avslib.models.ecmvae import ECMVAE, ECMVAEOutput
 from avslib.models.latent import Noise
-from avslib.models.speed_options import apply_speed_options
-from avslib.video.overlay import Second
-from avslib.video.windows import OVERLAP, predict_video
+from avslib.video.windows import OVERLAP, Prediction
 from avslib.weights.checkpoints import load_checkpoint
+from avslib.weights.speed_options import apply_speed_options
 
 
 class Predictor:
@@ -38,10 +37,7 @@ class Predictor:
         cls, source: str | Path, device: str | torch.device = "cpu", *, bf16: bool = False
     ) -> "Predictor":
         """From a checkpoint folder, or the name of a shipped one; channels-last, and with `bf16` in bfloat16 where that
-        is safe: faster on hardware that has it, with 8 binary digits a product.
-
-        Raises:
-            AvsError: see :func:`avslib.load_checkpoint`.
+        is safe: faster on hardware that has it, with 8 binary digits in a product. Errors as `avslib.load_checkpoint`.
         """
         return cls(apply_speed_options(load_checkpoint(source, device), bf16=bf16))
 
@@ -63,7 +59,7 @@ class Predictor:
         return self._encoder
 
     def embed(self, waveform: Float[Tensor, "S"], frames: int = 5) -> Float[Tensor, "T D"]:
-        """One sound embedding a second of a 16 kHz mono waveform."""
+        """One sound embedding for each second of a 16 kHz mono waveform."""
         return self.encoder.embed(waveform[None], frames)[0]
 
     @torch.no_grad()
@@ -75,9 +71,8 @@ class Predictor:
         mask: UInt8[Tensor, "T 1 H W"] | None = None,
         features: list[Tensor] | None = None,
     ) -> ECMVAEOutput:
-        """One pass over a clip of T frames; everything that the model gives. A mask runs the posterior branch too.
-
-        `features` are those of the backbone, where they are known already.
+        """One pass over a clip of T frames: all outputs of the model. A mask runs the posterior branch too; `features`
+        are those of the backbone, where they are known already.
         """
         pixels = self.model.normalize(image.to(self.device))
         mask = None if mask is None else mask.to(self.device).float()
@@ -117,15 +112,15 @@ class Predictor:
     def predict(
         self,
         video: str | Path,
-        audio: str | Path | None = None,
+        audio: str | Path | int | None = None,
         samples: int = 0,
         seed: int = 0,
         fps: int | str = 1,
         size: int | None = None,
         overlap: int = OVERLAP,
         progress: bool = False,
-    ) -> Iterator[Second]:
-        """Segment a video file, one result a second, in constant memory.
+    ) -> Prediction:
+        """Segment a video file: an iterator of one `Second` for each second, in constant memory.
 
         One frame a second is taken as AVSBench does, brought to the network's size with its aspect ratio kept, and
         segmented in windows of a clip's length (5 s). The last window reaches back into the one before it; a video
@@ -133,22 +128,19 @@ class Predictor:
 
         Args:
             video: any file that FFmpeg reads.
-            audio: a file to take the sound from, instead of the video's own sound track.
+            audio: a file to take the sound from, or the number of a sound track of the video, from 1; None: the track
+                that players choose.
             samples: 0 for the mean code; K for the mean of K codes drawn from the prior, with maps of uncertainty.
-            seed: of the samples; each window draws the same ones.
-            fps: results a second, from 1 to the file's own frame rate, or "native" for that rate. The model was trained
-                on one frame and one second of sound a step, and is never given anything else: r results a second are
-                r passes over the video, each one frame a second, shifted against each other by 1/r s, each frame
-                with the second of sound that ends with its step. It costs r times as much.
+            seed: random seed of the samples; each window draws the same ones.
+            fps: results a second, from 1 to the file's own frame rate, or "native" for one for each frame. The model
+                only ever sees one frame a second, as in training: r results a second cost r times as much.
             size: side of the square that the network runs at, in pixels, a multiple of 32; None: that of its training.
-                The latent encoders pool their maps to the grid that they were trained on.
-            overlap: seconds that neighbouring windows share, 0 to less than a window. Where they overlap, their
-                probabilities are averaged, the middle of a window weighing most. With samples, doubt between windows
-                counts as disagreement, as doubt between samples does.
+            overlap: seconds that neighbouring windows share. There their probabilities are averaged, the middle of a
+                window weighing most; with samples, windows that disagree count as samples that do.
             progress: show a bar with the time left.
 
         Raises:
             AvsError: at once: no such file, no video, damaged, no sound track, a number out of range.
                 :class:`avslib.video.reader.BrokenOff` where the file breaks off, after all that could be read of it.
         """
-        return predict_video(self, video, audio, samples, seed, fps, size, overlap, progress)
+        return Prediction(self, video, audio, samples, seed, fps, size, overlap, progress)

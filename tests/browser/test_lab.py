@@ -12,11 +12,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from avslib.course.execute import KERNEL
-from avslib.course.inline import small_png
+from avslib.course.show import small_png
 from avslib.data.avsbench import AVSBench
 from avslib.video.writer import write_video
 from tests.browser.lab_server import NO_CHROMIUM, find_chromium, lab, page_of, problems, run_all
+from tools.refresh_notebooks import KERNEL
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "build" / "browser" / "00_start_here.png"

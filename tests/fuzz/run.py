@@ -40,7 +40,6 @@ PLAIN = (
     "torch",
     "torchaudio",
     "timm",
-    "scipy.io.wavfile",
     "scipy.ndimage",
     "pydantic",
     "rich.progress",

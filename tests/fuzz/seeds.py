@@ -24,7 +24,7 @@ CSV = (
 )
 YAML = (
     b"extends: mini\ntrain: {epochs: 3, lr: 1e-4, precision: bf16}\nmodel: {image_size: 96}\n",
-    b"model:\n  image_encoder_channels: &c [4, 4, 4, 4, 4]\n  map_encoder_channels: *c\ndata:\n  root: null\n",
+    b"model:\n  image_encoder_channels: [4, 4, 4, 4, 4]\n  latent_dim: 4\ndata:\n  root: null\n",
     b"preset: mini\nvariants: {ecmvae: {}, no_mi: {loss.mi: 0}}\ntasks: [s4, ms3]\nseeds: 3\n"
     b"axes: {model.latent_dim: [8, 16]}\ndata: {mini: tiny, seed: 0}\n",
     b"all: {SEED: 1, OUT_DIR: here}\n'07': {EPOCHS: 2}\n? [1, 2]\n: 0x1F\n",
@@ -177,7 +177,7 @@ def shard() -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in names.items():
-            member = tarfile.TarInfo(f"000000.{name}")
+            member = tarfile.TarInfo(f"00000000.{name}")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     return stream.getvalue()

@@ -129,16 +129,16 @@ HOSTILE = {
     "csv name twice at the end": Hostile(
         s4, "a.csv", b"name,category,split\n" + b"".join(b"n%d,d,t\n" % (k % 99_999) for k in range(100_000)), "twice"
     ),
-    "csv pipe": Hostile(s4, "a.csv", pipe, "no plain file"),
+    "csv pipe": Hostile(s4, "a.csv", pipe, "not a regular file"),
     "skip list of 3 GB": Hostile(avsbench.read_skip_list, "a.txt", sparse(3 * 2**30), "has more than"),
-    "skip list pipe": Hostile(avsbench.read_skip_list, "a.txt", pipe, "no plain file"),
+    "skip list pipe": Hostile(avsbench.read_skip_list, "a.txt", pipe, "not a regular file"),
     **{
         f"{what} {kind}": Hostile(reader, "a.yaml", content, words)
         for what, reader in (("config", config.load_config), ("grid", load_grid), ("parameters", read_parameters))
         for kind, content, words in (
-            ("billion laughs", LAUGHS, "more than 20000 values"),
-            ("merge bomb", MERGES, "more than 20000 values"),
-            ("within itself", b"a: &a [*a]", "more than 20000 values"),
+            ("billion laughs", LAUGHS, "aliases"),
+            ("merge bomb", MERGES, "aliases"),
+            ("within itself", b"a: &a [*a]", "aliases"),
             ("deep", b"[" * 60_000, "nested too deeply"),
             ("runs code", b"!!python/object/apply:os.system ['echo harmed']", "not valid YAML"),
             ("long number", b"a: 0x" + b"f" * 60_000, "digits"),
@@ -146,10 +146,10 @@ HOSTILE = {
             ("no date", b"a: 2026-13-99", "not valid YAML"),
             ("of 3 GB", sparse(3 * 2**30), "has more than"),
             ("not text", b"\xff\xfe\0", "UTF-8"),
-            ("pipe", pipe, "no plain file|no such preset"),
+            ("pipe", pipe, "not a regular file|no such preset"),
         )
     },
-    "config keys": Hostile(config.load_config, "a.yaml", b"model: {1: 2}", "no name of a field"),
+    "config keys": Hostile(config.load_config, "a.yaml", b"model: {1: 2}", "should be strings"),
     "config width": Hostile(config.load_config, "a.yaml", b"model: {latent_dim: 1000000000000}", "latent_dim"),
     "checkpoint of terabytes": Hostile(
         lambda path: load_checkpoint(path.parent), "config.yaml", wide_checkpoint, "channels"
@@ -157,23 +157,23 @@ HOSTILE = {
     "png bomb": Hostile(frame, "a.png", png(60_000, 60_000), "60000x60000|exceeds limit"),
     "png bomb that Pillow warns of": Hostile(frame, "a.png", png(12_000, 12_000), "12000x12000"),
     "png text bomb": Hostile(
-        frame, "a.png", png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8)))), "no PNG"
+        frame, "a.png", png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8)))), "not a PNG"
     ),
     "png profile bomb": Hostile(
-        frame, "a.png", png(8, 8, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(10**8)))), "no PNG"
+        frame, "a.png", png(8, 8, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(10**8)))), "not a PNG"
     ),
-    "png without pixels": Hostile(pictures.read_mask, "a.png", png(8, 8), "no PNG"),
-    "png of no size": Hostile(frame, "a.png", png(0, 0), "no PNG"),
+    "png without pixels": Hostile(pictures.read_mask, "a.png", png(8, 8), "not a PNG"),
+    "png of no size": Hostile(frame, "a.png", png(0, 0), "not a PNG"),
     "jpeg of 3,000 scans": Hostile(frame, "a.jpg", lambda path: path.write_bytes(many_scans()), "scans"),
     "jpeg scans as a mask": Hostile(pictures.read_mask, "a.png", lambda path: path.write_bytes(many_scans()), "scans"),
     "picture of 3 GB": Hostile(frame, "a.png", sparse(3 * 2**30), "has more than"),
-    "picture pipe": Hostile(frame, "a.png", pipe, "no plain file"),
+    "picture pipe": Hostile(frame, "a.png", pipe, "not a regular file"),
     "wav of 65,535 channels": Hostile(audio.load_wav, "a.wav", wav(65_535), "channels|sound file"),
-    "wav at 4 GHz": Hostile(audio.load_wav, "a.wav", wav(rate=2**32 - 1), "samples a second|sound file"),
-    "wav at 0 Hz": Hostile(audio.load_wav, "a.wav", wav(rate=0), "samples a second|sound file"),
+    "wav at 4 GHz": Hostile(audio.load_wav, "a.wav", wav(rate=2**32 - 1), "Hz|sound file"),
+    "wav at 0 Hz": Hostile(audio.load_wav, "a.wav", wav(rate=0), "Hz|sound file"),
     "wav at 44,101 Hz": Hostile(audio.load_clip, "a.wav", wav(rate=44_101), "sample_rate|samples"),
     "flac of 68 billion samples": Hostile(audio.load_wav, "a.flac", flac(16_000, 2**36 - 1), "samples"),
-    "flac of 600 kHz": Hostile(audio.load_wav, "a.flac", flac(600_000, 1000), "samples a second|sound file"),
+    "flac of 600 kHz": Hostile(audio.load_wav, "a.flac", flac(600_000, 1000), "Hz|sound file"),
     "sound pipe": Hostile(audio.load_wav, "a.wav", pipe, "no such sound file"),
     "video of 100k x 100k": Hostile(video.probe, "a.mp4", y4m(100_000, 100_000), "video|frame|damaged"),
     "video of 12k x 12k": Hostile(video.probe, "a.mp4", png(12_000, 12_000), "video|frame"),
@@ -188,19 +188,19 @@ HOSTILE = {
     "video sound in 255 channels": Hostile(
         lambda p: list(video.read_sound(p)), "a.wav", wav(255, size=64), "channels|no sound"
     ),
-    "pickle that runs code": Hostile(pickles.load_tensor, "a.pkl", pickle.dumps(RunsCode()), "system"),
-    "pickle whose hash never ends": Hostile(pickles.load_tensor, "a.pkl", HASHES, "without end"),
+    "pickle that runs code": Hostile(pickles.unpickle_tensor, "a.pkl", pickle.dumps(RunsCode()), "system"),
+    "pickle whose hash never ends": Hostile(pickles.unpickle_tensor, "a.pkl", HASHES, "dictionaries"),
     "pickle of objects without end": Hostile(
-        pickles.load_tensor, "a.pkl", b"\x80\x02K\x01" + b"2\x86" * 60 + b".", "without end"
+        pickles.unpickle_tensor, "a.pkl", b"\x80\x02K\x01" + b"2\x86" * 60 + b".", "expected a tensor"
     ),
-    "pickle of terabytes": Hostile(pickles.load_tensor, "a.pkl", TENSOR, "torch.Tensor"),
+    "pickle of terabytes": Hostile(pickles.unpickle_tensor, "a.pkl", TENSOR, "torch.Tensor"),
     "pickle nested": Hostile(
-        pickles.load_tensor, "a.pkl", b"\x80\x02" + b"K\x01" + b"\x85" * DEEP + b".", "without end"
+        pickles.unpickle_tensor, "a.pkl", b"\x80\x02" + b"K\x01" + b"\x85" * DEEP + b".", "expected a tensor"
     ),
-    "pickle memo": Hostile(pickles.load_tensor, "a.pkl", b"\x80\x02K\x01r\xff\xff\xff\xff.", "expected a tensor"),
-    "pickle of 3 GB": Hostile(pickles.load_tensor, "a.pkl", sparse(3 * 2**30), "has more than"),
+    "pickle memo": Hostile(pickles.unpickle_tensor, "a.pkl", b"\x80\x02K\x01r\xff\xff\xff\xff.", "expected a tensor"),
+    "pickle of 3 GB": Hostile(pickles.unpickle_tensor, "a.pkl", sparse(3 * 2**30), "has more than"),
     "pickle with compressed storage": Hostile(
-        pickles.load_tensor,
+        pickles.unpickle_tensor,
         "a.pkl",
         pickle.dumps(
             type(
@@ -223,18 +223,17 @@ HOSTILE = {
         "not finite",
     ),
     "weights that run code": Hostile(
-        released.load_official, "a.pth", torch_file(pickle.dumps(RunsCode(), 2)), "system"
+        released.load_official, "a.pth", torch_file(pickle.dumps(RunsCode(), 2)), "tensors only"
     ),
-    "weights whose hash never ends": Hostile(released.load_official, "a.pth", torch_file(HASHES), "without end"),
-    "weights of terabytes": Hostile(vggish.load_vggish, "a.pth", torch_file(TENSOR), "torch.Tensor"),
+    "weights of terabytes": Hostile(vggish.load_vggish, "a.pth", torch_file(TENSOR), "tensors only"),
     "weights compressed": Hostile(
-        vggish.load_vggish, "a.pth", torch_file(b"\x80\x02}.", zipfile.ZIP_DEFLATED, bytes(10**8)), "compressed"
+        vggish.load_vggish, "a.pth", torch_file(b"\x80\x02}.", zipfile.ZIP_DEFLATED, bytes(10**8)), "tensors only"
     ),
     "weights of other methods": Hostile(
         released.load_official,
         "a.pth",
         torch_file(b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x01sb."),
-        "not ECMVAE's|alone",
+        "not ECMVAE's|only",
     ),
     "safetensors header of 2**63 bytes": Hostile(
         pickles.load_log_mel, "a.safetensors", struct.pack("<Q", 2**63) + b"{}", "safetensors"
@@ -243,30 +242,32 @@ HOSTILE = {
         pickles.load_log_mel, "a.safetensors", struct.pack("<Q", DEEP) + b"[" * DEEP, "safetensors"
     ),
     "safetensors of 3 GB": Hostile(pickles.load_log_mel, "a.safetensors", sparse(3 * 2**30), "has more than"),
-    "index nested": Hostile(read_clips, "index.json", b"[" * DEEP, "nested too deeply"),
+    "index nested": Hostile(read_clips, "index.json", b"[" * DEEP, "recursion limit"),
     "index that leads elsewhere": Hostile(
-        read_clips, "index.json", packed_folder(b"", file="../../etc/passwd"), "plain name"
+        read_clips, "index.json", packed_folder(b"", file="../../etc/passwd"), "pattern"
     ),
-    "index of 10**15 clips": Hostile(read_clips, "index.json", packed_folder(b"", clips=10**15), "as many names"),
+    "index of 10**15 clips": Hostile(read_clips, "index.json", packed_folder(b"", clips=10**15), "do not agree"),
     "index of half a clip": Hostile(read_clips, "index.json", packed_folder(b"", clips=0.5), "clips"),
     "index of 3 GB": Hostile(read_clips, "index.json", sparse(3 * 2**30), "has more than"),
     "shard that leads elsewhere": Hostile(
-        read_clips, "index.json", shard(member("../../harmed.json", size=9)), "not whole|fewer clips"
+        read_clips, "index.json", shard(member("../../harmed.json", size=9)), "does not hold the 1 clips"
     ),
     "shard with a link": Hostile(
-        read_clips, "index.json", shard(member("0.json", tarfile.SYMTYPE, linkname="/etc/passwd")), "no plain file"
+        read_clips, "index.json", shard(member("0.json", tarfile.SYMTYPE, linkname="/etc/passwd")), "not a plain file"
     ),
-    "shard with a device": Hostile(read_clips, "index.json", shard(member("0.json", tarfile.CHRTYPE)), "no plain file"),
+    "shard with a device": Hostile(
+        read_clips, "index.json", shard(member("0.json", tarfile.CHRTYPE)), "not a plain file"
+    ),
     "shard with a sparse file": Hostile(
-        read_clips, "index.json", shard(member("0.json", tarfile.GNUTYPE_SPARSE)), "no plain file"
+        read_clips, "index.json", shard(member("0.json", tarfile.GNUTYPE_SPARSE)), "not a plain file"
     ),
     "shard with an endless header": Hostile(
         read_clips,
         "index.json",
         shard(data=member("pax", tarfile.XHDTYPE, size=10**6).tobuf(tarfile.GNU_FORMAT) + b"1" * 10**6),
-        "no plain file",
+        "not a plain file",
     ),
-    "shard compressed": Hostile(read_clips, "index.json", shard(data=gzip.compress(bytes(10**7))), "damaged"),
+    "shard compressed": Hostile(read_clips, "index.json", shard(data=gzip.compress(bytes(10**7), mtime=0)), "damaged"),
     "shard of 8 EB": Hostile(
         read_clips,
         "index.json",

@@ -11,7 +11,7 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 import pytest
 
-from avslib.data.pack import pack
+from avslib.data.packed import pack
 from avslib.study.records import portable, run_id
 from avslib.video.writer import write_video
 from tests.helpers.tiny import TINY

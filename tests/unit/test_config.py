@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from avslib.config import Config, field_names, load_config, preset_names
-from avslib.core.errors import AvsError
+from avslib.core.errors import AvsError, ConfigError
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -75,6 +75,14 @@ def test_round_trip_through_yaml(tmp_path):
     assert load_config(path) == config
 
 
+def test_fields_of_earlier_versions_are_read_where_they_did_nothing(tmp_path):
+    old = {"train": {"micro_batch": None, "nonfinite": "stop", "max_skipped": 10, "epochs": 3}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old), encoding="utf-8")
+    assert load_config(tmp_path / "config.yaml") == Config.model_validate({"train": {"epochs": 3}})
+    with pytest.raises(ConfigError, match=r"unknown field 'train\.micro_batch'"):
+        load_config("mini", ["train.micro_batch=2"])
+
+
 def test_a_file_extends_a_preset(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("extends: mini\npreset: mine\ntrain:\n  epochs: 9\n", encoding="utf-8")
@@ -89,10 +97,10 @@ def test_a_config_cannot_be_changed_in_place():
 @pytest.mark.parametrize(
     "override, said",
     [
-        ("train.epoch=3", "'train.epoch'; did you mean 'train.epochs'"),
-        ("epochs=3", "did you mean 'train.epochs'"),
-        ("loss.orthoganality=1", "did you mean 'loss.orthogonality'"),
-        ("zzz.qqq=1", "fields are preset, model.backbone"),
+        ("train.epoch=3", "'train.epoch'. Did you mean 'train.epochs'"),
+        ("epochs=3", "Did you mean 'train.epochs'"),
+        ("loss.orthoganality=1", "Did you mean 'loss.orthogonality'"),
+        ("zzz.qqq=1", "Fields are preset, model.backbone"),
         ("train.epochs=many", r"train\.epochs.*integer.*'many'"),
         ("train.epochs=2.5", r"train\.epochs.*2\.5"),
         ("train.epochs=0", r"train\.epochs.*greater than or equal to 1"),

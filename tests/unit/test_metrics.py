@@ -222,13 +222,13 @@ def test_forward_and_reset():
 @pytest.mark.parametrize(
     ("logits", "mask", "word"),
     [
-        (torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4), "one shape"),
-        (torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4), "one shape"),
+        (torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4), "same shape"),
+        (torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4), "same shape"),
         (torch.zeros(2, 4, 4), torch.full((2, 4, 4), 255), "0 and 1"),
         (torch.full((2, 4, 4), float("nan")), torch.zeros(2, 4, 4), "NaN"),
     ],
 )
-def test_bad_input_is_named(logits, mask, word):
+def test_bad_input_is_named(unchecked_shapes, logits, mask, word):
     for metric in (MeanIoU(), FScore(), LegacyFScore()):
         with pytest.raises(AvsError, match=word):
             metric.update(logits, mask)

@@ -7,7 +7,7 @@ import numpy as np
 
 from avslib.audio import SAMPLE_RATE
 from avslib.core.errors import NotebookError
-from avslib.course.inline import player_html
+from avslib.course.show import player_html
 from avslib.course.widgets.parts import (
     check_clip,
     clip_options,
@@ -30,12 +30,6 @@ def clip_figure(dataset: AVSBench, index: int, frame: int | None = None, outline
         index: of the clip in `dataset`.
         frame: from 0; the frame to show, with its second marked in the sound. None shows all frames.
         outline: draw the true outline of what sounds.
-
-    Returns:
-        a matplotlib Figure; its label says in words what it shows.
-
-    Raises:
-        AvsError: no such clip or frame.
     """
     from matplotlib.figure import Figure
 
@@ -45,23 +39,21 @@ def clip_figure(dataset: AVSBench, index: int, frame: int | None = None, outline
     item = dataset[index]
     frames, masks = frames_of(item), item["mask"][:, 0].numpy()
     shown = range(dataset.frames) if frame is None else [frame]
+    figure = Figure(figsize=(7.5, 4.0 if frame is None else 3.0), dpi=80, layout="constrained")
     if frame is None:
-        figure = Figure(figsize=(7.5, 4.0), dpi=80, layout="constrained")
-        upper, lower = figure.subfigures(2, 1, height_ratios=(1.7, 2.3))
+        pictures, sound = figure.subfigures(2, 1, height_ratios=(1.7, 2.3))
     else:
-        figure = Figure(figsize=(7.5, 3.0), dpi=80, layout="constrained")
-        upper, lower = figure.subfigures(1, 2, width_ratios=(3, 4.5))
+        pictures, sound = figure.subfigures(1, 2, width_ratios=(3, 4.5))
     notes = []
-    for k, axis in zip(shown, upper.subplots(1, len(shown), squeeze=False)[0], strict=True):
+    for k, axis in zip(shown, pictures.subplots(1, len(shown), squeeze=False)[0], strict=True):
         axis.imshow(frames[k])
         axis.set_axis_off()
         known = bool(item["annotated"][k])
-        share = f"{100 * masks[k].mean():.1f} % sounds" if known else "no mask"
-        axis.set_title(f"frame {k}: {share}", fontsize=8)
-        notes.append(f"frame {k}: {share}")
+        notes.append(f"frame {k}: " + (f"{100 * masks[k].mean():.1f} % sounds" if known else "no mask"))
+        axis.set_title(notes[-1], fontsize=8)
         if outline and known:
             draw_outline(axis, masks[k], TRUTH)
-    _draw_sound(lower, dataset, index, frame)
+    _draw_sound(sound, dataset, index, frame)
     drawn = "true outline drawn" if outline else "no outline drawn"
     second = "" if frame is None else f"; second {frame} to {frame + 1} is marked"
     figure.set_label(
@@ -76,21 +68,13 @@ def _draw_sound(figure: Any, dataset: AVSBench, index: int, frame: int | None) -
         wave.text(0.5, 0.5, "no wav file, only its log-mel", transform=wave.transAxes, ha="center", va="center")
     else:
         samples = dataset.waveform(index).numpy()
-        # one column a pixel: the whole waveform has 80,000 points
-        columns = np.array_split(samples, 600)
+        columns = np.array_split(samples, 600)  # one for each pixel: the whole waveform has 80,000 points
         time = np.linspace(0, len(samples) / SAMPLE_RATE, len(columns))
-        low, high = np.array([c.min() for c in columns]), np.array([c.max() for c in columns])
+        low, high = np.array([(c.min(), c.max()) for c in columns]).T
         wave.fill_between(time, low, high, color=COLOURS["blue"], linewidth=0.4)
     patches = dataset.log_mel(index)[:, 0].numpy()
-    end = PATCH_SECONDS * len(patches)
-    mel.imshow(
-        np.concatenate(patches).T,
-        origin="lower",
-        aspect="auto",
-        extent=(0, end, 0, 64),
-        cmap="viridis",
-        interpolation="nearest",
-    )
+    extent = (0, PATCH_SECONDS * len(patches), 0, 64)
+    mel.imshow(np.concatenate(patches).T, origin="lower", aspect="auto", extent=extent, interpolation="nearest")
     wave.set(ylabel="amplitude", ylim=(-1, 1))
     mel.set(xlabel="time / s", ylabel="mel band", xlim=(0, dataset.frames))
     if frame is not None:
@@ -101,21 +85,16 @@ def _draw_sound(figure: Any, dataset: AVSBench, index: int, frame: int | None) -
 
 def clip_browser(dataset: AVSBench) -> Any:
     """A list of clips, a slider over the frames, a box for the true outline, and a player above `clip_figure`."""
-    widgets = ipywidgets_module()
     clip = control("Dropdown", "Clip", options=clip_options(dataset, range(len(dataset))))
     frame = control("IntSlider", "Frame (second)", min=0, max=dataset.frames - 1)
     outline = control("Checkbox", "Draw the true outline of what sounds", value=True)
-    player = widgets.HTML(_player(dataset, clip.value))
+    player = ipywidgets_module().HTML()
 
-    def change_sound(_: Any) -> None:
-        player.value = _player(dataset, clip.value)
+    def change_sound(_: Any = None) -> None:
+        title = f"Sound of {clip_title(dataset, clip.value)}"
+        wav = dataset.clips[clip.value].wav_path
+        player.value = player_html(dataset.waveform(clip.value), title) if wav else "<p>This clip has no wav file.</p>"
 
-    # by itself: a new player at each frame would stop the sound
-    clip.observe(change_sound, names="value")
+    change_sound()
+    clip.observe(change_sound, names="value")  # only the clip: a new player at each frame would stop the sound
     return panel({"index": clip, "frame": frame, "outline": outline}, partial(clip_figure, dataset), player)
-
-
-def _player(dataset: AVSBench, index: int) -> str:
-    if dataset.clips[index].wav_path is None:
-        return "<p>This clip has no wav file.</p>"
-    return player_html(dataset.waveform(index), f"Sound of {clip_title(dataset, index)}")

@@ -15,21 +15,19 @@ from avslib.models.latent import PRIOR
 from avslib.study.plots import outlined_frames
 from avslib.video.predictor import Predictor
 
+Shifts = Mapping[str, Sequence[float]]  # by code: standard deviations along each of its principal axes
 SYMBOLS = dict(zip(PRIOR, ("s_v", "s_a", "c"), strict=True))
 
 
 @dataclass(frozen=True)
 class LatentAxes:
-    """Principal axes of a cloud of codes.
+    """Principal axes of a cloud of codes: rows of length 1 by falling spread.
 
     Attributes:
-        mean: [K].
-        axes: [n, K], rows of length 1, by falling spread.
-        deviation: [n], standard deviation along each axis.
-        share: [n], share of the whole variance.
+        deviation: standard deviation along each axis.
+        share: of the whole variance.
     """
 
-    mean: Float[Tensor, "K"]
     axes: Float[Tensor, "n K"]
     deviation: Float[Tensor, "n"]
     share: Float[Tensor, "n"]
@@ -37,20 +35,17 @@ class LatentAxes:
     def offset(self, shift: Sequence[float]) -> Float[Tensor, "K"]:
         """What to add to a code to move it by `shift` standard deviations along the first axes."""
         if len(shift) > len(self.axes):
-            raise NotebookError(f"a shift has {len(shift)} numbers for {len(self.axes)} axes; give at most one an axis")
-        steps = torch.as_tensor([float(x) for x in shift]) * self.deviation[: len(shift)]
-        if not steps.isfinite().all():
-            raise NotebookError(f"a shift holds a number that is not finite: {list(shift)}")
-        return steps @ self.axes[: len(shift)]
+            raise NotebookError(
+                f"a shift has {len(shift)} numbers for {len(self.axes)} axes; give at most one per axis"
+            )
+        return torch.tensor(shift, dtype=torch.float32) * self.deviation[: len(shift)] @ self.axes[: len(shift)]
 
 
 def principal_axes(codes: Float[Tensor, "N K"], n: int = 2) -> LatentAxes:
-    """The first `n` principal axes of N codes.
-
-    The sign of an axis is free; here its largest component is positive.
+    """The first `n` principal axes of N codes, each signed so that its largest component is positive.
 
     Raises:
-        AvsError: codes that are not [N, K] with N >= 2 and 1 <= n <= min(N, K), or not finite.
+        AvsError: codes that are not [N, K] with N >= 2 and 1 <= n <= min(N, K).
 
     >>> axes = principal_axes(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), n=1)
     >>> axes.axes.abs().tolist(), round(axes.share.item(), 6)
@@ -58,19 +53,13 @@ def principal_axes(codes: Float[Tensor, "N K"], n: int = 2) -> LatentAxes:
     """
     shape = list(codes.shape)
     if codes.ndim != 2 or len(codes) < 2 or not 1 <= n <= min(shape):
-        raise NotebookError(
-            f"principal_axes needs codes [N, K] with N >= 2 and 1 <= n <= min(N, K); got {shape} and n = {n}"
-        )
+        raise NotebookError(f"principal_axes: expected codes [N, K], N >= 2, 1 <= n <= min(N, K); got {shape}, n = {n}")
     codes = codes.detach().cpu().double()
-    if not codes.isfinite().all():
-        raise NotebookError("principal_axes: the codes hold a number that is not finite")
-    mean = codes.mean(0)
-    _, spread, axes = torch.linalg.svd(codes - mean, full_matrices=False)
-    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
-    axes = axes * largest.sign()
+    _, spread, axes = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
+    axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
     variance = spread.square() / (len(codes) - 1)
     share = variance / variance.sum().clamp(min=1e-30)
-    return LatentAxes(mean.float(), axes[:n].float(), variance[:n].sqrt().float(), share[:n].float())
+    return LatentAxes(axes[:n].float(), variance[:n].sqrt().float(), share[:n].float())
 
 
 @torch.no_grad()
@@ -82,12 +71,10 @@ def code_axes(predictor: Predictor, dataset: AVSBench, n: int = 2) -> dict[str, 
     Raises:
         AvsError: clips without sound embeddings, a model without these three codes.
     """
-    _require_sound(dataset)
-    if (latent := predictor.model.config.model.latent) != "factorised":
-        raise NotebookError(
-            f"codes s_v, s_a and c are moved; this model has model.latent={latent}: open a factorised one"
-        )
+    check_clip(dataset, sound=True)
     model, means = predictor.model, {name: [] for name in PRIOR}
+    if (latent := model.config.model.latent) != "factorised":
+        raise NotebookError(f"this model has model.latent={latent}: open a factorised one, with codes s_v, s_a and c")
     for index in range(len(dataset)):
         item = dataset[index]
         audio = item["audio"].to(predictor.device)
@@ -99,41 +86,29 @@ def code_axes(predictor: Predictor, dataset: AVSBench, n: int = 2) -> dict[str, 
 
 
 def latent_figure(
-    predictor: Predictor,
-    dataset: AVSBench,
-    index: int,
-    shifts: Mapping[str, Sequence[float]],
-    axes: Mapping[str, LatentAxes] | None = None,
+    predictor: Predictor, dataset: AVSBench, index: int, shifts: Shifts, axes: Mapping[str, LatentAxes] | None = None
 ) -> Any:
     """Masks of a clip with its mean codes, with shifted ones, and how far each pixel's probability moved.
 
     Args:
         index: of the clip in `dataset`.
-        shifts: by code, ``vs`` (s_v), ``as`` (s_a), ``vac`` (c): standard deviations along each principal axis.
+        shifts: for ``vs`` (s_v), ``as`` (s_a), ``vac`` (c).
         axes: from `code_axes`; computed over `dataset` when left out.
-
-    Returns:
-        a matplotlib Figure; its label says in words what it shows.
-
-    Raises:
-        AvsError: no such clip, an unknown code, more shifts than axes.
     """
-    check_clip(dataset, index)
-    _require_sound(dataset)
-    for name in shifts:
-        if name not in PRIOR:
-            known = ", ".join(f"{key} ({symbol})" for key, symbol in SYMBOLS.items())
-            raise NotebookError(f"there is no code {name!r}; the codes are {known}")
+    check_clip(dataset, index, sound=True)
+    if unknown := [name for name in shifts if name not in PRIOR]:
+        known = ", ".join(f"{key} ({symbol})" for key, symbol in SYMBOLS.items())
+        raise NotebookError(f"there is no code {unknown[0]!r}; the codes are {known}")
     axes = code_axes(predictor, dataset) if axes is None else axes
     item = dataset[index]
     image, audio, truth = item["image"], item["audio"], item["mask"][:, 0]
     output = predictor.run(image, audio)
     codes = {name: output.codes[name].cpu() + axes[name].offset(shift) for name, shift in shifts.items()}
-    before = output.logits[:, 0].float().sigmoid().cpu()
-    fields = [resize_to(x, truth.shape[-2:]) for x in (before, predictor.with_codes(image, audio, codes))]
-    lit = [100 * (field > 0.5).float().mean().item() for field in fields]
-    changed = 100 * ((fields[0] > 0.5) != (fields[1] > 0.5)).float().mean().item()
-    gap = (fields[1] - fields[0]).abs()
+    both = output.logits[:, 0].float().sigmoid().cpu(), predictor.with_codes(image, audio, codes)
+    before, after = (resize_to(field, truth.shape[-2:]) for field in both)
+    lit = [100 * (field > 0.5).float().mean().item() for field in (before, after)]
+    changed = 100 * ((before > 0.5) != (after > 0.5)).float().mean().item()
+    gap = (after - before).abs()
     moves = ", ".join(f"{SYMBOLS[k]} ({' '.join(f'{x:+.1f}' for x in v)})" for k, v in shifts.items() if any(v))
     titles = (
         f"{clip_title(dataset, index)}, mean codes: lit {lit[0]:.1f} %",
@@ -142,11 +117,10 @@ def latent_figure(
     )
     frames = frames_of(item)
     grey = (255 * gap / gap.max().clamp(min=1e-6)).byte()[..., None].expand(-1, -1, -1, 3).numpy()
-    rows = [
-        (title, picture, truth.numpy(), field.numpy())
-        for title, picture, field in zip(titles, (frames, frames, grey), (*fields, fields[1]), strict=True)
-    ]
-    figure = outlined_frames(rows, dpi=80)
+    rows = zip(
+        titles, (frames, frames, grey), [truth.numpy()] * 3, map(Tensor.numpy, (before, after, after)), strict=True
+    )
+    figure = outlined_frames(list(rows), dpi=80)
     figure.set_label(f"Clip with true and predicted outlines. {'; '.join(titles)}.")
     return figure
 
@@ -155,30 +129,15 @@ def latent_explorer(predictor: Predictor, dataset: AVSBench, index: int = 0) -> 
     """Six sliders, two principal axes for each of s_v, s_a, c, above `latent_figure`. The axes are computed once."""
     check_clip(dataset, index)
     axes = code_axes(predictor, dataset)
-    controls = {
-        f"{name}_{k}": control(
-            "FloatSlider",
-            f"{SYMBOLS[name]}, axis {k + 1} ({100 * axes[name].share[k]:.0f} %) / sd",
-            min=-4,
-            max=4,
-            step=0.5,
-            value=0,
-            readout_format="+.1f",
-            continuous_update=False,
-        )
-        for name in PRIOR
-        for k in range(2)
-    }
+    steps = {"min": -4, "max": 4, "step": 0.5, "value": 0, "readout_format": "+.1f", "continuous_update": False}
+    controls = {}
+    for name in PRIOR:
+        for k in range(2):
+            label = f"{SYMBOLS[name]}, axis {k + 1} ({100 * axes[name].share[k]:.0f} %) / sd"
+            controls[f"{name}_{k}"] = control("FloatSlider", label, **steps)
 
     def draw(**values: float) -> Any:
         shifts = {name: (values[f"{name}_0"], values[f"{name}_1"]) for name in PRIOR}
         return latent_figure(predictor, dataset, index, shifts, axes)
 
     return panel(controls, draw)
-
-
-def _require_sound(dataset: AVSBench) -> None:
-    if dataset.audio is None:
-        raise NotebookError(
-            "the dataset has no sound embeddings; open it by lesson.dataset(...) or dataset.with_audio(...)"
-        )

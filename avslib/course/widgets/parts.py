@@ -1,6 +1,6 @@
 """What the widgets share: labelled controls, and one picture that is redrawn in place when a control moves."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avslib.core.errors import InstallError, NotebookError
-from avslib.course.inline import image_html
+from avslib.course.show import image_html
 from avslib.data.avsbench import AVSBench
 
 # What ipywidgets leaves undone, run in the browser when the picture is there. JupyterLab takes arrow keys and letters
@@ -25,32 +25,23 @@ FINISH_CONTROLS = """const picture = this; setTimeout(() => {
 
 
 def ipywidgets_module() -> Any:
-    """ipywidgets, which is no core dependency.
-
-    Raises:
-        AvsError: it is not installed; says how to.
-    """
+    """ipywidgets, which is not a core dependency; raises an AvsError that says how to install it."""
     try:
         import ipywidgets
     except ImportError:
         raise InstallError(
-            'the widgets need ipywidgets: install it by `python -m pip install "ipywidgets>=8.1"` and start the '
-            "kernel again, or use the figure function of the same module"
+            'the widgets need ipywidgets: install it by `python -m pip install "ipywidgets>=8.1"` and restart the '
+            "kernel, or use the figure function of the same module"
         ) from None
     return ipywidgets
 
 
 def control(kind: str, description: str, **options: Any) -> Any:
-    """An ipywidgets control by class name, with its label written out whole.
-
-    The label stands in a column of its own, so that the controls below each other line up.
-    """
+    """An ipywidgets control by class name, its whole label in a column of its own (a checkbox has it behind)."""
     widgets = ipywidgets_module()
-    layout = widgets.Layout(width="min(640px, 98%)")
-    style = {"description_width": "190px"}
-    if kind == "Checkbox":  # its label stands behind the box
-        return widgets.Checkbox(description=description, indent=False, layout=layout, **options)
-    return getattr(widgets, kind)(description=description, style=style, layout=layout, **options)
+    layout, style = widgets.Layout(width="min(640px, 98%)"), {"description_width": "190px"}
+    own = {"indent": False} if kind == "Checkbox" else {"style": style}
+    return getattr(widgets, kind)(description=description, layout=layout, **own, **options)
 
 
 def panel(controls: Mapping[str, Any], draw: Callable[..., Any], *extra: Any) -> Any:
@@ -58,7 +49,7 @@ def panel(controls: Mapping[str, Any], draw: Callable[..., Any], *extra: Any) ->
 
     Args:
         controls: by the name of the argument that each one sets.
-        draw: returns a figure whose label is its alt text; called once a change.
+        draw: returns a figure whose label is its alt text; called once for each change.
         extra: more widgets, shown between the controls and the picture.
 
     Returns:
@@ -67,7 +58,7 @@ def panel(controls: Mapping[str, Any], draw: Callable[..., Any], *extra: Any) ->
     widgets = ipywidgets_module()
     picture = widgets.HTML()
 
-    def redraw(_: Any = None) -> None:
+    def redraw(_: Any = None) -> None:  # ipywidgets.interactive_output would print, and flicker
         figure = draw(**{name: one.value for name, one in controls.items()})
         picture.value = image_html(figure, onload=FINISH_CONTROLS)
 
@@ -77,11 +68,15 @@ def panel(controls: Mapping[str, Any], draw: Callable[..., Any], *extra: Any) ->
     return widgets.VBox([*controls.values(), *extra, picture])
 
 
-def check_clip(dataset: AVSBench, *indices: int) -> None:
-    """Raise AvsError unless each is the index of a clip."""
+def check_clip(dataset: AVSBench, *indices: int, sound: bool = False) -> None:
+    """Raise AvsError unless each is the index of a clip and, with `sound`, the clips have sound embeddings."""
     for index in indices:
         if not isinstance(index, int | np.integer) or not 0 <= index < len(dataset):
             raise NotebookError(f"clip {index!r}: the dataset has clips 0 to {len(dataset) - 1}")
+    if sound and dataset.audio is None:
+        raise NotebookError(
+            "the dataset has no sound embeddings; open it by lesson.dataset(...) or dataset.with_audio(...)"
+        )
 
 
 def clip_title(dataset: AVSBench, index: int) -> str:
@@ -90,16 +85,12 @@ def clip_title(dataset: AVSBench, index: int) -> str:
     return f"{clip.name} ({clip.category})" if clip.category else clip.name
 
 
-def clip_options(dataset: AVSBench, indices: Any) -> list[tuple[str, int]]:
-    """Options of a dropdown of clips.
-
-    Raises:
-        AvsError: no clip, or an index that is none.
-    """
+def clip_options(dataset: AVSBench, indices: Iterable[int]) -> list[tuple[str, int]]:
+    """Options of a dropdown of clips; raises AvsError for an index that is not one, or none at all."""
     indices = list(indices)
+    check_clip(dataset, *indices)
     if not indices:
         raise NotebookError("there is no clip to choose from; give at least one index")
-    check_clip(dataset, *indices)
     return [(clip_title(dataset, index), int(index)) for index in indices]
 
 
@@ -110,8 +101,7 @@ def resize_to(field: Float[Tensor, "T h w"], size: tuple[int, int]) -> Float[Ten
 
 def frames_of(item: Mapping[str, Any]) -> UInt8[np.ndarray, "T H W 3"]:
     """An item's pictures at the size of its masks, as matplotlib draws them."""
-    image = item["image"]
-    if image.shape[-2:] != item["mask"].shape[-2:]:
-        size = item["mask"].shape[-2:]
+    image, size = item["image"], item["mask"].shape[-2:]
+    if image.shape[-2:] != size:
         image = F.interpolate(image.float(), size, mode="bilinear", align_corners=False).round().byte()
     return image.permute(0, 2, 3, 1).numpy()

@@ -1,18 +1,17 @@
 """Sound swapper: the frames of one clip with the sound of another, and where the mask goes."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from itertools import combinations
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from avslib.core.errors import NotebookError
-from avslib.core.parsing import LARGEST_JSON, first_line, read_text
+from avslib.core.parsing import LARGEST_JSON, parse_json, read_bytes
 from avslib.course.widgets.parts import check_clip, clip_options, clip_title, control, frames_of, panel, resize_to
 from avslib.data.avsbench import AVSBench
 from avslib.metrics import iou_per_frame
@@ -22,67 +21,52 @@ from avslib.video.predictor import Predictor
 
 @dataclass(frozen=True)
 class Swap:
-    """Two predictions for the same pictures.
+    """Two predictions for the same pictures: with their own sound, and with another.
 
     Attributes:
-        own, swapped: probabilities with the pictures' own sound and with the other, at the size of the masks.
-        lit: share of pixels above 0.5, own and swapped.
-        j: J against the outline of what sounds in the pictures' own clip, own and swapped.
+        fields: both predictions' probabilities, at the size of the masks.
+        lit: share of pixels above 0.5 in each.
+        j: J of each against the outline of what sounds in the pictures' own clip.
         moved: 1 - overlap of the two predictions (intersection over union): 0 the same, 1 apart.
     """
 
-    own: Float[Tensor, "T H W"]
-    swapped: Float[Tensor, "T H W"]
-    lit: tuple[float, float]
-    j: tuple[float, float]
+    fields: list[Float[Tensor, "T H W"]]
+    lit: list[float]
+    j: list[float]
     moved: float
 
 
 def swap(predictor: Predictor, item: dict, audio: Float[Tensor, "T D"]) -> Swap:
     """Predict an item of a dataset with its own sound and with `audio`."""
-    truth: UInt8[Tensor, "T H W"] = item["mask"][:, 0]
+    truth, seen = item["mask"][:, 0], item["annotated"]
     fields = [resize_to(predictor(item["image"], sound), truth.shape[-2:]) for sound in (item["audio"], audio)]
     own, swapped = (field > 0.5 for field in fields)
     union = (own | swapped).sum().item()
-    seen = item["annotated"]
-    scores = [
-        iou_per_frame(torch.logit(field[seen].clamp(1e-6, 1 - 1e-6)), truth[seen]).mean().item() for field in fields
-    ]
-    return Swap(
-        *fields,
-        lit=(own.float().mean().item(), swapped.float().mean().item()),
-        j=(scores[0], scores[1]),
-        moved=1 - (own & swapped).sum().item() / union if union else 0.0,
+    logits = [torch.logit(field[seen].clamp(1e-6, 1 - 1e-6)) for field in fields]
+    lit, j = (
+        [m.float().mean().item() for m in (own, swapped)],
+        [iou_per_frame(x, truth[seen]).mean().item() for x in logits],
     )
+    return Swap(fields, lit, j, moved=1 - (own & swapped).sum().item() / union if union else 0.0)
 
 
 def swap_figure(predictor: Predictor, dataset: AVSBench, picture: int, sound: int) -> Any:
     """Frames of clip `picture` with its own sound (upper row) and with the sound of clip `sound` (lower row).
 
     The true outline (of what sounds in the picture's own clip) is solid, the predicted one dashed; above each row stand
-    the share of lit pixels and J against the true outline. The label of the figure says the same in words.
-
-    Raises:
-        AvsError: no such clip, or a dataset without sound embeddings.
+    the share of lit pixels and J against the true outline.
     """
-    check_clip(dataset, picture, sound)
-    if dataset.audio is None:
-        raise NotebookError(
-            "the dataset has no sound embeddings; open it by lesson.dataset(...) or dataset.with_audio(...)"
-        )
-    item = dataset[picture]
+    check_clip(dataset, picture, sound, sound=True)
+    item, title = dataset[picture], clip_title(dataset, picture)
     result = swap(predictor, item, dataset.audio[sound])
     frames, truth = frames_of(item), item["mask"][:, 0].numpy()
-    names = ("own sound, " + clip_title(dataset, picture), "sound of " + clip_title(dataset, sound))
-    notes = [f"lit {100 * lit:.1f} %, J {j:.2f}" for lit, j in zip(result.lit, result.j, strict=True)]
-    rows = [
-        (f"{name}: {note}", frames, truth, field.numpy())
-        for name, note, field in zip(names, notes, (result.own, result.swapped), strict=True)
-    ]
+    names = (f"own sound, {title}", f"sound of {clip_title(dataset, sound)}")
+    scores = zip(names, result.lit, result.j, strict=True)
+    notes = [f"{name}: lit {100 * lit:.1f} %, J {j:.2f}" for name, lit, j in scores]
+    rows = [(note, frames, truth, field.numpy()) for note, field in zip(notes, result.fields, strict=True)]
     figure = outlined_frames(rows, dpi=90)
     figure.set_label(
-        f"Frames of clip {clip_title(dataset, picture)} with the true and the predicted outline. "
-        f"With its {names[0]}: {notes[0]}. With the {names[1]}: {notes[1]}. "
+        f"Frames of clip {title} with the true and the predicted outline. With its {notes[0]}. With the {notes[1]}. "
         f"The second mask differs from the first in {100 * result.moved:.0f} % of the pixels that either lights."
     )
     return figure
@@ -93,11 +77,8 @@ def sound_swapper(predictor: Predictor, dataset: AVSBench, clips: Iterable[int])
 
     Both begin at the first of `clips`, so that the first step through the sounds shows what a sound does.
     """
-    options = clip_options(dataset, clips)
-    controls = {
-        "picture": control("Dropdown", "Pictures of clip", options=options),
-        "sound": control("Dropdown", "Sound of clip", options=options),
-    }
+    options, labels = clip_options(dataset, clips), {"picture": "Pictures of clip", "sound": "Sound of clip"}
+    controls = {name: control("Dropdown", label, options=options) for name, label in labels.items()}
     return panel(controls, partial(swap_figure, predictor, dataset))
 
 
@@ -105,23 +86,20 @@ def swap_pairs(dataset: AVSBench) -> list[tuple[int, int]]:
     """Pairs of S4 clips that show the same two things, one sounding in each; by Mini-AVS's manifest, not by a result.
 
     Raises:
-        AvsError: the dataset is no Mini-AVS S4 build, whose manifest says what is in view.
+        AvsError: the dataset is not an S4 build of Mini-AVS, whose manifest says what is in view.
     """
-    path: Path = dataset.folder.parent / "manifest.json"
+    path = dataset.folder.parent / "manifest.json"
     if dataset.task != "s4" or not path.is_file():
         raise NotebookError(f"{path}: swap_pairs needs the manifest of Mini-AVS and its S4 clips; choose clips by hand")
+    what = "the manifest of a Mini-AVS build; build Mini-AVS again"
+    manifest = parse_json(read_bytes(path, LARGEST_JSON, NotebookError, what), path, NotebookError, what)
     try:
-        manifest = json.loads(read_text(path, LARGEST_JSON, NotebookError, "the manifest of a Mini-AVS build"))
-        records = {r["name"]: r for r in manifest["clips"]}
-        seen = [sorted(o["category"] for o in records[clip.name]["objects"]) for clip in dataset.clips]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise NotebookError(
-            f"{path}: is damaged, or says nothing of a clip ({first_line(error)}); build Mini-AVS again"
-        ) from None
-    heard = [clip.category for clip in dataset.clips]
+        seen = {r["name"]: sorted(o["category"] for o in r["objects"]) for r in manifest["clips"]}
+        clips = [(seen[clip.name], clip.category) for clip in dataset.clips]
+    except (KeyError, TypeError) as error:
+        raise NotebookError(f"{path}: lacks {error}; expected {what}") from None
     return [
         (a, b)
-        for a in range(len(seen))
-        for b in range(a + 1, len(seen))
-        if seen[a] == seen[b] == sorted([heard[a], heard[b]]) and heard[a] != heard[b]
+        for (a, (things, heard)), (b, (others, other)) in combinations(enumerate(clips), 2)
+        if things == others == sorted([heard, other]) and heard != other
     ]

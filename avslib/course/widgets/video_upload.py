@@ -1,6 +1,5 @@
 """Video upload: drop a file, press a button, and see and hear what the model marks in it."""
 
-import base64
 import tempfile
 from collections.abc import Iterator
 from html import escape
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from avslib.core.errors import AvsError, NotebookError
-from avslib.course.inline import image_html
+from avslib.course.show import data_url, image_html
 from avslib.course.widgets.parts import control, ipywidgets_module
 from avslib.video.filmstrip import Spread, strip_figure
 from avslib.video.overlay import Second, overlay_video
@@ -19,8 +18,7 @@ LARGEST = 200 * 10**6  # bytes; a whole upload lies in memory
 
 def video_html(path: str | Path, label: str, width: int = 320) -> str:
     """A ``<video>`` element that holds the file itself, with controls; `label` is shown and read out."""
-    source = "data:video/mp4;base64," + base64.b64encode(Path(path).read_bytes()).decode()
-    text = escape(label)
+    source, text = data_url("video/mp4", Path(path).read_bytes()), escape(label)
     video = f'<video controls width="{width}" style="max-width: 100%" aria-label="{text}" src="{source}"></video>'
     return f"<figure><figcaption>{text}</figcaption>{video}</figure>"
 
@@ -28,7 +26,7 @@ def video_html(path: str | Path, label: str, width: int = 320) -> str:
 def video_upload(predictor: Predictor, longest: int = 480) -> Any:
     """A button to choose a video file, one to segment it, and the result: overlay with sound, and a strip of frames.
 
-    What goes wrong with a file is told in a sentence below the buttons.
+    An error in a file becomes a sentence below the buttons.
 
     Args:
         longest: longer side of the shown video, in pixels; the file's own size is kept when it is smaller.
@@ -37,9 +35,8 @@ def video_upload(predictor: Predictor, longest: int = 480) -> Any:
         ``ipywidgets.VBox``: upload, samples, button, message, result.
     """
     widgets = ipywidgets_module()
-    upload = widgets.FileUpload(
-        accept="video/*", multiple=False, description="Choose a video", layout=widgets.Layout(width="220px")
-    )
+    layout = widgets.Layout(width="220px")
+    upload = widgets.FileUpload(accept="video/*", multiple=False, description="Choose a video", layout=layout)
     samples = control("IntSlider", "Samples (0: mean code)", min=0, max=16, value=0)
     button = widgets.Button(description="Segment", disabled=True, button_style="primary")
     message, result = widgets.HTML("Choose a video file that has sound."), widgets.HTML()
@@ -57,9 +54,8 @@ def video_upload(predictor: Predictor, longest: int = 480) -> Any:
                 raise NotebookError("No video is chosen yet; choose one first.")
             name, content = upload.value[0]["name"], bytes(upload.value[0]["content"])
             if len(content) > LARGEST:
-                raise NotebookError(
-                    f"{name}: {len(content) / 1e6:.0f} MB is too much for an upload; use `avs predict FILE`"
-                )
+                size = f"{len(content) / 1e6:.0f} MB"
+                raise NotebookError(f"{name}: {size} is too much for an upload; use `avs predict FILE`")
             result.value = _segmented(predictor, name, content, samples.value, longest, message)
         except AvsError as error:
             message.value = f'<span role="alert">{escape(str(error))}</span>'
@@ -73,8 +69,7 @@ def video_upload(predictor: Predictor, longest: int = 480) -> Any:
 
 def _segmented(predictor: Predictor, name: str, content: bytes, samples: int, longest: int, message: Any) -> str:
     """HTML of the overlay and the strip; `message` counts the seconds."""
-    # a name of ours: what a browser sends may hold anything
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:  # a name that a browser sends may hold anything
         video, overlay = Path(folder) / "upload", Path(folder) / "overlay.mp4"
         video.write_bytes(content)
         kept = Spread(longest=640)
@@ -88,10 +83,11 @@ def _segmented(predictor: Predictor, name: str, content: bytes, samples: int, lo
         try:
             results = counted()
             overlay_video(video, results, overlay, longest=longest)
-            for _ in results:
+            for _ in results:  # those that the overlay did not take
                 pass
         except AvsError as error:
             raise NotebookError(str(error).replace(str(video), name)) from None
-        figure = strip_figure(kept.seconds)
         message.value = f"{escape(name)}: done."
-        return video_html(overlay, f"{name} with what sounds outlined", longest) + image_html(figure)
+        return video_html(overlay, f"{name} with what sounds outlined", longest) + image_html(
+            strip_figure(kept.seconds)
+        )

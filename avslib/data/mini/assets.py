@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from avslib.core.errors import InstallError, UsageError
+from avslib.core.errors import UsageError
 from avslib.core.files import sha256_file
 
 BANK = Path(__file__).parent / "bank"
@@ -40,8 +40,8 @@ class Asset:
         kind: ``sound``, ``cutout``, ``distractor`` (a cut-out of a thing that never sounds) or ``background``.
         category: one of `CLASSES`; empty for distractors and backgrounds.
         package: the Debian package that the file comes from.
-        group: takes of one session and near copies share it; a group never crosses from train to test.
-        splits: the parts of the asset bank it serves, out of ``train``, ``val``, ``test``.
+        group: shared by takes of one session and near copies; a group is never in both train and test.
+        splits: the splits it may be used in, out of ``train``, ``val``, ``test``.
     """
 
     file: str
@@ -59,23 +59,22 @@ class Asset:
 
 
 @cache
-def load_assets(table: Path = BANK / "assets.csv") -> tuple[Asset, ...]:
+def load_assets() -> tuple[Asset, ...]:
     """Every row of ``assets.csv``, in its order."""
-    with open(table, newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    return tuple(
-        Asset(
-            file=row["file"],
-            kind=row["kind"],
-            category=row["class"] if row["class"] in CLASSES else "",
-            package=row["debian_package"],
-            licence=row["licence"],
-            author=row["author"],
-            group=row["group"],
-            splits=tuple(row["split"].split("+")),
+    with open(BANK / "assets.csv", newline="", encoding="utf-8") as stream:
+        return tuple(
+            Asset(
+                file=row["file"],
+                kind=row["kind"],
+                category=row["class"] if row["class"] in CLASSES else "",
+                package=row["debian_package"],
+                licence=row["licence"],
+                author=row["author"],
+                group=row["group"],
+                splits=tuple(row["split"].split("+")),
+            )
+            for row in csv.DictReader(stream)
         )
-        for row in rows
-    )
 
 
 @cache
@@ -86,7 +85,7 @@ def pool(kind: str, split: str, category: str = "") -> tuple[Asset, ...]:
     ``test_unseen`` takes all four from test.
     """
     if split not in SPLITS:
-        raise UsageError(f"unknown split {split!r} of Mini-AVS: give one of {', '.join(SPLITS)}")
+        raise UsageError(f"unknown split {split!r} of Mini-AVS; expected one of {', '.join(SPLITS)}")
     seen_image = split == "test" and kind in ("cutout", "distractor")
     part = "train" if seen_image else split.removesuffix("_unseen")
     return tuple(a for a in load_assets() if a.kind == kind and a.category == category and part in a.splits)
@@ -128,23 +127,15 @@ def background(file: str) -> Image.Image:
 
 @cache
 def sound(file: str) -> Float[np.ndarray, " n"]:
-    """A recording at 16 kHz in [-1, 1], silence at both ends cut, pauses inside shortened to 0.15 s.
+    """A recording at 16 kHz in [-1, 1], without silence at both ends, pauses inside shortened to 0.15 s."""
+    import soundfile
 
-    Raises:
-        AvsError: the machine has no ``soundfile``, which reads FLAC.
-    """
-    try:
-        import soundfile
-    except ImportError as error:
-        raise InstallError(
-            "composing Mini-AVS needs the package soundfile to read the bank's FLAC recordings: pip install soundfile"
-        ) from error
     samples, _ = soundfile.read(BANK / file, dtype="int16")
     return _without_pauses(samples)
 
 
 def _without_pauses(samples: np.ndarray, frame: int = 160, floor_db: float = -32.0, keep: int = 15) -> np.ndarray:
-    # Integer energies: the same frames count as silent on every machine.
+    # integer energies: the same frames count as silent on every machine
     whole = len(samples) // frame * frame
     energy = np.square(samples[:whole].astype(np.int64)).reshape(-1, frame).sum(1)
     smooth = np.convolve(energy, np.ones(3, dtype=np.int64), mode="same")

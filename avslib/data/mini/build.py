@@ -1,4 +1,4 @@
-"""Write Mini-AVS to disk in AVSBench's own folder layout and csv schema, so that one reader serves both."""
+"""Write Mini-AVS to disk in AVSBench's folder layout and csv schema, so that one reader serves both."""
 
 import csv
 import json
@@ -8,24 +8,25 @@ import shutil
 import tempfile
 import warnings
 import wave
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 
 from avslib.core.errors import DataError, OutputError, UsageError
 from avslib.core.files import atomic_path, flush_to_disk
+from avslib.core.listing import clip_of, damaged_files, write_listing
 from avslib.core.locks import locked
 from avslib.data.mini.assets import BANK, SPLITS, bank_hash
-from avslib.data.mini.compose import TASKS, ComposedClip, compose_clip
-from avslib.data.mini.listing import clip_of, damaged_files, write_listing
+from avslib.data.mini.compose import TASKS, compose_clip
+from avslib.data.mini.soundtrack import RATE
 
-# To be raised with every change after which some clip comes out different: builds on disk are reused by it.
+# increase it with every change that alters any clip: builds on disk are reused while it stays the same
 VERSION = 1
 SIZES = {
     "small": {
@@ -37,7 +38,7 @@ SIZES = {
         "ms3": {"train": 1500, "val": 120, "test": 240, "test_unseen": 120},
     },
 }
-CHUNK = 12
+CHUNK = 12  # clips that a process composes at a time
 
 
 def build_mini(
@@ -53,14 +54,14 @@ def build_mini(
 ) -> dict:
     """Compose Mini-AVS into the folder `out`, or find it there already built.
 
-    The clips are written in AVSBench's layout (``Single-source/``, ``Multi-sources/``); beside it ``object_masks/``
-    holds for val and the test splits the outlines of *all* objects in view, and ``manifest.json`` the assets, places,
-    gains and on/off seconds of each clip. A folder of that name appears only when the whole build is done; processes
-    that build the same one at once wait for the first. ``files.csv`` lists every file with its size and SHA-256: what
-    a build found there lacks, or holds cut off or damaged, is composed again, with a warning.
+    The clips are written in AVSBench's layout (``Single-source/``, ``Multi-sources/``). ``object_masks/`` holds the
+    outlines of *all* objects in view in val and the test splits, ``manifest.json`` the assets, places, gains and on/off
+    seconds of each clip, ``files.csv`` the size and SHA-256 of each file. The folder appears only when the whole build
+    is done; processes that build the same one at once wait for the first. Files of an existing build that are missing
+    or damaged are composed again, with a warning.
 
     Args:
-        out: the folder to make. The same build found there (version, seed, counts, image size, assets) is reused.
+        out: the folder to make. An existing build with the same version, seed, counts, image size and assets is reused.
         size: ``small`` or ``full``, see `SIZES`.
         seed: varies the compositions; the split of the assets never depends on it.
         tasks: which of ``s4`` and ``ms3`` to build.
@@ -68,7 +69,7 @@ def build_mini(
         progress: show a progress bar on stderr.
         image_size: side of the frames in pixels.
         counts: clips by task and split, instead of a named size.
-        verify: compare the checksums of a build found there, which reads all of it, and not the sizes alone.
+        verify: compare the checksums of an existing build, which reads all of it, and not only the sizes.
 
     Returns:
         The manifest.
@@ -95,8 +96,43 @@ def build_mini(
         if found is None:
             return _build(out, manifest, workers or _cpus(), progress)
         if bad := damaged_files(out, verify):
-            _mend(out, found, bad)
+            _repair(out, found, bad)
         return found
+
+
+def _counts(size: str, tasks: tuple[str, ...], counts: Mapping[str, Mapping[str, int]] | None) -> dict:
+    if counts is None:
+        if size not in SIZES:
+            raise UsageError(f"unknown size {size!r} of Mini-AVS; expected one of {', '.join(SIZES)}")
+        counts = {task: SIZES[size].get(task, {}) for task in tasks}
+    for task, by_split in counts.items():
+        if task not in TASKS:
+            raise UsageError(f"unknown task {task!r} of Mini-AVS; expected one of {', '.join(TASKS)}")
+        if unknown := set(by_split) - set(SPLITS):
+            raise UsageError(f"unknown split {unknown.pop()!r} of Mini-AVS; expected {', '.join(SPLITS)}")
+    return {task: dict(by_split) for task, by_split in counts.items()}
+
+
+def _existing(out: Path, wanted: dict) -> dict | None:
+    """The manifest of the build in `out`; None where there is nothing yet. Raises OutputError on anything else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    try:
+        found = dict(json.loads((out / "manifest.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise OutputError(
+            f"{out} exists and is not a build of Mini-AVS: choose a different folder, or remove it first"
+        ) from None
+    if different := [key for key, value in wanted.items() if found.get(key) != value]:
+        raise OutputError(
+            f"{out} holds a different build of Mini-AVS ({', '.join(different)} differ): choose a different folder, "
+            "or remove it first"
+        )
+    return found
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _build(out: Path, manifest: dict, workers: int, progress: bool) -> dict:
@@ -110,28 +146,17 @@ def _build(out: Path, manifest: dict, workers: int, progress: bool) -> dict:
     return manifest
 
 
-def _write_rest(root: Path, manifest: dict) -> None:
-    """All that belongs to a build beside the clips."""
-    _write_tables(root, manifest["clips"])
-    shutil.copy(BANK / "ATTRIBUTION.md", root)
-    shutil.copytree(BANK / "LICENSES", root / "LICENSES")
-    _write_manifest(root / "manifest.json", manifest)
-
-
-def _mend(out: Path, manifest: dict, bad: list[str]) -> None:
-    """Compose the clips anew that files of a build are missing or damaged of, and put those files in their places."""
-    warnings.warn(f"{out}: {len(bad)} files missing or damaged, made again; the first is {bad[0]}", stacklevel=3)
+def _repair(out: Path, manifest: dict, bad: list[str]) -> None:
+    """Compose the clips that missing or damaged files belong to, and put those files in their places."""
+    warnings.warn(f"{out}: {len(bad)} files missing or damaged, rebuilt; the first is {bad[0]}", stacklevel=3)
     if "manifest.json" in bad:
         raise DataError(f"{out}: manifest.json is damaged; remove the folder, and it is built again")
-    names, number = {clip_of(path) for path in bad}, Counter()
+    names = {clip_of(path) for path in bad}
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
         part = Path(folder)
         for clip in manifest["clips"]:
-            task, split = clip["task"], clip["split"]
-            index = number[task, split]
-            number[task, split] += 1
             if clip["name"] in names:
-                _write_clip(part, task, split, compose_clip(task, split, index, *_options(manifest)))
+                _write_clip(part, manifest, (clip["task"], clip["split"], clip["index"]))
         _write_rest(part, manifest)
         for path in bad:
             if (part / path).is_file():
@@ -141,108 +166,51 @@ def _mend(out: Path, manifest: dict, bad: list[str]) -> None:
     write_listing(out, bad)
 
 
-def _counts(size: str, tasks: tuple[str, ...], counts: Mapping[str, Mapping[str, int]] | None) -> dict:
-    if counts is None and size not in SIZES:
-        raise UsageError(f"unknown size {size!r} of Mini-AVS: give one of {', '.join(SIZES)}")
-    chosen = counts if counts is not None else {task: SIZES[size].get(task) for task in tasks}
-    for task, by_split in chosen.items():
-        if task not in TASKS or by_split is None:
-            raise UsageError(f"unknown task {task!r} of Mini-AVS: give one or both of {', '.join(TASKS)}")
-        for split in by_split:
-            if split not in SPLITS:
-                raise UsageError(f"unknown split {split!r} in the counts of Mini-AVS: give {', '.join(SPLITS)}")
-    return {task: dict(by_split) for task, by_split in chosen.items()}
-
-
-def _existing(out: Path, wanted: dict) -> dict | None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    try:
-        found = dict(json.loads((out / "manifest.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
-        raise OutputError(
-            f"{out} exists and is no build of Mini-AVS: give another folder, or remove it first"
-        ) from None
-    different = [key for key, value in wanted.items() if found.get(key) != value]
-    if different:
-        raise OutputError(
-            f"{out} holds another build of Mini-AVS (its {', '.join(different)} differs): give another folder, "
-            "or remove it first"
-        )
-    return found
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _compose_all(root: Path, manifest: dict, workers: int, progress: bool) -> list[dict]:
-    chunks = [
-        (task, split, range(start, min(start + CHUNK, number)))
-        for task, by_split in manifest["counts"].items()
-        for split, number in by_split.items()
-        for start in range(0, number, CHUNK)
-    ]
-    total = sum(len(indices) for *_, indices in chunks)
-    records = {}
-    columns = (TextColumn("Mini-AVS"), BarColumn(), MofNCompleteColumn(), TextColumn("clips"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        line = bar.add_task("", total=total)
-        for chunk, found in _run(root, chunks, manifest, min(workers, len(chunks))):
-            records[chunks.index(chunk)] = found
-            bar.advance(line, len(found))
-    return [record for _, found in sorted(records.items()) for record in found]
-
-
-def _options(manifest: dict) -> tuple[int, int]:
-    return manifest["seed"], manifest["image_size"]
-
-
-def _run(root: Path, chunks: list[tuple], manifest: dict, workers: int) -> Iterator[tuple[tuple, list[dict]]]:
-    options = _options(manifest)
-    if workers <= 1:
-        for chunk in chunks:
-            yield chunk, _write_chunk(root, *chunk, *options)
-        return
-    # Spawned, since a process with threads (torch's) must not be forked, and since Windows knows nothing else.
+    """Write all clips; their records in order."""
+    counts = manifest["counts"].items()
+    clips = [(task, split, k) for task, by_split in counts for split, n in by_split.items() for k in range(n)]
+    write = partial(_write_clip, root, {key: manifest[key] for key in ("seed", "image_size")})
+    show = partial(track, description="Mini-AVS", total=len(clips), console=Console(stderr=True), disable=not progress)
+    if workers <= 1 or len(clips) <= CHUNK:
+        return list(show(map(write, clips)))
+    # spawned: a process with threads (torch's) must not be forked, and Windows knows nothing else
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
-        waiting = {pool.submit(_write_chunk, root, *chunk, *options): chunk for chunk in chunks}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
+        return list(show(pool.map(write, clips, chunksize=CHUNK)))
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
-def _write_chunk(root: Path, task: str, split: str, indices: range, seed: int, image_size: int) -> list[dict]:
-    records = []
-    for index in indices:
-        clip = compose_clip(task, split, index, seed, image_size)
-        _write_clip(root, task, split, clip)
-        records.append(clip.record)
-    return records
-
-
-def _write_clip(root: Path, task: str, split: str, clip: ComposedClip) -> None:
-    name = clip.name
+def _write_clip(root: Path, manifest: dict, clip: tuple[str, str, int]) -> dict:
+    """Compose and write one clip, given as task, split and index; its record in the manifest."""
+    task, split, _ = clip
+    composed = compose_clip(*clip, manifest["seed"], manifest["image_size"])
+    name = composed.name
     if task == "s4":
-        base, branch, frame_name = root / "Single-source" / "s4_data", Path(split, clip.category), f"{name}_{{}}.png"
+        base, branch, frame_name = (
+            root / "Single-source" / "s4_data",
+            f"{split}/{composed.category}",
+            f"{name}_{{}}.png",
+        )
         frames = base / "visual_frames" / branch / name
     else:
-        base, branch, frame_name = root / "Multi-sources" / "ms3_data", Path(split), f"{name}.mp4_{{}}.png"
+        base, branch, frame_name = root / "Multi-sources" / "ms3_data", split, f"{name}.mp4_{{}}.png"
         frames = base / "visual_frames" / name
-    annotated = 1 if task == "s4" and split == "train" else len(clip.masks)
-    _write_pngs(frames, frame_name, clip.frames)
-    _write_pngs(base / "gt_masks" / branch / name, f"{name}_{{}}.png", clip.masks[:annotated] * np.uint8(255))
+    annotated = 1 if task == "s4" and split == "train" else len(composed.masks)
+    _write_pngs(frames, frame_name, composed.frames)
+    _write_pngs(base / "gt_masks" / branch / name, f"{name}_{{}}.png", composed.masks[:annotated] * np.uint8(255))
     if split != "train":
-        _write_pngs(root / "object_masks" / task / split / name, f"{name}_{{}}.png", clip.object_masks * np.uint8(255))
+        outlines = root / "object_masks" / task / split / name
+        _write_pngs(outlines, f"{name}_{{}}.png", composed.object_masks * np.uint8(255))
     sound = base / "audio_wav" / branch / f"{name}.wav"
     sound.parent.mkdir(parents=True, exist_ok=True)
     with wave.open(str(sound), "wb") as stream:
         stream.setnchannels(1)
         stream.setsampwidth(2)
-        stream.setframerate(16000)
-        stream.writeframes(np.rint(clip.waveform * 32768.0).astype("<i2").tobytes())
+        stream.setframerate(RATE)
+        stream.writeframes(np.rint(composed.waveform * 32768.0).astype("<i2").tobytes())
+    return composed.record
 
 
 def _write_pngs(folder: Path, name: str, images: np.ndarray) -> None:
@@ -251,25 +219,21 @@ def _write_pngs(folder: Path, name: str, images: np.ndarray) -> None:
         Image.fromarray(image).save(folder / name.format(number), compress_level=1)
 
 
-def _write_tables(root: Path, clips: list[dict]) -> None:
-    tables = {
-        "s4": ("Single-source/s4_meta_data.csv", ("name", "start", "category", "split")),
-        "ms3": ("Multi-sources/ms3_meta_data.csv", ("video_id", "split")),
-    }
-    for task, (file, header) in tables.items():
-        rows = [clip for clip in clips if clip["task"] == task]
-        if not rows:
-            continue
-        with open(root / file, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(header)
-            for c in rows:
-                s4_row = (c["name"], 0, c["category"], c["split"])
-                writer.writerow(s4_row if task == "s4" else (c["name"], c["split"]))
-
-
-def _write_manifest(path: Path, manifest: dict) -> None:
-    """JSON with one clip a line, so that one can find and compare clips with line tools."""
+def _write_rest(root: Path, manifest: dict) -> None:
+    """Everything in a build beside the clips: tables, licences and the manifest with one clip per line."""
+    _write_table(root / "Single-source/s4_meta_data.csv", manifest, "s4", ("name", "start", "category", "split"))
+    _write_table(root / "Multi-sources/ms3_meta_data.csv", manifest, "ms3", ("video_id", "split"))
+    shutil.copy(BANK / "ATTRIBUTION.md", root)
+    shutil.copytree(BANK / "LICENSES", root / "LICENSES")
     head = json.dumps({key: value for key, value in manifest.items() if key != "clips"}, indent=1)
     lines = ",\n".join(json.dumps(clip, separators=(",", ":")) for clip in manifest["clips"])
-    path.write_text(f'{head[:-2]},\n "clips": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+    (root / "manifest.json").write_text(f'{head[:-2]},\n "clips": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+
+
+def _write_table(path: Path, manifest: dict, task: str, columns: tuple[str, ...]) -> None:
+    clips = [clip | {"video_id": clip["name"], "start": 0} for clip in manifest["clips"] if clip["task"] == task]
+    if clips:
+        with open(path, "w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(clips)

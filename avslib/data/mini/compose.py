@@ -7,7 +7,7 @@ from jaxtyping import Float, UInt8
 
 from avslib.core.errors import UsageError
 from avslib.data.mini.assets import CLASSES, SPLITS
-from avslib.data.mini.draw import choice, clip_generator, sample, uniform
+from avslib.data.mini.draw import choice, sample, uniform
 from avslib.data.mini.scene import FRAMES, Scene, draw_scene, render_scene
 from avslib.data.mini.soundtrack import SECONDS, Source, draw_source, render_soundtrack
 
@@ -20,7 +20,7 @@ class Plan:
 
     Attributes:
         case: ``regular``; in MS3's val and test splits also ``silent`` (nothing sounds) and ``off-screen`` (only
-            classes sound that are not in view): both have empty masks.
+            classes that are not in view sound), which have empty masks.
         category: the sounding class of an S4 clip, None for MS3.
     """
 
@@ -36,8 +36,8 @@ class Plan:
 class ComposedClip:
     """A composed clip: five frames one second apart, their masks, and five seconds of sound at 16 kHz.
 
-    `masks` holds the sounding objects in view, `object_masks` all objects in view, both 0/1; `waveform` is float32
-    that holds 16-bit values exactly; `record` names assets, places, gains and on/off of the clip, ready for JSON.
+    `masks` (0/1) holds the sounding objects in view, `object_masks` all objects in view; `waveform` is float32 with
+    exact 16-bit values; `record` lists the assets, places, gains and on/off seconds of the clip, ready for JSON.
     """
 
     name: str
@@ -69,9 +69,9 @@ def _draw_categories(rng: np.random.Generator, task: str, first: str) -> tuple[l
 
 
 def _draw_seconds(rng: np.random.Generator, sources: int) -> list[tuple[int, ...]]:
-    """On and off by second for each source: one run of one to four seconds, or now and then all but such a run.
+    """On and off by second for each source: on in a run of one to four seconds, or sometimes off in such a run.
 
-    Drawn again, a few times, while more than one second is silent: silence has clips of its own.
+    Drawn again, a few times, while more than one second is silent: silence has its own clips.
     """
     for _ in range(8):
         drawn = []
@@ -86,24 +86,25 @@ def _draw_seconds(rng: np.random.Generator, sources: int) -> list[tuple[int, ...
 
 
 def plan_clip(task: str, split: str, index: int, seed: int = 0) -> Plan:
-    """Draw everything random about a clip but the noise.
+    """Draw everything random about a clip except the noise.
 
-    The scene is drawn before any sound and in the same way whoever sounds, so a picture says nothing of its sound.
+    The scene is drawn before any sound, and in the same way for every sound: a picture does not reveal its sound.
 
     Raises:
         AvsError: an unknown task or split, a negative index or seed.
     """
-    return _plan(clip_rng(task, split, index, seed), task, split, index)
+    return _plan(_clip_generator(task, split, index, seed), task, split, index)
 
 
-def clip_rng(task: str, split: str, index: int, seed: int) -> np.random.Generator:
-    if task not in TASKS:
-        raise UsageError(f"unknown task {task!r} of Mini-AVS: give one of {', '.join(TASKS)}")
-    if split not in SPLITS:
-        raise UsageError(f"unknown split {split!r} of Mini-AVS: give one of {', '.join(SPLITS)}")
-    if index < 0 or seed < 0:
-        raise UsageError(f"index {index} and seed {seed} of a Mini-AVS clip must not be negative")
-    return clip_generator(seed, TASKS.index(task), SPLITS.index(split), index)
+def _clip_generator(task: str, split: str, index: int, seed: int) -> np.random.Generator:
+    """The generator of one clip, whose numbers depend only on these four."""
+    if task not in TASKS or split not in SPLITS or index < 0 or seed < 0:
+        raise UsageError(
+            f"no clip {index} of task {task!r}, split {split!r}, seed {seed} in Mini-AVS; expected a task of "
+            f"{', '.join(TASKS)}, a split of {', '.join(SPLITS)}, and an index and seed of at least 0"
+        )
+    entropy = [seed, TASKS.index(task), SPLITS.index(split), index]
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
 
 
 def _plan(rng: np.random.Generator, task: str, split: str, index: int) -> Plan:
@@ -111,7 +112,7 @@ def _plan(rng: np.random.Generator, task: str, split: str, index: int) -> Plan:
     categories, sounding = _draw_categories(rng, task, first)
     case = _clip_case(task, split, index)
     if case == "off-screen":
-        # The class whose turn it is sounds, so it leaves the picture to another one.
+        # the class whose turn it is sounds, so a different one takes its place in the picture
         unseen = [c for c in CLASSES if c not in categories]
         replaced = choice(rng, unseen)
         categories[0] = replaced
@@ -135,16 +136,13 @@ def compose_clip(task: str, split: str, index: int, seed: int = 0, size: int = 2
     """Compose clip `index` of a task's split; the same arguments give the same clip on every machine.
 
     Raises:
-        AvsError: as `plan_clip`; and when the sounds cannot be read because ``soundfile`` is missing.
+        AvsError: as `plan_clip`.
     """
-    rng = clip_rng(task, split, index, seed)
+    rng = _clip_generator(task, split, index, seed)
     plan = _plan(rng, task, split, index)
     frames, visible = render_scene(plan.scene, size)
-    on = np.zeros((len(plan.scene.objects), FRAMES), bool)
-    for source in plan.sources:
-        for i, o in enumerate(plan.scene.objects):
-            if o.category == source.category:
-                on[i] = source.on
+    sounding = {source.category: source.on for source in plan.sources}
+    on = np.array([sounding.get(o.category, (0,) * FRAMES) for o in plan.scene.objects], bool)
     return ComposedClip(
         name=plan.name,
         category=plan.category,

@@ -1,7 +1,7 @@
 """The picture of a clip: cut-outs that move, scale and turn in front of a photo, with depth order and shadows.
 
-All lengths are fractions of the picture's side, so that one scene can be drawn at any size. Masks are computed in
-float64 with interpolation written out here, so that no imaging library's rounding decides a mask's pixel.
+All lengths are fractions of the picture's side, so a scene can be drawn at any size. Masks are computed in float64,
+with the interpolation written out here, so that no imaging library's rounding decides a mask's pixel.
 """
 
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ def _draw_object(rng: np.random.Generator, file: str, category: str, slot: int, 
         x=(slot + 0.5) / slots + uniform(rng, -0.07, 0.07),
         y=0.66 + 0.30 * depth,
         dx=uniform(rng, -0.10, 0.10),
-        # What grows comes nearer, so its foot moves down.
+        # what grows comes nearer, so its foot moves down
         dy=0.3 * growth + uniform(rng, -0.01, 0.01),
         growth=growth,
         angle=uniform(rng, -8, 8),
@@ -113,7 +113,7 @@ def _hidden_share(objects: list[Object]) -> float:
 def draw_scene(rng: np.random.Generator, split: str, categories: list[str]) -> Scene:
     """Choose photo, cut-outs and geometry for objects of the given classes ("" stands for a distractor).
 
-    Of up to twelve layouts the first that hides no object by more than 40 % is taken, or the one that hides least.
+    Takes the first of up to twelve layouts that hides less than 40 % of each object, else the one that hides least.
     """
     backdrop = Backdrop(
         file=choice(rng, assets.pool("background", split)).file,
@@ -154,15 +154,14 @@ def _backdrop_frame(backdrop: Backdrop, t: float, size: int) -> Float[np.ndarray
 
 
 def _coloured(o: Object, light: float, size: int) -> tuple[Float[np.ndarray, "h w 4"], float]:
-    """The cut-out at the resolution nearest above the drawn one, relit; and how many of its pixels make one source
-    pixel."""
+    """The cut-out at the nearest resolution above the drawn one, relit, and its scale (1, 1/2 or 1/4)."""
     levels = assets.cutout(o.file)
     source_px = o.width * size / (levels[0].shape[1] - 8)
     level = int(np.clip(np.floor(np.log2(1 / source_px) + 0.25), 0, len(levels) - 1))
     image = levels[level].astype(np.float64)
     grey = (1 - o.saturation) * LUMA[None, :] + o.saturation * np.eye(3)
     relight = grey * (np.array(o.tint) * (o.brightness * light))[:, None]
-    # No BLAS: it would start threads in every worker for a 3x3 matrix.
+    # not by BLAS, which would start threads in every worker for a 3x3 matrix
     image[..., :3] = np.einsum("hwc,dc->hwd", image[..., :3], relight)
     np.clip(image[..., :3], 0, image[..., 3:], out=image[..., :3])
     return (image[:, ::-1].copy() if o.flip else image), 0.5**level
@@ -176,8 +175,7 @@ def _warp(image: np.ndarray, o: Object, pixels: float, t: float, size: int) -> t
     x, y, width, height = o.at(t)
     source_h, source_w = image.shape[:2]
     pad = 4 * pixels
-    # The content's size in source pixels, without the border that `assets.cutout` adds (right and below to a
-    # multiple of four as well, so the foot is measured from the upper left corner).
+    # the content's size in source pixels, without the border of `assets.cutout`, which is wider right and below
     full_h, full_w = assets.cutout(o.file)[0].shape[:2]
     content_w, content_h = (full_w - 8) * pixels, (full_h - 8) * pixels
     scale = width * size / content_w
@@ -203,7 +201,7 @@ def _warp(image: np.ndarray, o: Object, pixels: float, t: float, size: int) -> t
 
 
 def _mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """a + share * (b - a), in place of `a`: fresh arrays here would cost more than the arithmetic."""
+    """a + share * (b - a), in place: new arrays would cost more than the arithmetic."""
     b -= a
     b *= share[..., None]
     a += b
@@ -222,7 +220,7 @@ def _cast_shadow(frame: np.ndarray, o: Object, t: float, size: int) -> None:
 
 
 def render_scene(scene: Scene, size: int) -> tuple[UInt8[np.ndarray, "T S S 3"], Bool[np.ndarray, "n T S S"]]:
-    """Draw the frames, and for each object where it is what one sees (more than half of the pixel's light)."""
+    """Draw the frames, and for each object the pixels where it gives more than half of the light."""
     frames = np.empty((FRAMES, size, size, 3), np.uint8)
     visible = np.zeros((len(scene.objects), FRAMES, size, size))
     lit: list[tuple[np.ndarray, float]] = []

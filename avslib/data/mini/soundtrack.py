@@ -1,4 +1,4 @@
-"""The sound of a clip: recordings looped over the seconds in which their source is on, over a little pink noise."""
+"""The sound of a clip: recordings, looped over the seconds in which their source is on, and quiet pink noise."""
 
 from dataclasses import dataclass
 
@@ -55,7 +55,7 @@ def _loud_starts(x: np.ndarray) -> np.ndarray:
 
 
 def render_source(source: Source) -> Float[np.ndarray, " 80000"]:
-    """Play a source: every second that is on sounds, the others are silent; RMS over the on seconds 0.08 and gain."""
+    """Play a source in the seconds that are on; silence elsewhere. RMS over the on seconds: 0.08 times the gain."""
     x = assets.resampled_sound(source.file, source.speed)
     starts = _loud_starts(x) if len(x) > LONGEST else np.zeros(1, int)
     y = np.zeros(SECONDS * RATE)
@@ -86,7 +86,7 @@ def pink_noise(rng: np.random.Generator, samples: int) -> Float[np.ndarray, " sa
 
 
 def render_soundtrack(rng: np.random.Generator, sources: list[Source], noise_db: float) -> Float[np.ndarray, " 80000"]:
-    """Mix the sources over pink noise `noise_db` below one source's level; float32 that holds 16-bit values."""
+    """Mix the sources with pink noise `noise_db` below the level of a source; float32 with exact 16-bit values."""
     mix = pink_noise(rng, SECONDS * RATE) * (LEVEL * 10 ** (-noise_db / 20))
     for source in sources:
         mix += render_source(source)

@@ -1,4 +1,4 @@
-"""What sounds and what is in view, as far as the data says: classes a clip plays, classes in view, their outlines."""
+"""What sounds and what is in view, as far as the data says: the classes a clip plays and shows, their outlines."""
 
 import json
 from collections.abc import Callable
@@ -7,10 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Shaped
-from PIL import Image
-from torch import Tensor
+from jaxtyping import Bool
 
 from avslib.core.errors import RecordError
 from avslib.core.parsing import LARGEST_JSON, first_line, read_text
@@ -29,9 +26,9 @@ class ClipLabels:
 
     Attributes:
         played: the classes that sound, second by second; None where unknown (MS3 of AVSBench).
-        in_view: classes of the objects in view, sounding or not; None where unknown. On S4 of AVSBench it holds the
-            clip's category alone: what else is in view is not annotated.
-        outlines: gives for each class in view where its objects are; None where unknown.
+        in_view: classes of the objects in view, sounding or not; None where unknown. On S4 of AVSBench it holds only
+            the clip's category: what else is in view is not annotated.
+        outlines: returns where the objects of each class in view are; None where unknown.
     """
 
     played: tuple[frozenset[str], ...] | None = None
@@ -40,7 +37,7 @@ class ClipLabels:
 
     @property
     def heard(self) -> frozenset[str]:
-        """The classes that sound in any second; none where unknown."""
+        """The classes that sound in any second; empty where unknown."""
         return frozenset().union(*self.played or ())
 
 
@@ -63,21 +60,20 @@ def read_labels(root: str | Path, dataset: AVSBench) -> dict[str, ClipLabels]:
         labels = {clip.name: _labels_mini(clips[clip.name], manifest) for clip in dataset.clips}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(
-            f"{path}: cannot be read, or says nothing of a clip of the csv ({first_line(error)}); "
-            "build Mini-AVS again (avs data build-mini)"
+            f"{path}: damaged, or lacks a clip of the csv ({first_line(error)}); build Mini-AVS again "
+            "(avs data build-mini)"
         ) from None
     if not same:
         raise RecordError(
-            f"{path}: this Mini-AVS was built by another version of avslib, so which object plays cannot be told; "
+            f"{path}: this Mini-AVS was built by another version of avslib, so which object plays is not known; "
             "build it again into another folder (avs data build-mini --out DIR)"
         )
     return labels
 
 
 def _labels_avsbench(category: str | None, frames: int) -> ClipLabels:
-    if category is None:
-        return ClipLabels()
-    return ClipLabels((frozenset({category}),) * frames, frozenset({category}))
+    own = frozenset({category})
+    return ClipLabels() if category is None else ClipLabels((own,) * frames, own)
 
 
 def _labels_mini(clip: dict, manifest: dict) -> ClipLabels:
@@ -97,32 +93,3 @@ def _outlines(plan: tuple[str, str, int, int], size: int) -> Outlines:
         for category in {o.category for o in scene.objects}
         if category
     }
-
-
-def sounding_in_view(
-    seen: ClipLabels, heard: ClipLabels, mask: Shaped[Tensor, "T 1 H W"]
-) -> Bool[Tensor, "T 1 H W"] | None:
-    """Where something sounds in the frames of clip `seen` while the sound of clip `heard` plays.
-
-    With outlines: the objects in view of the classes that sound in that second. With categories alone (S4 of AVSBench):
-    `mask`, that of the clip's own sound, when both are of one category, else nowhere. None where neither is known.
-    """
-    if seen.in_view is None or heard.played is None:
-        return None
-    sounding = torch.zeros(mask.shape, dtype=torch.bool)
-    if not heard.heard & seen.in_view:
-        return sounding
-    if seen.outlines is None:
-        return mask.bool().cpu()
-    outlines = {c: _resize(outline, mask.shape[-2:]) for c, outline in seen.outlines().items()}
-    for second, classes in enumerate(heard.played[: len(mask)]):
-        for category in classes & seen.in_view:
-            sounding[second, 0] |= outlines[category][second]
-    return sounding
-
-
-def _resize(outline: Bool[np.ndarray, "T S S"], size: tuple[int, int]) -> Bool[Tensor, "T H W"]:
-    # by Pillow, as masks are read: another library rounds the nearest pixel otherwise
-    frames = [Image.fromarray(frame.astype(np.uint8)) for frame in outline]
-    rows = np.stack([np.asarray(frame.resize(size[::-1], Image.Resampling.NEAREST)) for frame in frames])
-    return torch.from_numpy(rows > 0)

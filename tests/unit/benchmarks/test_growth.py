@@ -1,4 +1,4 @@
-"""The parts of avs bench that are asked for by name: growth, feeding, scaling."""
+"""The parts of avs bench that are asked for by name: growth and feeding."""
 
 import itertools
 
@@ -7,13 +7,11 @@ import pytest
 from avslib.core.errors import AvsError
 from benchmarks import growth
 from benchmarks.feeding import section_feeding, wait_share
-from benchmarks.growth import AXES, section_growth
+from benchmarks.growth import AXES, growth_figure, section_growth
 from benchmarks.memory import Measured
-from benchmarks.plots import growth_figure
-from benchmarks.projection import section_scaling
 from benchmarks.record import BenchSettings, new_bench_record
+from benchmarks.report import verdicts
 from benchmarks.run import bench
-from benchmarks.targets import verdicts
 
 SETTINGS = BenchSettings(backbone="resnet18", batch=2, rounds=1, quick=True)
 
@@ -49,7 +47,7 @@ def test_lines_have_the_slopes_of_the_machine(rows):
 
 def test_figure_has_a_panel_for_each_axis_and_measure(rows):
     figure = growth_figure(new_bench_record(BenchSettings(), {"growth": rows}, 1.0))
-    assert len(figure.axes) == 6 and {p.get_xlabel() for p in figure.axes[3:]} >= {"clips a batch"}
+    assert len(figure.axes) == 6 and {p.get_xlabel() for p in figure.axes[3:]} >= {"clips per batch"}
     with pytest.raises(AvsError, match="no part growth"):
         growth_figure(new_bench_record(BenchSettings(), {}, 1.0))
 
@@ -69,17 +67,10 @@ def test_waiting_is_the_share_of_time_before_a_batch_comes():
 
 
 def test_feeding_needs_data():
-    with pytest.raises(AvsError, match="--data DIR"):
+    with pytest.raises(AvsError, match="with --data"):
         section_feeding(SETTINGS)
 
 
-def test_scaling_starts_from_what_is_measured():
-    rows = section_scaling(SETTINGS)
-    assert [row.name for row in rows[:5]] == [f"{n} processes" for n in (1, 2, 4, 8, 64)]
-    assert len(rows) == 20 and {row.values["efficiency"] for row in rows if row.name == "1 processes"} == {1.0}
-    assert all(0 < row.values["efficiency"] <= 1 for row in rows)
-
-
-def test_unknown_part_is_told_with_all_names():
-    with pytest.raises(AvsError, match="growth, feeding, scaling"):
+def test_unknown_part_is_reported_with_all_names():
+    with pytest.raises(AvsError, match="growth, feeding"):
         bench(SETTINGS, ["speed"])

@@ -113,7 +113,7 @@ def test_checkpoint_of_another_architecture(mini_data, checkpoint, tmp_path, cap
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("train.epoch=3", "did you mean 'train.epochs'"),
+        ("train.epoch=3", "Did you mean 'train.epochs'"),
         ("train.epochs=many", "train.epochs"),
         ("epochs", "section.field=value"),
     ],

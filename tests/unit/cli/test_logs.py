@@ -1,14 +1,16 @@
-"""What the command line tells of its work and of its failures."""
+"""What the command line reports of its work and of its failures."""
 
 import errno
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from avslib import cli
-from avslib.cli.last_resort import told
+from avslib.cli.last_resort import as_avs_error
 from avslib.core.errors import DataError, DiskFullError, InternalError, MemoryLimitError, OutputError
 
 
@@ -31,7 +33,10 @@ def test_verbose_says_what_is_read_and_where_an_error_came_from(monkeypatch, cap
     assert "INFO" not in capsys.readouterr().err
     assert avs(monkeypatch, "-v", *command) == 2
     err = capsys.readouterr().err
-    assert re.search(r"^[\d:]+ INFO avslib\.checkpoints: weights .*mini-s4", err, re.MULTILINE) and "Traceback" in err
+    assert (
+        re.search(r"^[\d:]+ INFO avslib\.weights\.checkpoints: weights .*mini-s4", err, re.MULTILINE)
+        and "Traceback" in err
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,13 +46,14 @@ def test_verbose_says_what_is_read_and_where_an_error_came_from(monkeypatch, cap
         (OSError(errno.ENOSPC, "No space left on device"), DiskFullError),
         (PermissionError(errno.EACCES, "Permission denied", "out/run.json"), OutputError),
         (MemoryError(), MemoryLimitError),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryLimitError),
         (KeyError("epoch"), InternalError),
     ],
 )
-def test_whatever_happens_is_told_in_a_sentence(error, kind, tmp_path, monkeypatch):
+def test_every_error_becomes_a_sentence(error, kind, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    assert type(told(error)) is kind
+    assert type(as_avs_error(error)) is kind
     assert len(list(tmp_path.iterdir())) == (kind is InternalError)
 
 
@@ -57,3 +63,17 @@ def test_a_bug_leaves_its_traceback_in_a_file(monkeypatch, capsys, tmp_path):
     assert avs(monkeypatch, "config", "mini") == 70
     report = Path(re.search(r"report it with (.*\.txt) \[AVS900\]", capsys.readouterr().err)[1]).read_text()
     assert '"config",' in report and "IndexError: list index out of range" in report and '"torch"' in report
+
+
+def test_the_last_resort_and_help_do_without_torch(tmp_path):
+    script = "import sys; sys.modules['torch'] = sys.modules['numpy'] = None; from avslib.cli import main; main()"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+
+    def run(*arguments):
+        command = [sys.executable, "-c", script, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    assert "Usage: avs" in run("--help").stdout
+    done = run("weights", "list")
+    assert done.returncode == 70 and re.search(r"torch.* report it with .*\.txt \[AVS900\]", done.stderr)
+    assert len(list(tmp_path.iterdir())) == 1

@@ -1,17 +1,16 @@
-"""What the notebooks share: a lesson's start, checks and end; the runner's rules; the book."""
+"""What the notebooks share: a lesson's start, checks and end; the runner's rules."""
 
 import json
 import math
 
-import nbformat
 import numpy as np
 import pytest
 import torch
-from nbformat.v4 import new_code_cell, new_notebook
 
 from avslib.cli.notebooks import join_pairs
 from avslib.core.errors import AvsError
 from avslib.course import execute, player, show, start
+from tests.helpers.notebook_files import notebook
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def test_a_lesson_offers_data_model_and_generators_by_its_parameters(lesson):
         ({"SEED": "1"}, "SEED: expected a whole number"),
         ({"FAST": 1}, "FAST: expected True"),
         ({"DEVICE": "tpu"}, "DEVICE: expected"),
-        ({"DATA_ROOT": "nowhere"}, "DATA_ROOT: nowhere is no folder"),
+        ({"DATA_ROOT": "nowhere"}, "DATA_ROOT: nowhere is not a folder"),
     ],
 )
 def test_wrong_parameters_are_refused(names, change, message):
@@ -101,12 +100,6 @@ def test_player_holds_the_sound_and_its_label():
 FINISH = 'import json, pathlib; pathlib.Path(OUT_DIR, "metrics.json").write_text(json.dumps({"metrics": {"n": N}}))'
 
 
-def notebook(path, *sources, parameters="N = 1\nOUT_DIR = ''"):
-    cells = [new_code_cell(parameters, metadata={"tags": ["parameters"]}), *(new_code_cell(s) for s in sources)]
-    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": dict(execute.KERNEL)}), path)
-    return path
-
-
 def test_papermill_runs_a_copy_with_other_parameters(tmp_path):
     path = notebook(tmp_path / "01_a.ipynb", FINISH)
     before = path.read_bytes()
@@ -120,18 +113,6 @@ def test_papermill_runs_a_copy_with_other_parameters(tmp_path):
 def test_a_failing_notebook_is_named(tmp_path, source, message):
     with pytest.raises(AvsError, match=message):
         execute.run_notebook(notebook(tmp_path / "01_a.ipynb", source), tmp_path / "out")
-
-
-def test_refresh_stores_outputs_or_leaves_the_file_alone(tmp_path, monkeypatch):
-    path = notebook(tmp_path / "01_a.ipynb", "import os; print(os.path.expanduser('~/x'))")
-    execute.refresh(path)
-    done = nbformat.read(path, as_version=4)
-    assert done.cells[1].outputs[0].text.strip().endswith("x") and "execution" not in done.cells[1].metadata
-    before = path.read_bytes()
-    monkeypatch.setattr(execute, "MAX_BYTES", 100)
-    with pytest.raises(AvsError, match="show less"):
-        execute.refresh(path)
-    assert path.read_bytes() == before
 
 
 def test_parameter_files_are_checked(tmp_path):
@@ -151,28 +132,3 @@ def test_notebooks_are_found_by_number_and_name():
 
 def test_papermills_form_of_parameters_is_understood():
     assert join_pairs(["run", "-p", "A", "1", "03", "-p", "B=2"]) == ["run", "-p", "A=1", "03", "-p", "B=2"]
-
-
-# ---- the book -------------------------------------------------------------------------------------------------------
-
-
-def test_the_book_has_pages_search_and_picture_texts(tmp_path, monkeypatch):
-    from avslib.course import book
-
-    lesson = notebook(tmp_path / "01_a.ipynb", "1")
-    content = nbformat.read(lesson, as_version=4)
-    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
-    content.cells[1].outputs = [
-        nbformat.v4.new_output("display_data", {"image/png": pixel}, metadata={"image/png": {"alt": "one pixel"}})
-    ]
-    content.cells.insert(0, nbformat.v4.new_markdown_cell("# A lesson\n\n$x^2$"))
-    nbformat.write(content, lesson)
-    monkeypatch.setattr(book, "find", lambda solutions=False: [] if solutions else [lesson])
-    page = book.build_book(tmp_path / "book")
-    assert "A lesson" in page.read_text(encoding="utf-8") and (page.parent / "search.html").is_file()
-    text = (page.parent / "01_a.html").read_text(encoding="utf-8")
-    assert 'alt="one pixel"' in text and "_static/mathjax" in text
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "file").touch()
-    with pytest.raises(AvsError, match="holds no book"):
-        book.build_book(tmp_path / "mine")

@@ -12,10 +12,10 @@ import torch
 from avslib import losses
 from avslib.core.errors import AvsError
 from avslib.course import widgets
-from avslib.course.inline import image_html
+from avslib.course.show import image_html
 from avslib.course.widgets import parts
 from avslib.models.ecmvae import ECMVAE
-from avslib.training.loop import open_split
+from avslib.training.setup import open_split
 from avslib.video.predictor import Predictor
 
 pytest.importorskip("ipywidgets", reason='the widgets need ipywidgets: python -m pip install "ipywidgets>=8.1"')

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.helpers.avsbench_folder import SIZE, write_avsbench, write_csv, write_wav
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from avslib.core.errors import AvsError
 from avslib.data import pickles
 from avslib.data.avsbench import AVSBench
-from avslib.data.pickles import convert_audio, load_log_mel, load_tensor
-from avslib.core.errors import AvsError
+from avslib.data.pickles import convert_audio, load_log_mel, unpickle_tensor
+from tests.helpers.avsbench_folder import SIZE, write_avsbench, write_csv, write_wav
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_pickles_are_converted_once_and_then_not_read(root, monkeypatch):
     done, refused = convert_audio(root, progress=False)
     assert done == len(values) - 1 and len(refused) == 1 and "builtins.print" in refused[0]
     assert convert_audio(root, progress=False)[0] == 0
-    monkeypatch.setattr(pickles, "load_tensor", lambda path: pytest.fail(f"{path} was unpickled"))
+    monkeypatch.setattr(pickles, "unpickle_tensor", lambda path: pytest.fail(f"{path} was unpickled"))
     dataset = AVSBench(root, "s4", "train")
     assert torch.equal(dataset.log_mel(1), values[dataset.clips[1].name].detach())
     dataset.clips[0].log_mel_path.write_bytes(b"half")
@@ -154,7 +154,7 @@ def rewrite_csv(root, change, task="s4"):
     ("fault", "words"),
     [
         (lambda root: shutil.rmtree(root), "no such folder"),
-        (lambda root: shutil.rmtree(root / "Single-source"), "holds neither Single-source"),
+        (lambda root: shutil.rmtree(root / "Single-source"), "has neither Single-source"),
         (
             lambda root: rewrite_csv(root, lambda rows: [{"name": r["name"], "split": "test"} for r in rows]),
             "'category'",
@@ -206,9 +206,9 @@ def test_faults_found_when_read(root, file, fault, words):
     dataset = AVSBench(root, "s4", "test", image_size=SIZE)
     path = (dataset.clips[0].frame_paths if file == "frame" else dataset.clips[0].mask_paths)[2]
     fault(path)
-    with pytest.raises(AvsError, match=words) as told:
+    with pytest.raises(AvsError, match=words) as raised:
         dataset[0]
-    assert path.name in str(told.value)
+    assert path.name in str(raised.value)
     assert dataset[1]["name"] == "clip-test-1_0"
 
 
@@ -253,7 +253,7 @@ def test_pickles_that_run_code_are_refused(tmp_path, monkeypatch):
     for word, payload in payloads.items():
         (tmp_path / "a.pkl").write_bytes(pickle.dumps(payload))
         with pytest.raises(AvsError, match=word):
-            load_tensor(tmp_path / "a.pkl")
+            unpickle_tensor(tmp_path / "a.pkl")
     assert not (tmp_path / "ran.txt").exists()
 
 

@@ -5,17 +5,17 @@ import pickle
 import shutil
 
 import pytest
-from tests.helpers.avsbench_folder import SIZE, write_avsbench, write_csv, write_wav
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
 from avslib.cli import app
 from avslib.config import load_config
+from avslib.core.errors import AvsError
 from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.check import PUBLISHED, check
-from avslib.core.errors import AvsError
-from avslib.training.loop import open_split
+from avslib.training.setup import open_split
+from tests.helpers.avsbench_folder import SIZE, write_avsbench, write_csv, write_wav
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_a_sound_folder(pristine):
     assert "Sound; every file was read" in printed(report)
 
 
-def test_one_task_alone(pristine):
+def test_only_one_task(pristine):
     assert list(check(pristine / "Multi-sources").tasks) == ["ms3"]
 
 
@@ -110,14 +110,23 @@ FAULTS = {
         "not binary",
     ),
     "frame that is text": (
-        "clip-test-1_0_3.png", "visual_frames", lambda path: path.write_text("no picture"), "cannot identify"
+        "clip-test-1_0_3.png",
+        "visual_frames",
+        lambda path: path.write_text("no picture"),
+        "cannot identify",
     ),
     "frames' folder missing": (
-        "clip-val-1_0_1.png", "visual_frames", lambda path: shutil.rmtree(path.parent), "no such folder"
+        "clip-val-1_0_1.png",
+        "visual_frames",
+        lambda path: shutil.rmtree(path.parent),
+        "no such folder",
     ),
     "mask of no bytes": ("clip-val-1_0_2.png", "gt_masks", lambda path: path.write_bytes(b""), "truncated"),
     "mask of noise": (
-        "multi-val-0_0_2.png", "gt_masks", lambda p: Image.effect_noise((SIZE, SIZE), 90).save(p), "not binary"
+        "multi-val-0_0_2.png",
+        "gt_masks",
+        lambda p: Image.effect_noise((SIZE, SIZE), 90).save(p),
+        "not binary",
     ),
     "sound of no bytes": ("multi-train-1_1.wav", "audio_wav", lambda path: path.write_bytes(b""), "read"),
     "sound cut in its header": ("clip-test-0_0.wav", "audio_wav", lambda p: p.write_bytes(p.read_bytes()[:20]), "read"),

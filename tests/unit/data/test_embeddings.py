@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 import torch
-from tests.helpers.avsbench_folder import write_avsbench, write_wav
 
+from avslib.core.errors import AvsError
 from avslib.data.avsbench import AVSBench
 from avslib.data.embeddings import embed_dataset
-from avslib.core.errors import AvsError
+from tests.helpers.avsbench_folder import write_avsbench, write_wav
 
 
 class Loudness:

@@ -10,7 +10,8 @@ from avslib.core.errors import AvsError
 from avslib.study.ablation import ablation_table
 from avslib.study.comparisons import compare
 from avslib.study.intervals import clip_scores, difference_interval, mean_interval
-from avslib.study.plots_study import forest_plot
+from avslib.study.plots import save_figure
+from avslib.study.plots_study import differences_figure
 from avslib.study.records import load_records, write_record
 from tests.helpers.study_records import study_record, write_study
 
@@ -131,10 +132,10 @@ def test_without_records_or_without_the_full_model_the_table_says_so(study):
     assert "nothing to compare" not in ablation_table([r for r in study if r.method == "ecmvae"], "s4")
 
 
-def test_forest_plot_shows_both_splits_and_is_refused_without_a_comparison(study, tmp_path):
+def test_differences_show_both_splits_and_are_refused_without_a_comparison(study, tmp_path):
     from tests.unit.study.test_plots import shows
 
-    path = forest_plot(compare(study, "s4"), tmp_path / "a.png")
+    path = save_figure(differences_figure(compare(study, "s4")), tmp_path / "a.png")
     assert shows(path, "blue") and shows(path, "orange")
     with pytest.raises(AvsError, match="no variant is compared"):
-        forest_plot(compare([r for r in study if r.method == "ecmvae"], "s4"), tmp_path / "b.png")
+        differences_figure(compare([r for r in study if r.method == "ecmvae"], "s4"))

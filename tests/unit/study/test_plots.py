@@ -77,20 +77,21 @@ def test_curves_from_rows_and_from_the_csv_agree(tmp_path):
     from_rows = plots.learning_curves(rows, tmp_path / "a.png")
     from_csv = plots.learning_curves(tmp_path / "history.csv", tmp_path / "b.png")
     assert from_rows.read_bytes() == from_csv.read_bytes()
-    only = plots.learning_curves([{"val_J": 0.5}], tmp_path / "c.svg")
+    only = plots.learning_curves([{"val_J": 0.5, "val_F": "", "loss": None}], tmp_path / "c.svg")
     assert only.read_text(encoding="utf-8").startswith("<?xml")
 
 
 def test_curves_without_anything_to_draw_are_refused(tmp_path):
     with pytest.raises(AvsError, match="no loss part"):
         plots.learning_curves([{"step": 1}], tmp_path / "a.png")
-    with pytest.raises(AvsError, match="there is no file"):
+    with pytest.raises(AvsError, match="no file"):
         plots.learning_curves(tmp_path / "none.csv", tmp_path / "a.png")
 
 
 def test_bars_for_rows_with_and_without_spread(tmp_path):
-    test, unseen = {"J": V(0.5, 0.1, 3)}, {"J": V(0.25, None, 1)}
-    rows = [Row("m", "", "d", {}, (0,), ("r",), values, "m") for values in ({"test": test}, {"test_unseen": unseen})]
+    test, unseen = {"J": V((0.4, 0.5, 0.6))}, {"J": V((0.25,))}
+    values = {"a": {"test": test}, "b": {"test_unseen": unseen}}
+    rows = [Row("m", "", "d", {}, (0,), ("r",), values[label], label) for label in values]
     path = plots.comparison_bars(rows, tmp_path / "bars.png")
     assert shows(path, "blue") and shows(path, "orange")
     with pytest.raises(AvsError, match="no row has F"):

@@ -5,7 +5,6 @@ import io
 import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from avslib.core.errors import AvsError
+from avslib.study import records as run_records
 from avslib.study import results
 
 
@@ -21,13 +21,13 @@ def record(seed=0, j=0.5, data="mini", method="ecmvae", task="s4", backbone="res
     metrics = {split: {"J": j, "F": 0.75, "F_legacy@8": 0.7} for split in ("val", "test", "test_unseen")}
     given = {"dataset": {"id": "d0", "clips": {"train": 8, "test": 4}}, "selection": "best J on val"}
     given |= {"metrics": metrics, "wall_seconds": 1.5} | fields
-    return results.new_record(data=data, task=task, method=method, seed=seed, config=config, **given)
+    return run_records.new_record(data=data, task=task, method=method, seed=seed, config=config, **given)
 
 
 def saved(folder, *records):
     for r in records:
-        results.write_record(folder / r.id, r)
-    return results.load_records(folder)
+        run_records.write_record(folder / r.id, r)
+    return run_records.load_records(folder)
 
 
 def cells(records, task="s4", data="mini"):
@@ -37,10 +37,10 @@ def cells(records, task="s4", data="mini"):
 def test_record_returns_from_disk_as_it_went(tmp_path):
     clips = [{"name": "é, 1", "split": "test", "J": 0.25}, {"name": "b", "split": "test", "baseline": "mute", "J": 1}]
     made = record(baselines={"audio shuffled": {"test": {"J": 0.125}}})
-    path = results.write_record(tmp_path / "a", made, clips)
-    (read,) = results.load_records(tmp_path)
+    path = run_records.write_record(tmp_path / "a", made, clips)
+    (read,) = run_records.load_records(tmp_path)
     assert read.model_dump() == made.model_dump() and read.path == path == tmp_path / "a" / "run.json"
-    assert [tuple(clip.values()) for clip in results.load_clips(read)] == [
+    assert [tuple(clip.values()) for clip in run_records.load_clips(read)] == [
         ("é, 1", "test", "", 0.25),
         ("b", "test", "mute", 1.0),
     ]
@@ -65,23 +65,23 @@ def test_record_says_what_ran_where():
     ],
 )
 def test_damaged_record_is_named_with_its_field(tmp_path, change, sentence):
-    path = results.write_record(tmp_path, record())
+    path = run_records.write_record(tmp_path, record())
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
     with pytest.raises(AvsError, match=sentence) as error:
-        results.load_records(tmp_path)
+        run_records.load_records(tmp_path)
     assert "run.json" in str(error.value)
 
 
-def test_unreadable_missing_and_double_records_are_told(tmp_path):
+def test_unreadable_missing_and_double_records_are_named(tmp_path):
     with pytest.raises(AvsError, match="no such folder"):
-        results.load_records(tmp_path / "none")
-    results.write_record(tmp_path / "a", record())
-    results.write_record(tmp_path / "b", record())
+        run_records.load_records(tmp_path / "none")
+    run_records.write_record(tmp_path / "a", record())
+    run_records.write_record(tmp_path / "b", record())
     with pytest.raises(AvsError, match="delete one"):
-        results.load_records(tmp_path)
+        run_records.load_records(tmp_path)
     (tmp_path / "a" / "run.json").write_text('{"version": 1', encoding="utf-8")
     with pytest.raises(AvsError, match="not a readable run record"):
-        results.load_records(tmp_path)
+        run_records.load_records(tmp_path)
 
 
 def test_undefined_metric_is_kept_as_none_and_not_averaged(tmp_path):
@@ -140,14 +140,14 @@ def test_paper_table_has_the_published_figures_and_leaves_ours_empty(tmp_path):
 def test_a_try_on_some_clips_does_not_stand_beside_a_published_figure(tmp_path):
     run = record(task="ms3", data="avsbench")
     config = run.config | {"data": run.config["data"] | {"max_clips": 40}}
-    run = run.model_copy(update={"config": config, "config_hash": results.config_hash(config)})
+    run = run.model_copy(update={"config": config, "config_hash": run_records.config_hash(config)})
     rows = {(r["Method"], r["Backbone"]): r for r in cells(saved(tmp_path, run), "ms3", "avsbench")}
     assert rows["ECMVAE (2023)", "ResNet-50"]["Ours J"] == ""
     assert rows["ecmvae, first 40 clips of each split", "ResNet-50"]["Ours J"] == "50.00"
 
 
 def test_number_without_a_file_is_not_printed():
-    with pytest.raises(AvsError, match="in no file"):
+    with pytest.raises(AvsError, match="was not saved"):
         results.table([record()], "s4")
 
 
@@ -210,36 +210,27 @@ def test_latex_and_html_hold_the_cells_of_the_csv(tmp_path, data):
     assert not re.search(r"(?<!\\)[_#^~]|[^ -~\n]", text), "no bare special character and nothing but ASCII"
 
 
-def test_marked_tables_are_filled_and_staleness_is_seen(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text("a\n<!-- table:mini-s4 -->\nold\n<!-- /table:mini-s4 -->\nb\n", encoding="utf-8")
-    records = saved(tmp_path, record())
-    assert results.fill_tables(page, records, check=True) and "old" in page.read_text(encoding="utf-8")
-    assert results.fill_tables(page, records) and not results.fill_tables(page, records, check=True)
-    assert "| ecmvae | 0.500 |" in page.read_text(encoding="utf-8") and page.read_text(encoding="utf-8").endswith("b\n")
-    page.write_text("<!-- table:mini-s4 -->\n", encoding="utf-8")
-    with pytest.raises(AvsError, match="needs its"):
-        results.fill_tables(page, records)
+def test_frame_has_a_row_for_each_split_of_a_run_and_its_baselines(tmp_path):
+    baselines = {"audio shuffled": {"test": {"J": 0.2}}}
+    saved(tmp_path, *(record(seed, j, baselines=baselines) for seed, j in enumerate((0.4, 0.6))))
+    scores = results.frame(tmp_path)
+    assert len(scores) == 2 * (3 + 1) and {"task", "method", "variant", "F", "F_legacy@8"} <= set(scores)
+    means = scores[scores.split == "test"].groupby("baseline").J.mean()
+    assert means.to_dict() == pytest.approx({"": 0.5, "audio shuffled": 0.2}) and scores.variant.nunique() == 1
 
 
 @given(st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False) | st.text() | st.booleans(), max_size=5))
 def test_config_hash_sees_values_and_not_their_order(config):
-    assert results.config_hash(dict(reversed(config.items()))) == results.config_hash(config)
-    assert results.config_hash(config | {"new field": 1}) != results.config_hash(config)
+    assert run_records.config_hash(dict(reversed(config.items()))) == run_records.config_hash(config)
+    assert run_records.config_hash(config | {"new field": 1}) != run_records.config_hash(config)
 
 
 def test_variant_hash_ignores_seed_and_place_only():
     base = {"train": {"seed": 0, "lr": 1.0}, "data": {"root": "a", "task": "s4"}}
     moved = {"train": {"seed": 1, "lr": 1.0}, "data": {"root": "b", "task": "s4"}}
-    assert results.variant_hash(base) == results.variant_hash(moved)
-    assert results.variant_hash(base) != results.variant_hash(base | {"train": {"seed": 0, "lr": 2.0}})
+    assert run_records.variant_hash(base) == run_records.variant_hash(moved)
+    assert run_records.variant_hash(base) != run_records.variant_hash(base | {"train": {"seed": 0, "lr": 2.0}})
     assert base["train"]["seed"] == 0
-
-
-def test_readme_prints_what_the_committed_records_say():
-    root = Path(__file__).resolve().parents[3]
-    records = results.load_records(root / "results/runs")
-    assert records and not results.fill_tables(root / "README.md", records, check=True)
 
 
 def test_a_fresh_configuration_is_the_variant_of_the_committed_runs():
@@ -247,12 +238,13 @@ def test_a_fresh_configuration_is_the_variant_of_the_committed_runs():
     from avslib.config import load_config
     from avslib.course.committed import committed_runs
     from avslib.study.demo import EPOCHS, START
-    from avslib.study.records import load_records, variant_hash
 
-    committed = [r for r in load_records(committed_runs()) if r.data == "mini" and r.config["preset"] == "demo"]
+    committed = [
+        r for r in run_records.load_records(committed_runs()) if r.data == "mini" and r.config["preset"] == "demo"
+    ]
     assert committed
     for record in committed:
         audio = record.method == "ecmvae"
         own = {"data.task": record.task, "model.use_audio": audio, "train.epochs": EPOCHS[record.task]}
         fresh = load_config("demo", own | {"train.init_from": START[audio]})
-        assert variant_hash(fresh.model_dump(mode="json")) == variant_hash(record.config)
+        assert run_records.variant_hash(fresh.model_dump(mode="json")) == run_records.variant_hash(record.config)

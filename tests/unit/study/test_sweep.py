@@ -57,10 +57,10 @@ def grid_of(tmp_path, **values):
     [
         ({"variant": ["ecmvae"]}, "unknown field 'variant'; did you mean 'variants'"),
         ({"variants": []}, "variants: expected a list of at least one variant"),
-        ({"variants": ["without_bth"]}, "did you mean 'without_both'"),
+        ({"variants": ["without_bth"]}, "Did you mean 'without_both'"),
         ({"variants": [{"without_orthogonalty": {"loss.mi": 0}}]}, "did you mean 'without_orthogonality' by"),
         ({"variants": ["poe", "poe"]}, "'poe' is listed twice"),
-        ({"variants": [{"mine": {}}]}, "variant 'mine': there is none"),
+        ({"variants": [{"mine": {}}]}, "unknown variant 'mine'"),
         ({"tasks": ["s5"]}, "tasks.0: Input should be 's4' or 'ms3'"),
         ({"seeds": 0}, "seeds: expected how many"),
         ({"data": {"mini": "tiny"}}, "data.mini: Input should be 'small' or 'full'"),
@@ -79,10 +79,10 @@ def test_mistake_in_a_grid_is_one_sentence(tmp_path, values, sentence):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"overrides": {"loss.orthogonalty": 0}}, "g, ecmvae: .*did you mean 'loss.orthogonality'"),
+        ({"overrides": {"loss.orthogonalty": 0}}, "g, ecmvae: .*Did you mean 'loss.orthogonality'"),
         ({"fast": {"train.epochs": -1}}, "train.epochs"),
         ({"overrides": {"train.seed": 3}}, "train.seed cannot be overridden; the grid sets it by"),
-        ({"task_overrides": {"s4": {"model": {"chanels": 8}}}}, "did you mean 'model.channels'"),
+        ({"task_overrides": {"s4": {"model": {"chanels": 8}}}}, "Did you mean 'model.channels'"),
         ({"seeds": [1, 1]}, "'ecmvae', seed 1, is listed twice on s4"),
     ],
 )

@@ -1,12 +1,13 @@
 """Committed tables and figures follow from the run records, and what does not is named."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import typer
 
 from avslib.cli.table import table_command
-from avslib.core.errors import AvsError
+from avslib.core.errors import AvsError, InstallError
 from avslib.study.records import write_record
 from tests.helpers.study_records import study_record, write_study
 from tools import generated
@@ -46,14 +47,14 @@ def test_everything_is_written_once_and_is_fresh_then(checkout):
 
 def test_robustness_has_its_table_and_figure(checkout):
     scores = {split: {"J": 0.5, "F": 0.5, "falsely_lit": 0.1} for split in ("test", "test_unseen")}
-    told = {"falsely_lit": "share of all pixels", "silence": "zeros"}
+    definitions = {"falsely_lit": "share of all pixels", "silence": "zeros"}
     record, clips = study_record(
         "ecmvae",
         0,
         {"a": 0.25, "b": 0.75},
         metrics=scores,
         baselines={"silence": scores},
-        definitions=told,
+        definitions=definitions,
         selection="mini-s4",
     )
     clips += [clip | {"baseline": "silence"} for clip in clips]
@@ -92,8 +93,16 @@ def test_unknown_marks_and_other_folders_are_refused(checkout, tmp_path_factory)
     (checkout / "results/ablation/README.md").write_text("<!-- table:speed -->\n<!-- /table:speed -->\n")
     with pytest.raises(AvsError, match=r"no such table; tables are mini-s4.*ablation-s4"):
         generated.write()
+    with pytest.raises(AvsError, match="needs its"):
+        generated.fill_marks("<!-- table:mini-s4 -->\n", {}, "page.md")
     with pytest.raises(AvsError, match="in the folder of a checkout"):
         generated.stale(tmp_path_factory.mktemp("empty"))
+
+
+def test_outside_a_checkout_the_command_says_what_it_needs(checkout, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tools", None)
+    with pytest.raises(InstallError, match="of a checkout"):
+        table_command(check=True)
 
 
 def test_command_names_what_is_stale_and_exits_with_1(checkout, capsys):
@@ -107,5 +116,5 @@ def test_command_names_what_is_stale_and_exits_with_1(checkout, capsys):
     assert capsys.readouterr().out.startswith("split,variant,J")
     table_command(data="avsbench", format="latex")
     assert r"\toprule" in capsys.readouterr().out
-    with pytest.raises(AvsError, match="alone"):
+    with pytest.raises(AvsError, match="without other options"):
         table_command(write=True, check=True)

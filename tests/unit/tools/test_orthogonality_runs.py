@@ -4,18 +4,12 @@ import pytest
 import torch
 
 from avslib.core.errors import AvsError
-from tools.orthogonality_runs import (
-    ORTHOGONALITY,
-    VARIANTS,
-    committed_folder,
-    load_variant,
-    train_variant,
-    variant_config,
-)
+from avslib.course.committed import VARIANTS, committed_variant, load_variant
+from tools.orthogonality_runs import train_variant, variant_config
 
 
-def test_committed_runs_differ_in_two_weights_alone():
-    runs = {name: load_variant(committed_folder() / name) for name in VARIANTS}
+def test_committed_runs_differ_only_in_two_weights():
+    runs = {name: load_variant(committed_variant(name)) for name in VARIANTS}
     rest = []
     for name, run in runs.items():
         config = {section: dict(v) if isinstance(v, dict) else v for section, v in run.record.config.items()}
@@ -32,20 +26,20 @@ def test_committed_runs_differ_in_two_weights_alone():
 
 
 def test_committed_config_is_that_of_the_command():
-    record = load_variant(committed_folder() / "both").record
+    record = load_variant(committed_variant("both")).record
     config = variant_config("both", "build/data/mini-small").model_dump(mode="json")
     # fields that came into the configuration later are not in the record
     known = {k: {f: config[k][f] for f in v} if isinstance(v, dict) else config[k] for k, v in record.config.items()}
-    assert record.config == known and config["loss"]["orthogonality"] == ORTHOGONALITY
+    assert record.config == known and config["loss"]["orthogonality"] == 1.0
 
 
 def test_missing_and_damaged_runs_are_named(tmp_path):
     with pytest.raises(AvsError, match=r"run\.json is missing.*TRAIN = True"):
         load_variant(tmp_path)
     for name in ("run.json", "history.csv"):
-        (tmp_path / name).write_bytes((committed_folder() / "base" / name).read_bytes())
+        (tmp_path / name).write_bytes((committed_variant("base") / name).read_bytes())
     (tmp_path / "codes.safetensors").write_bytes(b"\0" * 20)
-    with pytest.raises(AvsError, match="not a whole safetensors file"):
+    with pytest.raises(AvsError, match="damaged safetensors file"):
         load_variant(tmp_path)
     with pytest.raises(AvsError, match="the variants are base, orth, mi, both"):
         variant_config("bothh", tmp_path)

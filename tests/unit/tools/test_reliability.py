@@ -23,7 +23,7 @@ def test_an_edited_record_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "name,figures", [("../resume", {"n": 1}), ("resume", {}), ("resume", {"n": math.nan}), ("resume", {"n": object()})]
 )
-def test_no_record_of_what_is_no_figure(tmp_path, name, figures):
+def test_no_record_without_finite_numbers(tmp_path, name, figures):
     with pytest.raises(RecordError, match="reliability record"):
         write_reliability_record(tmp_path, name, **figures)
     assert not list(tmp_path.iterdir())

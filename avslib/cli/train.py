@@ -1,0 +1,91 @@
+"""`avs train`, `avs eval` and `avs config`: train a model, score a checkpoint, show a configuration."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from avslib.cli.options import CHECKPOINT, BFloat16, Data, Overrides, Quiet, Splits, Task, console, say
+
+
+def train_command(
+    data: Data,
+    task: Task = "s4",
+    preset: Annotated[str, typer.Option(help="Name of a preset (paper, mini, demo), or a YAML file.")] = "mini",
+    override: Overrides = None,
+    seed: Annotated[int | None, typer.Option(help="Short for -o train.seed=SEED.")] = None,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="Repeat exactly on a GPU too.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: results/runs/<id>.")] = None,
+    resume: Annotated[bool, typer.Option(help="Resume an interrupted run, or start one if there is none.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model, score its best checkpoint on val and the test splits, and write a run record."""
+    from avslib.config import load_config
+    from avslib.study.run import default_out, run
+
+    own = {"data.root": str(data), "data.task": task}
+    own |= {} if seed is None else {"train.seed": seed}
+    own |= {"train.deterministic": True} if deterministic else {}
+    config = load_config(preset, override or []).replace(own)
+    record = run(config, out or default_out(config), resume=resume, progress=not quiet, console=console)
+    _print_metrics(record.metrics, record.baselines)
+    say(f"run record: {record.path}")
+
+
+def eval_command(
+    data: Data,
+    checkpoint: Annotated[str, typer.Option(help=CHECKPOINT)],
+    task: Task = "s4",
+    split: Splits = None,
+    batch: Annotated[int, typer.Option(min=1, help="Clips per step; does not affect the scores.")] = 4,
+    bf16: BFloat16 = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a checkpoint: J, F over the whole set, and F as published evaluations batch it."""
+    from avslib.study.results import published_row
+    from avslib.study.run import dataset_info, score
+    from avslib.weights.checkpoints import load_checkpoint
+    from avslib.weights.speed_options import apply_speed_options
+
+    model = apply_speed_options(load_checkpoint(checkpoint), bf16=bf16)
+    config = model.config.replace(
+        {"data.root": str(data), "data.task": task, "train.eval_batch_size": batch, "data.max_clips": None}
+    )
+    metrics, baselines = {}, {}
+    for name in split or ["test"]:
+        for baseline, scores in score(model, config, name, progress=not quiet).items():
+            (baselines.setdefault(baseline, {}) if baseline else metrics)[name] = scores.metrics
+    kind, _ = dataset_info(data, task)
+    paper = published_row(config, task) if kind == "avsbench" and "test" in metrics else None
+    _print_metrics(metrics, baselines, paper)
+
+
+def config_command(
+    preset: Annotated[str, typer.Argument(help="Name of a preset, or a YAML file.")] = "paper",
+    override: Overrides = None,
+) -> None:
+    """Show a resolved configuration with what every field means."""
+    from avslib.config import load_config
+
+    config = load_config(preset, override or [])
+    for section in ("model", "loss", "data", "train"):
+        part = getattr(config, section)
+        console.print(f"[bold]{section}:[/bold]")
+        for name, info in type(part).model_fields.items():
+            console.print(f"  {name}: {getattr(part, name)!r}", highlight=False, markup=False, end="")
+            console.print(f"  [dim]# {info.description}[/dim]", highlight=False)
+
+
+def _print_metrics(metrics: dict, baselines: dict, paper: dict | None = None) -> None:
+    """Scores from 0 to 1; the published row, in percent, beside ours where there is one."""
+    from rich.table import Table
+
+    names = list(next(iter(metrics.values())))
+    view = Table("method", "split", *names)
+    for label, splits in {"model": metrics, **baselines}.items():
+        for split, values in splits.items():
+            view.add_row(label, split, *(f"{values[n]:.3f}" for n in names))
+    if paper:
+        cells = [f"{float(paper[n]) / 100:.3f}" if n in paper else "" for n in names]
+        view.add_row(f"published ({paper['source']})", "", *cells)
+    console.print(view)

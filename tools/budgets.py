@@ -1,0 +1,39 @@
+"""Size limits that keep the package small and its training loop readable: ``python -m tools.budgets``."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "avslib"
+
+
+def lines(*paths: Path) -> int:
+    """Lines of the Python files at or below `paths`."""
+    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*.py")))]
+    return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+
+
+def measure() -> dict[str, tuple[int, int]]:
+    """What is measured -> (found, limit)."""
+    models, losses, training = (PACKAGE / name for name in ("models", "losses", "training"))
+    skips = sum("fmt: skip" in file.read_text(encoding="utf-8") for file in PACKAGE.rglob("*.py"))
+    return {
+        "Python files at the top of avslib": (len(list(PACKAGE.glob("*.py"))), 6),
+        "lines of training/loop.py": (lines(training / "loop.py"), 150),
+        "lines of models, losses and the loop": (lines(models, losses, training / "loop.py"), 1300),
+        "lines of models, losses and training": (lines(models, losses, training), 1900),
+        "lines of avslib": (lines(PACKAGE), 12000),
+        "files of avslib with fmt: skip": (skips, 0),
+    }
+
+
+def main() -> int:
+    """Print every measurement; 1 if one exceeds its limit."""
+    rows = measure()
+    for name, (found, limit) in rows.items():
+        print(f"{'ok' if found <= limit else 'TOO MANY':8}  {found:6} of at most {limit:6}  {name}")
+    return int(any(found > limit for found, limit in rows.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
