@@ -1,18 +1,17 @@
 """Media files opened with PyAV within limits: their tracks, and decoded frames on one clock.
 
-What a file may ask for is bounded, in its header and in every frame. Only containers of picture and sound are opened,
-not lists that lead to other files or to the network.
+Only containers of pictures and sound are opened, not lists that lead to other files or to the network.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from avslib.audio import MOST_CHANNELS
 from avslib.core.errors import VideoError
 
 LARGEST_FRAME = 8192 * 4352  # pixels: 8K
-LONGEST = 24 * 3600  # seconds of a file
 LONGEST_STILL = 600  # seconds that one frame or a silence may last; time stamps that jump further are damaged
 PATIENCE = 60  # seconds to open a file, or to read a packet
 OPTIONS = {
@@ -31,7 +30,7 @@ def opened(path: str | Path) -> Iterator[Any]:
     import av
 
     path = Path(path)
-    if not path.is_file() or path.stat().st_size == 0:
+    if not path.is_file() or not path.stat().st_size:
         what = "is a folder" if path.is_dir() else "is empty (0 bytes)" if path.is_file() else "no such file"
         raise VideoError(f"{path}: {what}; expected a video or sound file")
     # from PyAV 19 on metadata that are not text never raise, and the argument is gone
@@ -59,10 +58,10 @@ def sound_track(container: Any, number: int | None = None) -> Any | None:
     marked as default, else the first."""
     import av
 
-    tracks = [s for s in container.streams.audio if s.codec_context]
+    tracks = [s for s in container.streams.audio if s.codec_context and s.codec_context.channels <= MOST_CHANNELS]
     if number is not None:
         return tracks[number - 1] if 1 <= number <= len(tracks) else None
-    return next((s for s in tracks if s.disposition & av.stream.Disposition.default), next(iter(tracks), None))
+    return max(tracks, key=lambda s: bool(s.disposition & av.stream.Disposition.default), default=None)
 
 
 def decoded(container: Any, track: Any) -> Iterator[Any]:
@@ -72,30 +71,26 @@ def decoded(container: Any, track: Any) -> Iterator[Any]:
     if track.type == "video":
         track.codec_context.options = {"max_pixels": OPTIONS["max_pixels"]}
         track.thread_type = "AUTO"
-    packets = container.demux(track)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError:  # the file ends in the middle of a packet
-            return
-        if packet is None:
-            return
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            continue
-        yield from frames
+    with suppress(av.FFmpegError):  # the file ends in the middle of a packet
+        for packet in container.demux(track):
+            frames = []
+            with suppress(av.FFmpegError):
+                frames = packet.decode()
+            yield from frames
 
 
-def timed(path: str | Path, choose: Callable[[Any], Any]) -> Iterator[tuple[float | None, Any, Any]]:
-    """Seconds on the file's clock (None where a frame has no time stamp), frame, and the track that `choose` finds.
+def timed(path: str | Path, choose: Callable[[Any], Any], start: float = 0) -> Iterator[tuple[Any, Any]]:
+    """Frames of the track that `choose` finds, and the track.
 
-    Second 0 is the first picture that is shown, or the first sound of a file without pictures.
+    Their time stamps are moved onto one clock for all tracks, whose second 0 is `start` seconds after the first picture
+    that is shown, or after the first sound of a file without pictures.
     """
     with opened(path) as container:
         first = next(decoded(container, picture_track(container) or sound_track(container)), None)
-        zero = first.time or 0 if first is not None else 0
+        zero = start + (first.time or 0 if first is not None else 0)
     with opened(path) as container:
         track = choose(container)
         for frame in decoded(container, track):
-            yield None if frame.time is None else frame.time - zero, frame, track
+            if frame.time is not None:
+                frame.pts -= round(zero / frame.time_base)
+            yield frame, track

@@ -1,8 +1,7 @@
 """The folder of a prediction: masks in one of three forms, overlay, strip, and `predictions.json`, all streamed."""
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
@@ -15,15 +14,14 @@ from jaxtyping import Bool
 from avslib.core.errors import OutputError, RecordError, UsageError
 from avslib.core.files import atomic_path, flush_to_disk
 from avslib.core.locks import locked
-from avslib.video.filmstrip import Spread, strip_figure
-from avslib.video.masks import FORMS, hash_mask, mask_files, masks_in, write_grey
+from avslib.video.filmstrip import keep_some, strip_figure
+from avslib.video.masks import FORMS, mask_files, masks_in, write_grey
 from avslib.video.overlay import Second, overlay_video
 from avslib.video.reader import BrokenOff
 from avslib.video.windows import Prediction
 
 PREDICTIONS, UNFINISHED = "predictions.json", ".unfinished"
 SINGLE = ("overlay.mp4", "masks.npz", "masks.jsonl", "strip.png")
-OURS = (*SINGLE, "masks", "uncertainty")
 
 
 def write_prediction(
@@ -40,19 +38,16 @@ def write_prediction(
     call left is replaced. Of a video that breaks off everything up to there is written, and ``broke_off`` says where.
 
     Raises:
-        AvsError: another form of masks; an `out` that is a file, holds a prediction or other files of these names, or
-            is being written to; as the prediction. `BrokenOff` after the files are written.
+        AvsError: an unknown form of masks; an `out` that is a file, holds a prediction or other files of these names,
+            or is being written to; as the prediction. `BrokenOff` after the files are written.
     """
     out = Path(out)
     if masks not in FORMS:
         raise UsageError(f"masks is {masks!r}; expected one of {', '.join(FORMS)}")
-    if out.exists() and not out.is_dir():
+    if out.is_file():
         raise OutputError(f"{out}: is a file; name a folder for the results")
-    for source in (Path(path) for path in (prediction.video, prediction.audio) if isinstance(path, str | Path)):
-        if source.name in SINGLE and source.resolve().parent == out.resolve():
-            raise OutputError(f"{source}: lies where the results would be written; name another folder for them")
     left_over = (out / UNFINISHED).exists()
-    _require_free(out, () if left_over else OURS)
+    _require_free(out, () if left_over else (*SINGLE, "masks", "uncertainty"))
     # the mark of an unfinished prediction is its lock, to distinguish a running one from one that was killed
     with locked(out / UNFINISHED, "a prediction", patience=0):
         _require_free(out)  # another process may have been faster
@@ -66,36 +61,34 @@ def write_prediction(
     return seconds
 
 
-def _require_free(out: Path, names: Sequence[str] = ()) -> None:
+def _require_free(out: Path, names: tuple[str, ...] = ()) -> None:
     for name in (PREDICTIONS, *names):
         if (out / name).exists():
             raise OutputError(f"{out / name}: exists already; name another folder by --out, or remove it first")
 
 
 def _write(prediction: Prediction, out: Path, form: str, overlay: bool) -> list[dict[str, Any]]:
-    rows, strip, digest, digits = [], Spread(), hashlib.sha256(), 4 if prediction.rate == 1 else 6
+    rows, strip, digits = [], [], 4 if prediction.rate == 1 else 6
 
-    def kept(add: Callable[[Second], None]) -> Iterator[Second]:
+    def written(add: Callable[[Second], None]) -> Iterator[Second]:
         for second in prediction:
             add(second)
-            hash_mask(digest, second.mask)
             if second.uncertainty is not None:
                 grey = (second.uncertainty * 255).round().astype(np.uint8)
                 write_grey(out / "uncertainty" / f"{second.index:0{digits}d}.png", grey)
             rows.append(second.summary())
-            strip.add(second)
             yield second
 
     with mask_files(form, out, digits) as add:
-        results = kept(add)
-        if overlay:
-            with suppress(BrokenOff):
+        results = keep_some(written(add), strip)
+        with suppress(BrokenOff):
+            if overlay:
                 overlay_video(prediction.video, results, out / "overlay.mp4", prediction.audio)
         with suppress(BrokenOff):
             for _ in results:  # all of them, or a tail that is too short for a frame of the overlay
                 pass
     with atomic_path(out / "strip.png") as part:
-        strip_figure(strip.seconds).savefig(part, format="png")
+        strip_figure(strip).savefig(part, format="png")
     info, broken = prediction.info, prediction.broken
     content = {
         "video": Path(prediction.video).name,
@@ -108,7 +101,6 @@ def _write(prediction: Prediction, out: Path, form: str, overlay: bool) -> list[
         "seed": prediction.seed,
         "masks": form,
         "broke_off": broken and {"at": round(broken.at, 3), "declared": round(broken.declared, 3)},
-        "masks_sha256": digest.hexdigest(),
         "seconds": [_joined(list(group)) for _, group in groupby(rows, itemgetter("second"))],
     }
     flush_to_disk(out)
@@ -132,17 +124,11 @@ def read_masks(out: str | Path) -> Iterator[Bool[np.ndarray, "H W"]]:
     """The masks that `write_prediction` wrote into a folder, in their order, in any form.
 
     Raises:
-        AvsError: no predictions.json: not a folder of `write_prediction`, or one that was not finished; after the last
-            mask, when they are not those that were written.
+        AvsError: no predictions.json: not a folder of `write_prediction`, or an unfinished one; masks that cannot be
+            read.
     """
     out = Path(out)
     try:
-        content = json.loads((out / PREDICTIONS).read_text(encoding="utf-8"))
-        digest, wanted = hashlib.sha256(), content.get("masks_sha256")
-        for mask in masks_in(content["masks"], out):
-            hash_mask(digest, mask)
-            yield mask
+        yield from masks_in(json.loads((out / PREDICTIONS).read_text(encoding="utf-8"))["masks"], out)
     except Exception as error:  # PIL, NumPy and zipfile raise many kinds for a damaged file
         raise RecordError(f"{out}: holds no whole prediction ({error!r}); make one with `avs predict VIDEO`") from error
-    if wanted not in (None, digest.hexdigest()):
-        raise RecordError(f"{out}: its masks are damaged or edited (checksum mismatch); predict them again")

@@ -1,37 +1,29 @@
 """A strip of frames that shows a segmented video at a glance."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from avslib.core.errors import UsageError
-from avslib.video.overlay import Brush, Second
+from avslib.video.overlay import Second, outlined, painted
+
+SIDE = 640  # pixels of the longer side of what `keep_some` keeps
 
 
-class Spread:
-    """Keeps some of a stream of seconds, evenly spread however long it becomes: `seconds`.
-
-    Args:
-        most: how many are kept; at least half as many, where there are that many.
-        longest: longer side of the kept pictures and maps, in pixels; larger ones are made smaller.
-    """
-
-    def __init__(self, most: int = 24, longest: int = 480) -> None:
-        self.most, self.longest, self.seconds = most, longest, []
-        self._stride, self._count = 1, 0
-
-    def add(self, second: Second) -> None:
-        if self._count % self._stride == 0:
-            step = -(-max(second.image.shape[:2]) // self.longest)
+def keep_some(seconds: Iterable[Second], kept: list[Second], most: int = 24) -> Iterator[Second]:
+    """Pass `seconds` on, and keep at most `most` of them in `kept`: evenly spread, and with smaller pictures."""
+    stride = 1
+    for count, second in enumerate(seconds):
+        if count % stride == 0:
+            step = -(-max(second.image.shape[:2]) // SIDE)
             maps = {name: values for name, values in vars(second).items() if isinstance(values, np.ndarray)}
-            small = {name: values[step // 2 :: step, step // 2 :: step].copy() for name, values in maps.items()}
-            self.seconds.append(replace(second, **small))
-        if len(self.seconds) > self.most:
-            del self.seconds[1::2]
-            self._stride *= 2
-        self._count += 1
+            kept.append(replace(second, **{name: values[::step, ::step].copy() for name, values in maps.items()}))
+        if len(kept) > most:
+            del kept[1::2]
+            stride *= 2
+        yield second
 
 
 def strip_figure(seconds: Sequence[Second], columns: int = 6) -> Any:
@@ -42,10 +34,9 @@ def strip_figure(seconds: Sequence[Second], columns: int = 6) -> Any:
     """
     from matplotlib.figure import Figure
 
-    seconds = list(seconds)
-    if not seconds or columns < 1:
-        raise UsageError("strip_figure: there is no second to draw; give the results of predict(...)")
     count = min(columns, len(seconds))
+    if count < 1:
+        raise UsageError("strip_figure: there is no second to draw; give the results of predict(...)")
     shown = [seconds[(2 * i + 1) * len(seconds) // (2 * count)] for i in range(count)]
     rows = 1 + (shown[0].uncertainty is not None)
     height, width = shown[0].image.shape[:2]
@@ -53,14 +44,14 @@ def strip_figure(seconds: Sequence[Second], columns: int = 6) -> Any:
     figure = Figure(figsize=size, dpi=80, layout="constrained")
     axes = figure.subplots(rows, count, squeeze=False)
     for column, second in zip(axes.T, shown, strict=True):
-        column[0].imshow(Brush(second.mask).paint(second.image))
+        column[0].imshow(painted(second.image, outlined(second.mask)))
         column[0].set_title(f"{second.time:.0f} s: {100 * second.mask.mean():.1f} %", fontsize=8, pad=3)
-        if second.uncertainty is not None:
+        if rows == 2:
             drawn = column[1].imshow(second.uncertainty, cmap="cividis", vmin=0, vmax=1)
     for axis in axes.flat:
         axis.set_axis_off()
-    label = f"{count} frames of the video with what sounds outlined; share of pixels marked: "
-    label += ", ".join(f"second {s.index}: {100 * s.mask.mean():.1f} %" for s in shown) + "."
+    shares = ", ".join(f"second {s.index}: {100 * s.mask.mean():.1f} %" for s in shown)
+    label = f"{count} frames of the video with what sounds outlined; share of pixels marked: {shares}."
     if rows == 2:
         figure.colorbar(drawn, ax=list(axes[1]), label="uncertainty / bit", fraction=0.05, pad=0.01)
         label += " Below each the uncertainty, bright where the model is unsure."

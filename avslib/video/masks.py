@@ -5,7 +5,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
@@ -54,11 +53,6 @@ def masks_in(form: str, out: Path) -> Iterator[Bool[np.ndarray, "H W"]]:
     else:
         with open(out / "masks.jsonl", encoding="utf-8") as lines:
             yield from (rle_decode(row["counts"], row["size"]) for row in map(json.loads, lines))
-
-
-def hash_mask(digest: Any, mask: Bool[np.ndarray, "H W"]) -> None:
-    """Add a mask to a ``hashlib`` digest."""
-    digest.update(repr(mask.shape).encode() + np.packbits(mask != 0).tobytes())
 
 
 def write_grey(path: Path, values: UInt8[np.ndarray, "H W"]) -> None:

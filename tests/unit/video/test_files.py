@@ -8,7 +8,7 @@ from PIL import Image
 
 from avslib.core.errors import AvsError
 from avslib.video.files import read_masks, write_prediction
-from avslib.video.filmstrip import Spread
+from avslib.video.filmstrip import keep_some
 from avslib.video.overlay import Second
 from avslib.video.reader import BrokenOff, read_video
 from avslib.video.writer import write_video
@@ -56,10 +56,9 @@ def test_results_never_replace_their_source(predictor, tmp_path):  # noqa: F811
     assert (tmp_path / "strip.png").read_text() == "mine"
 
 
-def test_spread_stays_even():
-    spread = Spread(most=8, longest=32)
-    for k in range(1000):
-        spread.add(Second(k, float(k), np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.float32)))
-    indices = [s.index for s in spread.seconds]
-    assert 4 <= len(indices) <= 8 and len(set(np.diff(indices))) == 1 and indices[-1] > 850
-    assert spread.seconds[0].image.shape == (24, 32, 3) and spread.seconds[0].uncertainty is None
+def test_what_is_kept_stays_evenly_spread():
+    kept, image, p = [], np.zeros((960, 1280, 3), np.uint8), np.zeros((960, 1280), np.float32)
+    assert sum(1 for _ in keep_some((Second(k, float(k), image, p) for k in range(300)), kept, most=8)) == 300
+    indices = [s.index for s in kept]
+    assert 4 <= len(indices) <= 8 and len(set(np.diff(indices))) == 1 and indices[-1] > 255
+    assert kept[0].image.shape == (480, 640, 3) and kept[0].uncertainty is None
