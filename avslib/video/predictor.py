@@ -1,6 +1,7 @@
 """Masks from a trained model: for a clip of frames and embeddings, with chosen or sampled codes; for a video."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from avslib.models.latent import Noise
 from avslib.models.speed_options import apply_speed_options
 from avslib.video.windows import OVERLAP, Prediction
 from avslib.weights.checkpoints import load_checkpoint
+from avslib.weights.devices import select_device
 
 
 class Predictor:
@@ -30,16 +32,17 @@ class Predictor:
 
     def __init__(self, model: ECMVAE) -> None:
         self.model = model.eval()
-        self._encoder: AudioEncoder | None = None
 
     @classmethod
     def from_checkpoint(
         cls, source: str | Path, device: str | torch.device = "cpu", *, bf16: bool = False
     ) -> "Predictor":
-        """From a checkpoint folder, or the name of a shipped one; channels-last, and with `bf16` in bfloat16 where that
-        is safe: faster on hardware that has it, with 8 binary digits in a product. Errors as `avslib.load_checkpoint`.
+        """From a checkpoint folder, or the name of a shipped one, on a device of :func:`select_device`.
+
+        Channels-last, and with `bf16` in bfloat16 where that is safe: faster on hardware that has it, with 8 binary
+        digits in a product. Errors as `avslib.load_checkpoint`.
         """
-        return cls(apply_speed_options(load_checkpoint(source, device), bf16=bf16))
+        return cls(apply_speed_options(load_checkpoint(source, select_device(device)), bf16=bf16))
 
     @property
     def device(self) -> torch.device:
@@ -50,13 +53,10 @@ class Predictor:
         """Side in pixels that the model was trained on."""
         return self.model.config.model.image_size
 
-    @property
+    @cached_property
     def encoder(self) -> AudioEncoder:
         """The frozen sound encoder that the model was trained with; loaded on first use."""
-        if self._encoder is None:
-            m = self.model.config.model
-            self._encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
-        return self._encoder
+        return build_audio_encoder(self.model.config.model.audio_encoder, self.model.config.model.audio_weights)
 
     def embed(self, waveform: Float[Tensor, "S"], frames: int = 5) -> Float[Tensor, "T D"]:
         """One sound embedding for each second of a 16 kHz mono waveform."""
@@ -82,7 +82,7 @@ class Predictor:
         self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], noise: Noise = None
     ) -> Float[Tensor, "T H W"]:
         """Probability that a pixel sounds, on the CPU: with the mean codes, or those that `noise` draws or gives."""
-        return self.run(image, audio, noise).logits[:, 0].float().sigmoid().cpu()
+        return _probability(self.run(image, audio, noise))
 
     def samples(
         self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], k: int, seed: int = 0
@@ -91,22 +91,16 @@ class Predictor:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():  # the backbone does not see the codes: once for all samples
             features = self.model.backbone(self.model.normalize(image.to(self.device)))
-        runs = (self.run(image, audio, generator, features=features) for _ in range(k))
-        return torch.stack([out.logits[:, 0].float().sigmoid().cpu() for out in runs])
+        return torch.stack([_probability(self.run(image, audio, generator, features=features)) for _ in range(k)])
 
     def with_codes(
         self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], codes: Mapping[str, Float[Tensor, "T K"]]
     ) -> Float[Tensor, "T H W"]:
-        """Probabilities with given prior codes: ``vs`` (s_v), ``as`` (s_a), ``vac`` (c); the mean of one left out.
-
-        Raises:
-            AvsError: codes of another shape.
-        """
+        """Probabilities with given prior codes: ``vs`` (s_v), ``as`` (s_a), ``vac`` (c); the mean of one left out."""
         eps = {}
         for name, (mu, logvar) in self.run(image, audio).latents.items():
-            z = codes.get(name)
             # the model takes standard-normal noise: z = mu + exp(logvar / 2) eps, solved for eps
-            eps[name] = torch.zeros_like(mu) if z is None else (z.to(mu) - mu) * torch.exp(-0.5 * logvar)
+            eps[name] = (codes.get(name, mu).to(mu) - mu) * torch.exp(-0.5 * logvar)
         return self(image, audio, eps)
 
     def predict(
@@ -122,18 +116,17 @@ class Predictor:
     ) -> Prediction:
         """Segment a video file: an iterator of one `Second` for each second, in constant memory.
 
-        One frame a second is taken as AVSBench does, brought to the network's size with its aspect ratio kept, and
+        One frame per second is taken as AVSBench does, brought to the network's size with its aspect ratio kept, and
         segmented in windows of a clip's length (5 s). The last window reaches back into the one before it; a video
         shorter than a window is segmented as it is.
 
         Args:
-            video: any file that FFmpeg reads.
             audio: a file to take the sound from, or the number of a sound track of the video, from 1; None: the track
                 that players choose.
             samples: 0 for the mean code; K for the mean of K codes drawn from the prior, with maps of uncertainty.
             seed: random seed of the samples; each window draws the same ones.
-            fps: results a second, from 1 to the file's own frame rate, or "native" for one for each frame. The model
-                only ever sees one frame a second, as in training: r results a second cost r times as much.
+            fps: results per second, from 1 to the file's own frame rate, or "native" for one for each frame. The model
+                only ever sees one frame per second, as in training: r results per second cost r times as much.
             size: side of the square that the network runs at, in pixels, a multiple of 32; None: that of its training.
             overlap: seconds that neighbouring windows share. There their probabilities are averaged, the middle of a
                 window weighing most; with samples, windows that disagree count as samples that do.
@@ -144,3 +137,7 @@ class Predictor:
                 :class:`avslib.video.reader.BrokenOff` where the file breaks off, after all that could be read of it.
         """
         return Prediction(self, video, audio, samples, seed, fps, size, overlap, progress)
+
+
+def _probability(output: ECMVAEOutput) -> Float[Tensor, "T H W"]:
+    return output.logits[:, 0].float().sigmoid().cpu()
