@@ -1,25 +1,26 @@
 """The folder of a prediction: masks in one of three forms, overlay, strip, and `predictions.json`, all streamed."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped, UInt8
+from PIL import Image
 
 from avslib.core.errors import OutputError, RecordError, UsageError
 from avslib.core.files import atomic_path, flush_to_disk
 from avslib.core.locks import locked
-from avslib.video.filmstrip import keep_some, strip_figure
-from avslib.video.masks import FORMS, mask_files, masks_in, write_grey
-from avslib.video.overlay import Second, overlay_video
+from avslib.video.overlay import Second, keep_some, overlay_video, strip_figure
+from avslib.video.predictor import Prediction
 from avslib.video.reader import BrokenOff
-from avslib.video.windows import Prediction
 
+FORMS = ("png", "npz", "rle")
 PREDICTIONS, UNFINISHED = "predictions.json", ".unfinished"
 SINGLE = ("overlay.mp4", "masks.npz", "masks.jsonl", "strip.png")
 
@@ -38,8 +39,8 @@ def write_prediction(
     call left is replaced. Of a video that breaks off everything up to there is written, and ``broke_off`` says where.
 
     Raises:
-        AvsError: an unknown form of masks; an `out` that is a file, holds a prediction or other files of these names,
-            or is being written to; as the prediction. `BrokenOff` after the files are written.
+        AvsError: as the prediction; `out` is a file, being written to, or holds files of these names. `BrokenOff` after
+            the files are written.
     """
     out = Path(out)
     if masks not in FORMS:
@@ -79,30 +80,20 @@ def _write(prediction: Prediction, out: Path, form: str, overlay: bool) -> list[
             rows.append(second.summary())
             yield second
 
-    with mask_files(form, out, digits) as add:
+    with mask_files(form, out, digits) as add, suppress(BrokenOff):
         results = keep_some(written(add), strip)
-        with suppress(BrokenOff):
-            if overlay:
-                overlay_video(prediction.video, results, out / "overlay.mp4", prediction.audio)
-        with suppress(BrokenOff):
-            for _ in results:  # all of them, or a tail that is too short for a frame of the overlay
-                pass
+        if overlay:
+            overlay_video(prediction.video, results, out / "overlay.mp4", prediction.audio)
+        for _ in results:  # all of them, or a tail that is too short for a frame of the overlay
+            pass
     with atomic_path(out / "strip.png") as part:
         strip_figure(strip).savefig(part, format="png")
     info, broken = prediction.info, prediction.broken
-    content = {
-        "video": Path(prediction.video).name,
-        "width": info.width,
-        "height": info.height,
-        "fps": prediction.rate,
-        "size": prediction.size,
-        "overlap": prediction.overlap,
-        "samples": prediction.samples,
-        "seed": prediction.seed,
-        "masks": form,
-        "broke_off": broken and {"at": round(broken.at, 3), "declared": round(broken.declared, 3)},
-        "seconds": [_joined(list(group)) for _, group in groupby(rows, itemgetter("second"))],
-    }
+    content = {"video": Path(prediction.video).name, "width": info.width, "height": info.height, "fps": prediction.rate}
+    content |= {"size": prediction.size, "overlap": prediction.overlap, "samples": prediction.samples}
+    content |= {"seed": prediction.seed, "masks": form}
+    content["broke_off"] = broken and {"at": round(broken.at, 3), "declared": round(broken.declared, 3)}
+    content["seconds"] = [_joined(list(group)) for _, group in groupby(rows, itemgetter("second"))]
     flush_to_disk(out)
     with atomic_path(out / PREDICTIONS) as part:
         part.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -132,3 +123,73 @@ def read_masks(out: str | Path) -> Iterator[Bool[np.ndarray, "H W"]]:
         yield from masks_in(json.loads((out / PREDICTIONS).read_text(encoding="utf-8"))["masks"], out)
     except Exception as error:  # PIL, NumPy and zipfile raise many kinds for a damaged file
         raise RecordError(f"{out}: holds no whole prediction ({error!r}); make one with `avs predict VIDEO`") from error
+
+
+@contextmanager
+def mask_files(form: str, out: Path, digits: int) -> Iterator[Callable[[Second], None]]:
+    """A function that writes the mask of a step; the single file of npz and rle gets its name at the end."""
+    if form == "png":
+        yield lambda s: write_grey(out / "masks" / f"{s.index:0{digits}d}.png", s.mask * np.uint8(255))
+    elif form == "npz":
+        with atomic_path(out / "masks.npz") as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+
+            def add(second: Second) -> None:
+                with archive.open(f"{second.index:0{digits}d}.npy", "w") as stream:
+                    np.lib.format.write_array(stream, np.ascontiguousarray(second.mask), allow_pickle=False)
+
+            yield add
+    else:
+        with atomic_path(out / "masks.jsonl") as part, open(part, "w", encoding="utf-8", newline="\n") as stream:
+
+            def add(second: Second) -> None:
+                row = {"step": second.index, "time": round(second.time, 4), "size": list(second.mask.shape)}
+                stream.write(json.dumps(row | {"counts": rle_encode(second.mask)}) + "\n")
+
+            yield add
+
+
+def masks_in(form: str, out: Path) -> Iterator[Bool[np.ndarray, "H W"]]:
+    """The masks that `mask_files` wrote, in their order. A damaged file raises many kinds of error."""
+    if form == "png":
+        for path in sorted(out.glob("masks/[0-9]*.png"), key=lambda path: int(path.stem)):
+            yield np.asarray(Image.open(path)) > 0
+    elif form == "npz":
+        with np.load(out / "masks.npz") as arrays:
+            yield from (arrays[name] for name in sorted(arrays.files, key=int))
+    else:
+        with open(out / "masks.jsonl", encoding="utf-8") as lines:
+            yield from (rle_decode(row["counts"], row["size"]) for row in map(json.loads, lines))
+
+
+def write_grey(path: Path, values: UInt8[np.ndarray, "H W"]) -> None:
+    """Write a PNG beside and renamed; the caller flushes the folder."""
+    with atomic_path(path, flush=False) as part:
+        Image.fromarray(values).save(part, format="png")
+
+
+def rle_encode(mask: Shaped[np.ndarray, "H W"]) -> list[int]:
+    """The ``counts`` of COCO's uncompressed masks (Lin et al., ECCV 2014), which pycocotools reads: lengths of the runs
+    of a mask read down its columns; the first run is of zeros and may be empty.
+
+    >>> rle_encode(np.array([[0, 1, 1], [0, 0, 1]])), rle_encode(np.ones((2, 2)))
+    ([2, 1, 1, 2], [0, 4])
+    """
+    flat = np.asarray(mask).astype(bool).ravel(order="F")
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(np.concatenate([[0], edges, [len(flat)]])).tolist()
+    return [0, *counts] if len(flat) and flat[0] else counts
+
+
+def rle_decode(counts: Sequence[int], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    """The mask of (height, width) that `rle_encode` counted. Raises AvsError where the counts do not sum up to it.
+
+    >>> rle_decode([2, 1, 1, 2], (2, 3)).astype(int)
+    array([[0, 1, 1],
+           [0, 0, 1]])
+    """
+    height, width = size
+    lengths = np.asarray(counts, dtype=np.int64)
+    if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != height * width:
+        wanted = f"counts >= 0 that sum up to {height} x {width} = {height * width}"
+        raise UsageError(f"run lengths: expected {wanted}; got a sum of {lengths.sum()}")
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, height).T

@@ -23,7 +23,7 @@ from avslib.core.files import atomic_path
 from avslib.core.locks import LOCK, locked
 from avslib.core.tensors import save_tensors
 from avslib.data.avsbench import AUDIO_TOLERANCE
-from avslib.data.layout import LAYOUTS, clip_folders, is_plain_name, make_clip, read_csv
+from avslib.data.layout import LAYOUTS, clip_folders, is_plain_name, read_csv
 from avslib.data.pickles import LOG_MEL
 from avslib.video.reader import Moment, probe, read_video
 
@@ -44,20 +44,13 @@ class Outcome(NamedTuple):
 
 @dataclass
 class Prepared:
-    """What `prepare` did.
+    """What `prepare` did: names of clips that were made, and of those that were there already."""
 
-    Attributes:
-        folder: with the task's csv.
-        log: csv of every clip: clip, split, status (made, there, failed), reason.
-        made, there: names of clips that were made, and of those that were there already.
-        failed: why the others were not made, by clip (by video where its clips are unknown).
-    """
-
-    folder: Path
-    log: Path
+    folder: Path  # with the task's csv
+    log: Path  # csv of every clip: clip, split, status (made, there, failed), reason
     made: list[str]
     there: list[str]
-    failed: dict[str, str]
+    failed: dict[str, str]  # why, by clip (by video where its clips are unknown)
 
     @property
     def exit_code(self) -> int:
@@ -85,9 +78,9 @@ def prepare(
     Without a table every video is cut end to end into clips ``<file>_<second>`` of `split`, whose category is the
     folder that the video lies in ("unknown" directly below `videos`); what is left at the end is not used.
 
-    A clip whose files are there is kept, so that a stopped run resumes; a clip's folder of frames appears only when
-    the clip is whole. Processes that fill one folder take turns. A video that fails does not stop the others; a full
-    disk stops all. The csv lists the clips that are there.
+    A clip's folder of frames appears when the clip is whole, and is then kept, so that a stopped run resumes. Processes
+    that fill one folder take turns. A video that fails does not stop the others; a full disk stops all. The csv lists
+    the clips that are there.
 
     Args:
         videos: folder of video files, searched in depth, also through links; one video file; or the table itself,
@@ -116,7 +109,8 @@ def prepare(
         known = read_csv(folder / layout.csv, task, optional=("start",)) if (folder / layout.csv).is_file() else []
         jobs: dict[Path, list[Row]] = {}
         outcomes: list[Outcome] = []
-        for row, found in _whole(videos, files, task, split) if table is None else _rows(files, rows, task, known):
+        plan = _rows(files, rows, task, known) if rows else _whole(videos, files, layout.key, split)
+        for row, found in plan:
             if isinstance(found, Path):
                 jobs.setdefault(found, []).append(row)
             else:
@@ -128,60 +122,49 @@ def prepare(
         finally:  # a stopped run lists the clips that it made
             log = [(row[layout.key], row["split"], *rest) for row, *rest in outcomes]
             log = pd.DataFrame(log, columns=["clip", "split", "status", "reason"])
-            _write_csv(folder / LOG, log)
-            rows = pd.DataFrame([*known, *(o.row for o in outcomes if o.status != "failed")])
-            columns, by = (
-                ["name", "start", "category", "split"] if task == "s4" else layout.columns,
-                ["split", layout.key],
-            )
-            rows = rows.reindex(columns=columns).fillna("0").drop_duplicates(by, keep="last").sort_values(by)
-            _write_csv(folder / layout.csv, rows)
-    names = {status: list(clips) for status, clips in log.groupby("status")["clip"]}
-    failed = {}
-    for clip, where, status, reason in log.itertuples(index=False):
-        if status == "failed":
-            failed[f"{clip} ({where})" if clip in failed else clip] = reason
-    return Prepared(folder, folder / LOG, names.get("made", []), names.get("there", []), failed)
+            columns = ["name", "start", "category", "split"] if task == "s4" else ["video_id", "split"]
+            clips = pd.DataFrame([*known, *(o.row for o in outcomes if o.status != "failed")], columns=columns)
+            clips = clips.fillna("0").drop_duplicates(["split", layout.key], keep="last")
+            for name, content in ((LOG, log), (layout.csv, clips.sort_values(["split", layout.key]))):
+                with atomic_path(folder / name) as part:
+                    content.to_csv(part, index=False, lineterminator="\n")
+    made, there, failed = (log[log["status"] == status] for status in ("made", "there", "failed"))
+    names = failed["clip"].where(~failed["clip"].duplicated(), failed["clip"] + " (" + failed["split"] + ")")
+    reasons = dict(zip(names, failed["reason"], strict=True))
+    return Prepared(folder, folder / LOG, made["clip"].tolist(), there["clip"].tolist(), reasons)
 
 
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    with atomic_path(path) as part:
-        table.to_csv(part, index=False, lineterminator="\n")
-
-
-def _videos(root: Path) -> dict[str, list[Path]]:
-    """Video files by name without ending; folders behind links too, each once, however many links lead there."""
+def _videos(root: Path) -> dict[str, Path | str]:
+    """Video files by name without ending, or why a name cannot be used; folders behind links are entered once."""
     if not root.exists():
         raise DataError(f"{root}: no such file or folder; give the folder with the videos")
-    paths, entered = [root], set()
+    paths, entered, files = [root], set(), {}
     for folder, below, names in os.walk(root, followlinks=True):
         if (real := os.path.realpath(folder)) in entered:
             below.clear()
         else:
             paths += [Path(folder, name) for name in names]
         entered.add(real)
-    files: dict[str, list[Path]] = {}
     for path in sorted(paths):
         if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file():
-            files.setdefault(path.stem, []).append(path)
+            twice = f"{files.get(path.stem)} and {path} have the same name; rename one of them"
+            files[path.stem] = twice if path.stem in files else path
     if not files:
         raise DataError(f"{root}: has no video; expected files that end in {', '.join(ENDINGS)}")
     return files
 
 
-def _whole(root: Path, files: dict[str, list[Path]], task: str, split: str) -> Iterator[tuple[Row, Path | str]]:
+def _whole(root: Path, files: dict[str, Path | str], key: str, split: str) -> Iterator[tuple[Row, Path | str]]:
     """A row without a start for each video, and the video, or why it cannot be used."""
-    for stem, (first, *others) in files.items():
-        category = first.parent.name if root.is_dir() and first.parent != root else "unknown"
-        row, fine = {"category": category, "split": split}, all(map(is_plain_name, (stem, category, split)))
-        why = f"{first}: clips cannot be called {stem!r}, of {category!r} in {split!r}; rename it"
-        yield row | {LAYOUTS[task].key: first.name}, first if fine else why
-        for path in others:
-            yield row | {LAYOUTS[task].key: path.name}, f"{path}: {first} has the same name; rename one of them"
+    for stem, found in files.items():
+        nested = isinstance(found, Path) and root.is_dir() and found.parent != root
+        row = {key: stem, "category": found.parent.name if nested else "unknown", "split": split}
+        why = f"{found}: names of a video, its folder and split are those of files on any system; rename it"
+        yield row, found if all(map(is_plain_name, row.values())) else why
 
 
 def _rows(
-    files: dict[str, list[Path]], rows: list[Row], task: str, known: list[Row]
+    files: dict[str, Path | str], rows: list[Row], task: str, known: list[Row]
 ) -> Iterator[tuple[Row, Path | str]]:
     """Each row of a table with its start, and its video, or why it cannot be cut."""
     key, owners = LAYOUTS[task].key, {clip_folders(task, row)[1]: row["split"] for row in known}
@@ -190,18 +173,16 @@ def _rows(
         names = [Path(row["video"]).stem] if "video" in row else [row[key], source]
         name = next((name for name in names if name in files), None)
         row = row | {"start": row.get("start", "0" if name == row[key] else second)}
-        paths, owner = files.get(name, []), owners.setdefault(clip_folders(task, row)[1], row["split"])
-        if not paths:
+        owner = owners.setdefault(clip_folders(task, row)[1], row["split"])
+        if name is None:
             wanted = " or ".join(repr(name) for name in names if name)
             yield row, f"no video named {wanted}; expected one that ends in {', '.join(ENDINGS)}"
-        elif len(paths) > 1:
-            yield row, f"{paths[0]} and {paths[1]} have the same name; rename one of them"
         elif not re.fullmatch(r"\d+(\.\d*)?", row["start"]):
             yield row, f"start is {row['start']!r}; expected seconds, at least 0"
         elif owner != row["split"]:
             yield row, f"{row[key]} is in split {owner} too, and {task} has one folder of frames for all splits"
         else:
-            yield row, paths[0]
+            yield row, files[name]
 
 
 def make_clips(
@@ -223,10 +204,8 @@ def make_clips(
             outcomes.append(outcome)
     except DiskFullError:
         raise
-    except AvsError as error:
-        reason = str(error)
     except Exception as error:  # a decoder may raise anything, and one video must not stop the others
-        reason = f"{video}: {type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, AvsError) else f"{video}: {type(error).__name__}: {error}"
     known = [outcome.row for outcome in outcomes]
     return outcomes + [Outcome(row, "failed", reason) for row in rows if row not in known]
 
@@ -244,7 +223,7 @@ def _outcomes(video: Path, seconds: float, rows: list[Row], folder: Path, task: 
     by_fraction: dict[float, list[tuple[int, Row]]] = {}
     for row in rows:
         end = float(row["start"]) + SECONDS
-        if _is_there(folder, task, row):
+        if _frames(folder, task, row).is_dir():
             yield Outcome(row, "there")
         elif seconds < end - AUDIO_TOLERANCE:
             why = f"lasts {seconds:.2f} s; the clip from second {row['start']} on needs {end:g} s"
@@ -262,19 +241,14 @@ def _outcomes(video: Path, seconds: float, rows: list[Row], folder: Path, task: 
                 break
 
 
-def _is_there(folder: Path, task: str, row: Row) -> bool:
-    """Whether all files of a clip are there; `avs data check --deep` reads them."""
-    try:
-        clip = make_clip(folder, task, row, SECONDS, masks=False)
-    except AvsError:
-        return False
-    return clip.wav_path is not None and clip.log_mel_path is not None
+def _frames(folder: Path, task: str, row: Row) -> Path:
+    """The folder of a clip's frames; it is written last, so where it exists the clip is whole."""
+    return folder / LAYOUTS[task].data / "visual_frames" / clip_folders(task, row)[1]
 
 
 def _write_clip(folder: Path, task: str, row: Row, moments: Sequence[Moment], size: int) -> None:
-    """The sound first: a clip whose frames are there is whole."""
     name, data = row[LAYOUTS[task].key], folder / LAYOUTS[task].data
-    inner, seen, (stem, *_) = clip_folders(task, row)
+    inner, _, (stem, *_) = clip_folders(task, row)
     sound = np.concatenate([moment.sound for moment in moments])
     samples = np.clip(np.round(sound * 32768), -32768, 32767).astype("<i2")
     with atomic_path(data / "audio_wav" / inner / f"{name}.wav") as part:
@@ -282,10 +256,7 @@ def _write_clip(folder: Path, task: str, row: Row, moments: Sequence[Moment], si
     # of the samples as the wav holds them, so that either file gives the same embedding
     patches = log_mel(torch.from_numpy(samples.astype(np.float32) / 32768), SAMPLE_RATE, SECONDS)
     save_tensors(data / "audio_log_mel" / inner / f"{name}.safetensors", {LOG_MEL: patches})
-    frames = data / "visual_frames" / seen
-    if frames.exists():  # not all of them
-        shutil.rmtree(frames)
-    with atomic_path(frames) as part:
+    with atomic_path(_frames(folder, task, row)) as part:
         part.mkdir()
         for number, moment in enumerate(moments, 1):
             picture = Image.fromarray(moment.image)
@@ -296,10 +267,7 @@ def _write_clip(folder: Path, task: str, row: Row, moments: Sequence[Moment], si
 def _copy_masks(folder: Path, task: str, row: Row, masks: Path) -> str:
     """Copy the clip's masks from the folder `masks`, or return why there are none."""
     inside = clip_folders(task, row)[0] / row[LAYOUTS[task].key]
-    source, target = masks / inside, folder / LAYOUTS[task].data / "gt_masks" / inside
-    if not source.is_dir():
-        return f"{source}: no such folder, so no masks were copied"
-    if not target.exists():
-        with atomic_path(target) as part:
-            shutil.copytree(source, part)
+    if not (masks / inside).is_dir():
+        return f"{masks / inside}: no such folder, so no masks were copied"
+    shutil.copytree(masks / inside, folder / LAYOUTS[task].data / "gt_masks" / inside, dirs_exist_ok=True)
     return ""

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from avslib.audio import SAMPLE_RATE
-from avslib.core.errors import UsageError, VideoError
+from avslib.core.errors import VideoError
 from avslib.video.container import LARGEST_FRAME, LONGEST_STILL, decoded, opened, picture_track, sound_track, timed
-from avslib.video.sound import Blocks, read_sound
+from avslib.video.sound import AudioSource, Blocks, read_sound
 
 PHASE = 15 / 16  # AVSBench cuts a second into 16 pictures and keeps the last one, index 15
 SHORTEST_TAIL = 0.1  # share of a step; what is left after the last whole step is dropped when it is shorter
@@ -35,73 +35,54 @@ class BrokenOff(VideoError):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says about itself.
+    """What a file says about itself."""
 
-    Attributes:
-        width, height: in pixels as shown: turned, and with pixels made square.
-        seconds, fps: length of the picture track and mean frame rate; None where the file does not say.
-        rotation: degrees counter-clockwise by which a player turns the pictures.
-        sound_rate, channels: of the sound track, 0 without one.
-    """
-
-    width: int
+    width: int  # in pixels as shown: turned, and with pixels made square
     height: int
-    seconds: float | None
-    fps: float | None
-    rotation: int
-    sound_rate: int
+    seconds: float | None  # of the picture track; None where the file does not say
+    fps: float | None  # on average
+    rotation: int  # degrees counter-clockwise by which a player turns the pictures
+    sound_rate: int  # 0 without a sound track
     channels: int
 
 
 @dataclass
 class Moment:
-    """A step, number `index`: the picture as a player shows it, uint8 RGB, and its sound, 16 kHz mono.
-
-    `start` and `length` are seconds. The sound is silence where the track is shorter, and empty when not asked for.
-    """
+    """A step of a video."""
 
     index: int
-    start: float
+    start: float  # in seconds
     length: float
-    image: UInt8[np.ndarray, "H W 3"]
-    sound: Float[np.ndarray, "S"]
+    image: UInt8[np.ndarray, "H W 3"]  # RGB, as a player shows it
+    sound: Float[np.ndarray, "S"]  # 16 kHz mono, silence where the track is shorter; empty when not asked for
 
 
 def probe(path: str | Path) -> VideoInfo:
     """What a video file holds; decodes one frame, to find a file that cannot be read.
 
     Raises:
-        AvsError: no such file, empty, no video or damaged, or a sound file; beyond the limits of this module.
+        AvsError: no such file, empty, damaged, longer than a day, or a sound file.
     """
     with opened(path) as container:
         track, sound = picture_track(container), sound_track(container)
-        if track is None:
-            kind = "only sound or still pictures" if container.streams else "it is damaged, or was not copied whole"
-            raise VideoError(f"{path}: has no video track that can be read, {kind}")
-        frame = next(decoded(container, track), None)
+        frame = next(decoded(container, track), None) if track else None
         if frame is None:
-            raise VideoError(f"{path}: its video track holds no frame that can be decoded; record or convert it again")
+            raise VideoError(f"{path}: no video that can be read: only sound or still pictures, or it is damaged")
         height, width, _ = _picture(frame, track.sample_aspect_ratio).shape
         length = float(track.duration * track.time_base if track.duration else (container.duration or 0) / 10**6)
         if length > LONGEST:
             raise VideoError(f"{path}: its header says {length / 3600:.0f} hours; expected at most {LONGEST // 3600}")
         rate = float(track.average_rate or track.guessed_rate or 0)
-        return VideoInfo(
-            width,
-            height,
-            seconds=length if length > 0 else None,
-            fps=rate if 0 < rate <= FASTEST else None,
-            rotation=round(frame.rotation / 90) % 4 * 90,
-            sound_rate=sound.codec_context.sample_rate if sound else 0,
-            channels=sound.codec_context.channels if sound else 0,
-        )
+        fps, rotation = rate if 0 < rate <= FASTEST else None, round(frame.rotation / 90) % 4 * 90
+        heard = (sound.codec_context.sample_rate, sound.codec_context.channels) if sound else (0, 0)
+        return VideoInfo(width, height, length if length > 0 else None, fps, rotation, *heard)
 
 
 def read_video(
     path: str | Path,
     fps: float | Literal["native"] = 1.0,
     *,
-    audio: str | Path | int | None = None,
+    audio: AudioSource = None,
     sound: bool = True,
     phase: float = PHASE,
     start: float = 0,
@@ -120,8 +101,6 @@ def read_video(
     Raises:
         AvsError: as `probe`, at once; no sound track, at once; `BrokenOff`, where a file breaks off.
     """
-    if (fps != "native" and not 0 < fps <= FASTEST) or not 0 <= phase < 1:
-        raise UsageError(f"fps is {fps} and phase {phase}; expected fps above 0 and a phase from 0 to below 1")
     frames = _shown(path, 1 / (probe(path).fps or 25), start)
     blocks = Blocks(read_sound(path, audio=audio, start=start) if sound else [])
     return _moments(frames, fps, phase, blocks, SAMPLE_RATE if sound else 0)

@@ -1,7 +1,6 @@
 """The sound of a media file as a stream: 16 kHz mono, placed by its time stamps on the clock of the pictures."""
 
 from collections.abc import Callable, Iterable, Iterator
-from fractions import Fraction
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
@@ -16,19 +15,16 @@ from avslib.video.container import LONGEST_STILL, opened, sound_track, timed
 
 LIP_SYNC = 20  # sound is moved where its time stamps are off by more than 1/20 s; less is rounding in the file
 
+AudioSource = str | Path | int | None  # a file, or the number of a sound track, from 1; None: the default track
 Samples = Float[np.ndarray, "_"]
 
 
 def read_sound(
-    path: str | Path, rate: int = SAMPLE_RATE, audio: str | Path | int | None = None, start: float = 0
+    path: str | Path, rate: int = SAMPLE_RATE, audio: AudioSource = None, start: float = 0
 ) -> Iterator[Samples]:
     """Stream the sound of any video or sound file in blocks: mono, mixed to 16 bits by FFmpeg, at `rate` Hz.
 
-    Time 0 is `start` seconds after the first picture; sound before it is left out, and silence stands where there is
-    none.
-
-    Args:
-        audio: another file to take the sound from, or the number of a sound track, from 1; None: the default track.
+    Time 0 is `start` seconds after the first picture; sound before it is left out, and gaps are filled with silence.
 
     Raises:
         AvsError: the file cannot be opened or has no such sound track; at once.
@@ -54,15 +50,6 @@ class Blocks:
             self.rest = np.concatenate([self.rest, np.asarray(block, np.float32)])
         taken, self.rest = self.rest[: max(0, count)], self.rest[max(0, count) :]
         return taken
-
-
-def audio_frame(samples: Samples, rate: int, position: int) -> Any:
-    """PyAV's frame of mono samples that begin at sample number `position`."""
-    import av
-
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="fltp", layout="mono")
-    frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), position
-    return frame
 
 
 def _resampled(

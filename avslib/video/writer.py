@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from avslib.audio import SAMPLE_RATE
 from avslib.core.errors import UsageError
 from avslib.core.files import atomic_path
-from avslib.video.sound import Blocks, audio_frame
+from avslib.video.sound import Blocks
 
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
 
@@ -62,7 +62,9 @@ def write_video(
             # up to the end of this frame, so that picture and sound lie side by side in the file
             block = blocks.take(round(count * rate / fps) - done)
             if len(block):
-                out.mux(streams[-1].encode(audio_frame(np.clip(block, -1, 1), rate, done)))
+                frame = av.AudioFrame.from_ndarray(np.clip(block, -1, 1)[None], format="fltp", layout="mono")
+                frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), done
+                out.mux(streams[-1].encode(frame))
                 done += len(block)
         if size is None:
             raise UsageError("write_video: there is no frame to write; give at least one")

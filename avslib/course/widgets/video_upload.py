@@ -9,9 +9,8 @@ from typing import Any
 from avslib.core.errors import AvsError, NotebookError
 from avslib.course.show import data_url, image_html
 from avslib.course.widgets.parts import control, ipywidgets_module
-from avslib.video.filmstrip import keep_some, strip_figure
-from avslib.video.overlay import Second, overlay_video
-from avslib.video.predictor import Predictor
+from avslib.video.overlay import Second, keep_some, overlay_video, strip_figure
+from avslib.video.predictor import Prediction, Predictor
 
 LARGEST = 200 * 10**6  # bytes; a whole upload lies in memory
 
@@ -74,16 +73,19 @@ def _segmented(predictor: Predictor, name: str, content: bytes, samples: int, lo
         video.write_bytes(content)
         kept: list[Second] = []
 
-        def counted() -> Iterator[Second]:
-            for second in predictor.predict(video, samples=samples):
+        def counted(prediction: Prediction) -> Iterator[Second]:
+            for second in prediction:
                 message.value = f"{escape(name)}: {second.index + 1} s done"
                 yield second
 
         try:
-            results = keep_some(counted(), kept)
+            prediction = predictor.predict(video, samples=samples)
+            results = keep_some(counted(prediction), kept)
             overlay_video(video, results, overlay, longest=longest)
             for _ in results:  # those that the overlay did not take
                 pass
+            if prediction.broken:
+                raise prediction.broken
         except AvsError as error:
             raise NotebookError(str(error).replace(str(video), name)) from None
         message.value = f"{escape(name)}: done."

@@ -59,7 +59,7 @@ def videos(tmp_path_factory):
 def test_without_a_csv_videos_are_cut_end_to_end(videos, tmp_path, task):
     result = prepare(videos, tmp_path, task, workers=1, progress=False)
     assert sorted(result.made) == ["long_0", "long_5", "whole_7_0"] and result.exit_code == 1
-    assert "no sound track" in result.failed["mute_0"] and "no video that can be read" in result.failed["broken.mp4"]
+    assert "no sound track" in result.failed["mute_0"] and "no video that can be read" in result.failed["broken"]
     dataset = AVSBench(tmp_path, task, "test", masks=False)
     assert [greys(dataset, 0), greys(dataset, 1)] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     assert pitches(dataset, 1) == [700, 800, 900, 1000, 1100]
