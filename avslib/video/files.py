@@ -47,6 +47,9 @@ def write_prediction(
         raise UsageError(f"masks is {masks!r}; expected one of {', '.join(FORMS)}")
     if out.is_file():
         raise OutputError(f"{out}: is a file; name a folder for the results")
+    sources = [Path(path).resolve() for path in (prediction.video, prediction.audio) if isinstance(path, str | Path)]
+    if any((out / name).resolve() in sources for name in SINGLE):
+        raise OutputError(f"{out}: the results would replace their source; name another folder by --out")
     left_over = (out / UNFINISHED).exists()
     _require_free(out, () if left_over else (*SINGLE, "masks", "uncertainty"))
     # the mark of an unfinished prediction is its lock, to distinguish a running one from one that was killed
@@ -102,13 +105,11 @@ def _write(prediction: Prediction, out: Path, form: str, overlay: bool) -> list[
 
 def _joined(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The summaries of the steps of a second as one."""
-    joined = dict(rows[0])
-    for name in joined.keys() - {"second", "time", "box"}:
-        values = [row[name] for row in rows if row[name] is not None]
-        joined[name] = round(sum(values) / len(values), 5) if values else None
+    names = rows[0].keys() - {"second", "time", "box"}
+    values = {name: [row[name] for row in rows if row[name] is not None] for name in names}
     boxes = np.array([row["box"] for row in rows if row["box"]])
-    joined["box"] = [*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist()] if len(boxes) else None
-    return joined
+    box = [*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist()] if len(boxes) else None
+    return rows[0] | {name: round(sum(v) / len(v), 5) if v else None for name, v in values.items()} | {"box": box}
 
 
 def read_masks(out: str | Path) -> Iterator[Bool[np.ndarray, "H W"]]:
@@ -181,15 +182,10 @@ def rle_encode(mask: Shaped[np.ndarray, "H W"]) -> list[int]:
 
 
 def rle_decode(counts: Sequence[int], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """The mask of (height, width) that `rle_encode` counted. Raises AvsError where the counts do not sum up to it.
+    """The mask of (height, width) that `rle_encode` counted. Raises ValueError where the counts do not sum up to it.
 
     >>> rle_decode([2, 1, 1, 2], (2, 3)).astype(int)
     array([[0, 1, 1],
            [0, 0, 1]])
     """
-    height, width = size
-    lengths = np.asarray(counts, dtype=np.int64)
-    if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != height * width:
-        wanted = f"counts >= 0 that sum up to {height} x {width} = {height * width}"
-        raise UsageError(f"run lengths: expected {wanted}; got a sum of {lengths.sum()}")
-    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, height).T
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[::-1]).T

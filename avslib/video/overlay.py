@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from avslib.core.errors import UsageError
 from avslib.video.reader import BrokenOff, probe, read_video
-from avslib.video.sound import AudioSource, read_sound
+from avslib.video.tracks import AudioSource, read_sound
 from avslib.video.writer import write_video
 
 TINT = (230, 159, 0, 89)  # the orange that predictions have in every figure, at 35 %

@@ -18,7 +18,7 @@ from rich.progress import track
 from scipy.io import wavfile
 
 from avslib.audio import SAMPLE_RATE, log_mel
-from avslib.core.errors import AvsError, DataError, DiskFullError, UsageError
+from avslib.core.errors import AvsError, DataError, DiskFullError
 from avslib.core.files import atomic_path
 from avslib.core.locks import LOCK, locked
 from avslib.core.tensors import save_tensors
@@ -93,10 +93,6 @@ def prepare(
     Raises:
         AvsError: nothing to do (no such folder, no video, an empty or faulty table); `out` cannot be written.
     """
-    if task not in LAYOUTS:
-        raise UsageError(f"task {task!r} is unknown; expected one of {', '.join(LAYOUTS)}")
-    if size < 0 or (masks and not Path(masks).is_dir()):
-        raise UsageError(f"size is {size} and masks {masks}; expected at least 0, and a folder laid out as gt_masks")
     videos, layout = Path(videos), LAYOUTS[task]
     if table is None and videos.suffix.lower() == ".csv":
         videos, table = videos.parent, videos
@@ -159,7 +155,7 @@ def _whole(root: Path, files: dict[str, Path | str], key: str, split: str) -> It
     for stem, found in files.items():
         nested = isinstance(found, Path) and root.is_dir() and found.parent != root
         row = {key: stem, "category": found.parent.name if nested else "unknown", "split": split}
-        why = f"{found}: names of a video, its folder and split are those of files on any system; rename it"
+        why = f"{found}: the names of video, folder and split must be valid file names on any system; rename it"
         yield row, found if all(map(is_plain_name, row.values())) else why
 
 

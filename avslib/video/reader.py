@@ -16,8 +16,8 @@ from jaxtyping import Float, UInt8
 
 from avslib.audio import SAMPLE_RATE
 from avslib.core.errors import VideoError
-from avslib.video.container import LARGEST_FRAME, LONGEST_STILL, decoded, opened, picture_track, sound_track, timed
-from avslib.video.sound import AudioSource, Blocks, read_sound
+from avslib.video import tracks
+from avslib.video.tracks import LONGEST_STILL, AudioSource, Blocks, read_sound
 
 PHASE = 15 / 16  # AVSBench cuts a second into 16 pictures and keeps the last one, index 15
 SHORTEST_TAIL = 0.1  # share of a step; what is left after the last whole step is dropped when it is shorter
@@ -63,9 +63,9 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         AvsError: no such file, empty, damaged, longer than a day, or a sound file.
     """
-    with opened(path) as container:
-        track, sound = picture_track(container), sound_track(container)
-        frame = next(decoded(container, track), None) if track else None
+    with tracks.opened(path) as container:
+        track, sound = tracks.picture_track(container), tracks.sound_track(container)
+        frame = next(tracks.decoded(container, track), None) if track else None
         if frame is None:
             raise VideoError(f"{path}: no video that can be read: only sound or still pictures, or it is damaged")
         height, width, _ = _picture(frame, track.sample_aspect_ratio).shape
@@ -94,7 +94,7 @@ def read_video(
 
     Args:
         fps: steps per second; "native": one for each frame, as long as it is shown, in pieces of a second at most.
-        audio: see :func:`avslib.video.sound.read_sound`; the sound may be shorter or longer than the video.
+        audio: see :func:`avslib.video.tracks.read_sound`; the sound may be shorter or longer than the video.
         sound: False leaves the sound out, and then the file needs no sound track.
         start: seconds of the video that are left out; times count from there.
 
@@ -114,7 +114,7 @@ def _picture(frame: Any, ratio: Fraction | None) -> UInt8[np.ndarray, "H W 3"]:
 
     width = max(1, round(frame.width * (ratio or 1)))
     try:
-        if width * frame.height > LARGEST_FRAME:
+        if width * frame.height > tracks.LARGEST_FRAME:
             raise ValueError(f"it is shown {width} pixels wide")
         pixels = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
     except (av.FFmpegError, ValueError) as error:
@@ -139,7 +139,7 @@ def _shown(path: str | Path, usual: float, begin: float) -> Iterator[tuple[float
     A frame of unknown length lasts `usual` seconds. Raises BrokenOff after the last frame of a damaged file.
     """
     picture, start, end, declared = None, -begin, -begin, 0.0
-    for frame, track in timed(path, picture_track, begin):
+    for frame, track in tracks.timed(path, tracks.picture_track, begin):
         time = end if frame.time is None else frame.time
         if time > min(end + LONGEST_STILL, LONGEST):
             raise BrokenOff(f"{path}: its time stamps jump from {end:.1f} to {time:.1f} s: damaged", end, time)

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from avslib.audio import SAMPLE_RATE
 from avslib.core.errors import UsageError
 from avslib.core.files import atomic_path
-from avslib.video.sound import Blocks
+from avslib.video.tracks import Blocks
 
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
 
