@@ -19,24 +19,18 @@ from avslib.calibration import entropy, entropy_parts
 from avslib.core.errors import UsageError
 from avslib.models.ecmvae import ECMVAE, ECMVAEOutput
 from avslib.models.latent import Noise
-<<<<<<< HEAD
-from avslib.video.windows import OVERLAP, Prediction
-from avslib.weights.checkpoints import load_checkpoint
-from avslib.weights.speed_options import apply_speed_options
-=======
-from avslib.weights.speed_options import apply_speed_options
 from avslib.video.overlay import Letterbox, Second
 from avslib.video.reader import BrokenOff, Moment, probe, read_video
 from avslib.video.tracks import AudioSource
 from avslib.weights.checkpoints import load_checkpoint
 from avslib.weights.devices import select_device
+from avslib.weights.speed_options import apply_speed_options
 
 # sharing 1, 2 or 4 s moved J on 60 s of Mini-AVS clips by +0.008, -0.003 and +0.005, at up to 5 times the cost
 OVERLAP = 0
 SIZES = range(32, 2049, 32)  # side of the network's square, in pixels
 
 Window = list[tuple[Tensor, np.ndarray]]  # fitted pictures, uint8 [3, S, S], and a second of 16 kHz sound for each
->>>>>>> k-video
 
 
 class Predictor:
