@@ -20,8 +20,14 @@ from pathlib import Path
 from avslib.core.errors import AvsError, DiskFullError, OutputError
 
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-# errors of file systems that cannot flush a single file
-NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS, errno.EPERM, errno.EACCES}
+NO_FLUSH = {
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.ENOSYS,
+    errno.EROFS,
+    errno.EPERM,
+    errno.EACCES,
+}  # not by this file system
 ABANDONED = 24 * 3600  # seconds without a change after which a temporary file is taken for a killed process's
 
 
@@ -30,8 +36,7 @@ def atomic_path(path: str | Path, *, replace: bool = True, flush: bool = True) -
     """Yield a temporary path beside `path`; rename it to `path` on success, delete it on failure.
 
     The caller may create a file or a folder there. A file at `path` is replaced; a folder at `path` is an error,
-    since a folder cannot be replaced in one step. Temporary files that killed processes left there are removed after a
-    day.
+    since a folder cannot be replaced in one step. What killed processes left there is removed after a day.
 
     Args:
         replace: False keeps an existing file: writing the same bytes again succeeds, other bytes raise an error.
@@ -43,25 +48,29 @@ def atomic_path(path: str | Path, *, replace: bool = True, flush: bool = True) -
         OutputError: `replace` is off, and `path` holds something else.
     """
     path = Path(path)
-    with told_when_full(path):
+    with report_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path.parent.absolute())
         # 50 characters of the name at most: the longest valid name would become too long
         temporary = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex}.part")
         try:
             yield temporary
-            if replace or not _is_there(path, temporary):
+            if replace or not path.exists():
                 if flush:
                     flush_to_disk(temporary)
                 os.replace(temporary, path)
                 if flush and os.name != "nt":  # Windows cannot open a folder, and flushes names itself
                     _flush(path.parent)
+            elif path.is_dir() or temporary.is_dir() or not filecmp.cmp(path, temporary, shallow=False):
+                raise OutputError(
+                    f"{path}: already exists with different content; choose a different name, or remove it first"
+                )
         finally:
             _remove(temporary)
 
 
 @contextmanager
-def told_when_full(path: str | Path) -> Iterator[None]:
+def report_full_disk(path: str | Path) -> Iterator[None]:
     """Turn any library's error for a full disk into a `DiskFullError` that names `path`."""
     try:
         yield
@@ -71,10 +80,10 @@ def told_when_full(path: str | Path) -> Iterator[None]:
         if not _means_full(error):
             raise
         folder = next(p for p in Path(path).absolute().parents if p.is_dir())
+        free = shutil.disk_usage(folder).free / 1e6
         raise DiskFullError(
-            f"{path}: not written: the disk is full, or a quota or the largest file size is reached "
-            f"({shutil.disk_usage(folder).free / 1e6:.0f} MB are free); free some space and start again, the previous "
-            "file is intact"
+            f"{path}: not written: the disk is full, or a quota or the largest file size is reached ({free:.0f} MB are "
+            "free); free some space and start again, the previous file is intact"
         ) from error
 
 
@@ -90,16 +99,12 @@ def _means_full(error: BaseException | None) -> bool:
 
 
 def flush_to_disk(path: str | Path) -> None:
-    """Return when the file or folder `path`, with everything in it, is on the disk.
-
-    A file takes a few milliseconds; for a folder the system writes everything that it still has to write.
-    """
+    """Return when the file or folder `path`, with everything in it, is on the disk."""
     path = Path(path)
     if path.is_dir() and hasattr(os, "sync"):
-        os.sync()
-        return
-    for file in [path] if path.is_file() else path.rglob("*"):
-        if file.is_file():
+        os.sync()  # faster than file by file
+    else:
+        for file in filter(Path.is_file, [path, *path.rglob("*")]):
             _flush(file)
 
 
@@ -113,15 +118,6 @@ def _flush(path: Path) -> None:
     except OSError as error:
         if error.errno not in NO_FLUSH:
             raise
-
-
-def _is_there(path: Path, new: Path) -> bool:
-    """Whether `path` already has the content of `new`. Raises OutputError where it has different content."""
-    if not path.exists():
-        return False
-    if path.is_file() and new.is_file() and filecmp.cmp(path, new, shallow=False):
-        return True
-    raise OutputError(f"{path}: already exists with different content; choose a different name, or remove it first")
 
 
 def _remove(path: Path) -> None:

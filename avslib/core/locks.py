@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from avslib.core.errors import OutputError
-from avslib.core.files import told_when_full
+from avslib.core.files import report_full_disk
 from avslib.training.distributed import rank, together
 
 LOCK = ".lock"
@@ -35,7 +35,7 @@ def locked(path: str | Path, what: str, patience: float | None = None) -> Iterat
     path = Path(path)
     lock = FileLock(path)
     try:
-        with told_when_full(path):
+        with report_full_disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             _acquire(lock, path.parent, what, patience)
     except (OSError, NotImplementedError) as error:

@@ -88,9 +88,7 @@ def _torch_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def global_seed(seed: int) -> None:
-    """Seed the global generators of Python, NumPy and torch on all devices."""
-    set_seed(seed)
+global_seed = set_seed  # of the global generators of Python, NumPy and torch on all devices
 
 
 @contextmanager

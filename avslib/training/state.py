@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from avslib.config import Config
 from avslib.core.errors import OutputError, RunStateError
-from avslib.core.files import atomic_path, flush_to_disk, told_when_full
+from avslib.core.files import atomic_path, flush_to_disk, report_full_disk
 from avslib.core.locks import LOCK
 from avslib.study.records import RECORD
 from avslib.training.distributed import world_size
@@ -210,7 +210,7 @@ class History:
         """Append a row; it is on disk when this returns."""
         if self.write:
             text = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
-            with told_when_full(self.path), open(self.path, "a", newline="", encoding="utf-8") as stream:
+            with report_full_disk(self.path), open(self.path, "a", newline="", encoding="utf-8") as stream:
                 csv.DictWriter(stream, self.FIELDS, restval="", lineterminator="\n").writerow(text)
             if self.on_row:
                 self.on_row(values)

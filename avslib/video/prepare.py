@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.progress import track
 
 from avslib.core.errors import DataError, UsageError, WorkerError
-from avslib.core.files import atomic_path, told_when_full
+from avslib.core.files import atomic_path, report_full_disk
 from avslib.core.locks import LOCK, locked
 from avslib.data.layout import LAYOUTS, read_csv
 from avslib.video.clip_writer import ClipJob, Outcome, make_clips
@@ -112,7 +112,7 @@ def _prepare(
     found = track(_run(jobs, (folder, task, *options), workers), "preparing", len(jobs), disable=not progress)
     folder.mkdir(parents=True, exist_ok=True)
     # the log can be read while the clips are made
-    with told_when_full(result.log), open(result.log, "w", encoding="utf-8", newline="") as stream:
+    with report_full_disk(result.log), open(result.log, "w", encoding="utf-8", newline="") as stream:
         log = csv.writer(stream, lineterminator="\n")
         log.writerow(("clip", "status", "reason"))
         try:
