@@ -7,7 +7,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -16,7 +16,6 @@ from avslib.core.errors import AvsError
 LARGEST_TEXT = 16 * 2**20  # bytes of a csv or list: 200,000 clips; as rows it takes up to 2 GB for a moment
 LARGEST_JSON = 64 * 2**20  # bytes of a manifest or index, which holds a few hundred for each clip
 LARGEST_YAML = 64 * 2**10  # bytes: PyYAML reads this much within 3 s; the presets and grids have less than 5,000
-LONGEST_INTEGER = 100  # digits in YAML; more of them are text
 
 
 def read_bytes(path: str | Path, largest: int, kind: type[AvsError], what: str) -> bytes:
@@ -60,18 +59,17 @@ class _Loader(yaml.SafeLoader):
     ``no``, ``010``, ``12:30`` and ``2026-01-01`` are text, not False, 8, 750 and a date.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict] = {}
-
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases such as *name are not supported; write the value out")
         return super().compose_node(parent, index)
 
 
+_Loader.yaml_implicit_resolvers = {}
 for _tag, _plain in (
     ("bool", "true|false"),
     ("null", "~|null|"),
-    ("int", f"[-+]?(0|[1-9][0-9]{{0,{LONGEST_INTEGER}}})"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)"),
     ("float", r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.inf|\.nan"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_plain})$", re.IGNORECASE), [None])
