@@ -12,6 +12,9 @@ _LAZY = {
     "ECMVAEOutput": "avslib.models.ecmvae",
     "load_checkpoint": "avslib.weights.checkpoints",
     "load_official": "avslib.weights.released",
+    "train": "avslib.training.loop",
+    "evaluate": "avslib.training.evaluate",
+    "Predictor": "avslib.video.predictor",
     "AvsError": "avslib.core.errors",
 }
 

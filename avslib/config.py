@@ -100,7 +100,7 @@ class DataConfig(_Section):
     """train clips that may be corrupt: each is reported and replaced by a different one; more end the training"""
     workers: int = Field(2, ge=0, description="processes that read clips; 0 reads in the training process")
     timeout: int = Field(600, ge=0)
-    """seconds to wait for train batches before their workers count as stuck and are started again; 0: no limit"""
+    """seconds to wait for a train batch before its worker counts as stuck, which ends the training; 0: no limit"""
     cache: str | None = None
     """folder of cached audio embeddings; null: inside the data folder's parent"""
 
@@ -109,13 +109,17 @@ class DataConfig(_Section):
         return self.train_frames or self.frames if split == "train" else self.frames
 
 
+# fields of earlier versions, with the values at which they did nothing: configurations saved then still load
+REMOVED = {"micro_batch": (None,), "nonfinite": ("stop",), "max_skipped": range(10**6)}
+
+
 class TrainConfig(_Section):
     """The optimisation."""
 
     epochs: int = Field(15, ge=1, description="passes over the train split")
     batch_size: int = Field(4, ge=1, description="clips per step and process")
-    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
-    """clips in the network at once, whose statistics a batch norm sees; auto: half as many each time memory runs out"""
+    accumulate: int = Field(1, ge=1)
+    """steps whose gradients are averaged before the weights change; batch statistics are those of batch_size clips"""
     eval_batch_size: int = Field(4, ge=1, description="clips per step when scoring")
     eval_samples: int = Field(0, ge=0)
     """0: score the mean code; k: the mean probability of k codes drawn from the prior"""
@@ -126,10 +130,7 @@ class TrainConfig(_Section):
     weight_decay: float = Field(0.0, ge=0, description="weight decay")
     schedule: Literal["constant", "cosine"] = Field("constant", description="how the learning rate changes")
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from 0")
-    clip_grad: float | None = Field(None, gt=0, description="largest gradient norm; larger gradients are scaled")
-    nonfinite: Literal["stop", "skip"] = "stop"
-    """a loss or gradient that is not finite: stop: ends the training; skip: the step changes nothing"""
-    max_skipped: int = Field(10, ge=0, description="steps in a row that may be skipped; one more ends the training")
+    clip_grad: float | None = Field(None, gt=0, description="largest gradient norm; larger ones are scaled down")
     precision: Literal["no", "tf32", "bf16", "fp16"] = "no"
     """no: float32; tf32: float32 with matrix products in TF32 on a GPU; bf16, fp16: mixed precision"""
     channels_last: bool = Field(True, description="memory layout of the convolutions; true is faster, same results")
@@ -147,6 +148,13 @@ class TrainConfig(_Section):
     """true: statistics and losses over the clips of all processes, as in one process; false: of each, faster"""
     checkpoint_every: int = Field(200, ge=1, description="steps between saved run states, for --resume")
     tensorboard: bool = Field(False, description="also log to the run's folder tensorboard/ (extra tensorboard)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_removed(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: v for name, v in values.items() if name not in REMOVED or v not in REMOVED[name]}
 
 
 class Config(_Section):

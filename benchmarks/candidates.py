@@ -13,7 +13,7 @@ from avslib.audio.vggish import VGGish
 from avslib.config import Config, load_config
 from avslib.core.errors import InstallError
 from avslib.models.ecmvae import ECMVAE
-from avslib.models.speed_options import apply_speed_options, has_compiler
+from avslib.weights.speed_options import apply_speed_options, has_compiler
 from benchmarks import reference_model
 from benchmarks.record import BenchSettings
 from benchmarks.timing import OURS, REFERENCE

@@ -55,7 +55,7 @@ class ReferenceECMVAE(nn.Module):
         with torch.no_grad():
             audio = self.audio_network(patches)
         features, projected = self.backbone(image), self.audio_projection(audio)
-        output = ECMVAEOutput(logits=image.new_empty(0))
+        output = ECMVAEOutput(logits=image.new_empty(0, 1, 1, 1))
         latents = self.prior.encode(image, audio, None)
         output.logits = self._branch("prior", features, projected, latents, frames, noise, output)
         if mask is not None:

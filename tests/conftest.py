@@ -1,11 +1,15 @@
-"""What every test relies on: no display, and one thread a process, as two pytest workers share two cores."""
+"""What every test relies on: checked shapes, no display, and one thread per process (two workers share two cores)."""
 
 import os
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
-from tests.helpers.tiny import TINY
+# before anything imports them: every call checks the shapes that the signatures state
+jaxtyping.install_import_hook(["avslib.models", "avslib.losses", "avslib.metrics"], "beartype.beartype")
+
+from tests.helpers.tiny import TINY  # noqa: E402
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,6 +32,12 @@ def tiny(mini_data):
     from avslib.config import load_config
 
     return load_config("mini", TINY | {"data.root": str(mini_data)})
+
+
+@pytest.fixture
+def unchecked_shapes(monkeypatch):
+    """Shapes as a user has them: wrong ones reach the code, which must name them itself."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def pytest_addoption(parser):

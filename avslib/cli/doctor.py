@@ -67,8 +67,8 @@ def _machine() -> Iterator[Finding]:
     import psutil
     import torch
 
-    from avslib.models.speed_options import has_compiler
     from avslib.study.records import environment, git_state
+    from avslib.weights.speed_options import has_compiler
 
     found, commit = environment(), git_state()["commit"]
     own = importlib.metadata.version("avslib") + (f", commit {commit[:10]}" if commit else "")
@@ -111,7 +111,7 @@ def _weights(vggish: str | Path | None) -> Iterator[Finding]:
     from huggingface_hub import try_to_load_from_cache
 
     from avslib.audio.vggish import load_vggish
-    from avslib.models.backbones import PACKAGED
+    from avslib.core.imagenet import PACKAGED
     from avslib.weights.checkpoints import shipped_names
 
     yield Finding("weights", "shipped checkpoints", ", ".join(shipped_names()), "avs predict, avs demo, the lessons")

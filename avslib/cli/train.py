@@ -42,10 +42,10 @@ def eval_command(
     quiet: Quiet = False,
 ) -> None:
     """Score a checkpoint: J, F over the whole set, and F as published evaluations batch it."""
-    from avslib.models.speed_options import apply_speed_options
     from avslib.study.results import published_row
     from avslib.study.run import dataset_info, score
     from avslib.weights.checkpoints import load_checkpoint
+    from avslib.weights.speed_options import apply_speed_options
 
     model = apply_speed_options(load_checkpoint(checkpoint), bf16=bf16)
     config = model.config.replace(

@@ -3,14 +3,13 @@
 import errno
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from avslib.core.errors import OutputError
 from avslib.core.files import report_full_disk
-from avslib.training.distributed import rank, together
 
 LOCK = ".lock"
 # a process that was just killed or asked to stop may take some seconds to exit
@@ -58,22 +57,3 @@ def _acquire(lock: FileLock, folder: Path, what: str, patience: float | None) ->
         raise OutputError(
             f"{folder}: {what} is running there in another process; wait for it to finish, or choose a different folder"
         ) from None
-
-
-@contextmanager
-def run_folder(out: Path) -> Iterator[None]:
-    """Keep other trainings out of the folder `out` while the block lasts; of processes that train together the first
-    one does it for all.
-
-    Raises:
-        OutputError: another process trains into it.
-    """
-    with ExitStack() as stack:
-        together(lambda: rank() == 0 and stack.enter_context(locked(out / LOCK, "a training", PATIENCE)))
-        try:
-            yield
-        finally:
-            if rank() == 0 and [path.name for path in out.glob("*")] == [LOCK]:  # it ended before it began
-                with suppress(OSError):
-                    (out / LOCK).unlink()
-                    out.rmdir()

@@ -17,7 +17,8 @@ from avslib.config import DataConfig
 from avslib.core.seeds import flip_rng, order_rng
 from avslib.data.corrupt import first_readable
 from avslib.data.packed import PackedClips, number_of
-from avslib.data.workers import TIMEOUT
+
+TIMEOUT = 600  # seconds until a worker counts as stuck
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -4,8 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avslib.losses.numerics import safe_exp, wide
-
-Gaussian = tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]
+from avslib.models.latent import Gaussian
 
 
 def gaussian_kl(q: Gaussian, p: Gaussian, scale: str = "consistent") -> Float[Tensor, "N"]:

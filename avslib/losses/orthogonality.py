@@ -3,18 +3,21 @@
 Bousmalis et al.: Domain Separation Networks, NeurIPS 2016, equation 5.
 """
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor
 
 from avslib.losses.numerics import wide
-from avslib.training.distributed import mean_over_processes, world_size
 
 
-def orthogonality_loss(z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"], sync: bool = False) -> Float[Tensor, ""]:
+def orthogonality_loss(
+    z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"], gather: Callable[[Tensor], Tensor] | None = None
+) -> Float[Tensor, ""]:
     """Mean over K x L of (Z1^T Z2)^2; Z = z centred over the batch, each row divided by (its norm + 1e-6).
 
-    The norm carries no gradient, as released. A batch of one row gives 0. With `sync` the batch is that of all
-    processes, and so is the value that each of them gets.
+    The norm carries no gradient, as released. A batch of one row gives 0. With `gather`, which stacks a tensor of each
+    of P processes to [P, *S], the batch is that of all processes, and so is the value that each of them gets.
 
     >>> import torch
     >>> z = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
@@ -24,11 +27,9 @@ def orthogonality_loss(z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"], sync:
 
     def rows(z: Tensor) -> Tensor:
         mean = z.mean(0, keepdim=True)
-        z = z - (mean_over_processes(mean) if sync else mean)
+        z = z - (gather(mean).mean(0) if gather else mean)
         return z / (z.detach().norm(dim=1, keepdim=True) + 1e-6)
 
     z1, z2 = wide(z1, z2)
     product = rows(z1).t() @ rows(z2)
-    if sync:
-        product = world_size() * mean_over_processes(product)
-    return product.square().mean()
+    return (gather(product).sum(0) if gather else product).square().mean()

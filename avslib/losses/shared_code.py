@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from avslib.losses.kl import Gaussian, gaussian_kl
+from avslib.losses.kl import gaussian_kl
 from avslib.losses.numerics import safe_exp, wide
+from avslib.models.latent import Gaussian
 
 
 def official_js(

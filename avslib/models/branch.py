@@ -1,4 +1,4 @@
-"""A branch of the network, prior or posterior: what each has of its own, for every form of the latent codes."""
+"""A branch of the network, prior or posterior: its encoders, codes, neck and decoder, for every form of the codes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,21 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avslib.config import Config
+from avslib.config import ModelConfig
+from avslib.models.alternatives import product_of_experts
 from avslib.models.decoder import Decoder
-from avslib.models.experts import product_of_experts
-from avslib.models.latent import (
-    PRIOR,
-    AudioEncoder,
-    AudioMapEncoder,
-    Gaussian,
-    ImageEncoder,
-    Injection,
-    Noise,
-    draw_noise,
-    reparametrize,
-)
+from avslib.models.latent import PRIOR, CodeEncoder, Gaussian, Injection, Noise, draw_noise, reparametrize
 from avslib.models.neck import Neck
+
+Codes = dict[str, Float[Tensor, "N K"]]
+Maps = list[Float[Tensor, "N C _ _"]]
 
 # model.latent -> name of a fused code -> the encoders whose codes it is made of
 FUSED_CODES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -30,110 +23,130 @@ FUSED_CODES: dict[str, dict[str, tuple[str, ...]]] = {
     "visual": {"z": ("vs",)},
     "none": {},
 }
-_LAYER = {"sc_v": "fuse_v", "sc_a": "fuse_a", "z": "fuse"}
-_COARSEST = 3
 
 
 @dataclass
 class MIHeads:
-    """What the Barber-Agakov bound compares: the Gaussian predicted from sc_v and the projection of sc_a, [N, M]."""
+    """What the Barber-Agakov bound compares: the Gaussian predicted from sc_v and the projection of sc_a."""
 
     mu: Float[Tensor, "N M"]
     logvar: Float[Tensor, "N M"]
     target: Float[Tensor, "N M"]
 
 
+@dataclass
+class Inferred:
+    """A branch before the fusion: Gaussians, samples and fused codes by name, maps fine to coarse, heads of the MI."""
+
+    latents: dict[str, Gaussian]
+    codes: Codes
+    fused_codes: Codes
+    maps: Maps
+    mi: MIHeads | None
+
+
 class Branch(nn.Module):
     """Encoders, fusion of the codes, heads of the mutual information, neck, injection and decoder.
 
     Args:
-        config: its ``model`` section sizes the parts; ``latent``, ``code_fusion`` and ``injection`` choose them.
+        m: sizes of the parts; ``latent``, ``code_fusion`` and ``injection`` choose them.
         levels: channels of the backbone's levels, fine to coarse.
         posterior: the encoders see the mask as well, and the names of all codes end in ``_y``.
     """
 
-    def __init__(self, config: Config, levels: list[int], *, posterior: bool):
+    def __init__(self, m: ModelConfig, levels: list[int], *, posterior: bool):
         super().__init__()
-        m = config.model
-        k, masks = m.latent_dim, int(posterior)
-        self.suffix, self.fused_codes, self.where = "_y" * posterior, FUSED_CODES[m.latent], m.injection
-        self.encoders = [name for name in PRIOR if any(name in parts for parts in self.fused_codes.values())]
-        self.experts = m.code_fusion == "product_of_experts"
-        audio_map = {
-            "channels": m.map_encoder_channels,
-            "image_size": m.image_size,
-            "audio_dim": m.audio_dim,
-            "vector": m.map_vector,
-            "latent_dim": k,
-        }
-        if "vs" in self.encoders:
-            self.encode_sv = ImageEncoder(3 + masks, m.image_encoder_channels, m.image_size, k)
-        if "as" in self.encoders:
-            self.encode_sa = AudioMapEncoder(1, **audio_map) if posterior else AudioEncoder(m.audio_dim, k)
-        if "vac" in self.encoders:
-            self.encode_c = AudioMapEncoder(3 + masks, **audio_map)
-        for name, parts in self.fused_codes.items():
-            if len(parts) > 1 and not self.experts:
-                setattr(self, _LAYER[name], nn.Linear(len(parts) * k, k))
+        k, masks, y = m.latent_dim, int(posterior), "_y" * posterior
+        self.latent, self.where, self.experts = m.latent, m.injection, m.code_fusion == "product_of_experts"
+        self.fused_codes = {n + y: tuple(p + y for p in parts) for n, parts in FUSED_CODES[m.latent].items()}
+        self.encoders = [n + y for n in PRIOR if any(n + y in parts for parts in self.fused_codes.values())]
+
+        if m.latent != "none":
+            self.encode_sv = CodeEncoder(m, maps=3 + masks, audio=False)
+        if m.latent in ("factorised", "unfactorised"):
+            self.encode_sa = CodeEncoder(m, maps=masks, audio=True)
         if m.latent == "factorised":
-            self.mi_mu = nn.Linear(k, m.mi_dim)
-            self.mi_logvar = nn.Linear(k, m.mi_dim)
-            self.mi_target = nn.Linear(k, m.mi_dim)
+            self.encode_c = CodeEncoder(m, maps=3 + masks, audio=True)
+            if not self.experts:
+                self.fuse_v, self.fuse_a = nn.Linear(2 * k, k), nn.Linear(2 * k, k)
+            self.mi_mu, self.mi_logvar, self.mi_target = (nn.Linear(k, m.mi_dim) for _ in range(3))
+        if m.latent == "unfactorised" and not self.experts:
+            self.fuse = nn.Linear(2 * k, k)
         self.neck = Neck(levels, m.channels, m.neck)
         if self.fused_codes:
-            codes = len(self.fused_codes)
-            if self.where == "all_levels":
-                self.inject = nn.ModuleList(Injection(m.channels, k, codes) for _ in levels)
-            else:
-                self.inject = Injection(m.channels, k, codes)
+            everywhere, codes = m.injection == "all_levels", len(self.fused_codes)
+            injections = [Injection(m.channels, k, codes) for _ in (levels if everywhere else levels[:1])]
+            self.inject: nn.Module = nn.ModuleList(injections) if everywhere else injections[0]
         self.decoder = Decoder(m.channels)
+
+    def infer(
+        self,
+        features: list[Float[Tensor, "N _ _ _"]],
+        image: Float[Tensor, "N 3 H W"],
+        audio: Float[Tensor, "N D"],
+        mask: Float[Tensor, "N 1 H W"] | None,
+        noise: Noise,
+    ) -> Inferred:
+        """Sample the codes and bring them and the backbone's features to the maps that are fused with the audio."""
+        latents = self.encode(image, audio, mask)
+        codes = self.sample(latents, noise)
+        fused_codes = self.fuse_codes(latents, codes, noise)
+        mi = self.mutual_information(*fused_codes.values()) if self.latent == "factorised" else None
+        maps = self.inject_codes(self.neck(features), fused_codes, fused=False)
+        return Inferred(latents, codes, fused_codes, maps, mi)
+
+    def decode(self, maps: Maps, codes: Mapping[str, Tensor]) -> Float[Tensor, "N 1 H W"]:
+        """Logits of the fused maps."""
+        return self.decoder(self.inject_codes(maps, codes, fused=True))
 
     def encode(
         self, image: Float[Tensor, "N 3 H W"], audio: Float[Tensor, "N D"], mask: Float[Tensor, "N 1 H W"] | None
     ) -> dict[str, Gaussian]:
         """Gaussians of the codes by encoder name."""
         seen = image if mask is None else torch.cat([image, mask], dim=1)
-        encode = {
-            "vs": lambda: self.encode_sv(seen),
-            "as": lambda: self.encode_sa(audio) if mask is None else self.encode_sa(audio, mask),
-            "vac": lambda: self.encode_c(audio, seen),
-        }
-        return {name + self.suffix: encode[name]() for name in self.encoders}
+        latents = {}
+        if self.latent != "none":
+            latents["vs"] = self.encode_sv(seen, audio)
+        if self.latent in ("factorised", "unfactorised"):
+            latents["as"] = self.encode_sa(mask, audio)
+        if self.latent == "factorised":
+            latents["vac"] = self.encode_c(seen, audio)
+        return dict(zip(self.encoders, latents.values(), strict=True))
 
-    def draw(self, generator: torch.Generator, rows: int, latent_dim: int) -> dict[str, Float[Tensor, "N K"]]:
-        """Noise for all that is sampled, by name: to be given as `noise`."""
-        names = [*self.encoders, *(self.fused_codes if self.experts else ())]
-        return {name + self.suffix: torch.randn(rows, latent_dim, generator=generator) for name in names}
+    @property
+    def sampled(self) -> list[str]:
+        """Names of the codes that noise is drawn for, in the order in which it is drawn."""
+        return [*self.encoders, *(self.fused_codes if self.experts else ())]
 
-    def sample(self, latents: Mapping[str, Gaussian], noise: Noise) -> dict[str, Float[Tensor, "N K"]]:
+    def sample(self, latents: Mapping[str, Gaussian], noise: Noise) -> Codes:
         """One sample of each Gaussian by name; its mean where `noise` is None."""
-        eps = {name: None if noise is None else draw_noise(noise, name, mu) for name, (mu, _) in latents.items()}
-        return {name: reparametrize(mu, logvar, eps[name]) for name, (mu, logvar) in latents.items()}
+        return {
+            name: reparametrize(mu, logvar, None if noise is None else draw_noise(noise, name, mu))
+            for name, (mu, logvar) in latents.items()
+        }
 
-    def fuse_codes(
-        self, latents: Mapping[str, Gaussian], codes: Mapping[str, Float[Tensor, "N K"]], noise: Noise
-    ) -> dict[str, Float[Tensor, "N K"]]:
+    def fuse_codes(self, latents: Mapping[str, Gaussian], codes: Mapping[str, Tensor], noise: Noise) -> Codes:
         """The fused codes by name: a linear layer of the samples, or a sample of the product of their Gaussians."""
-        parts = {name + self.suffix: [p + self.suffix for p in found] for name, found in self.fused_codes.items()}
         if self.experts:
-            products = {name: product_of_experts(*(latents[p] for p in found)) for name, found in parts.items()}
+            products = {z: product_of_experts(*(latents[p] for p in parts)) for z, parts in self.fused_codes.items()}
             return self.sample(products, noise)
-        fused = {}
-        for name, found in parts.items():
-            z = torch.cat([codes[p] for p in found], dim=1)
-            fused[name] = getattr(self, _LAYER[name.removesuffix("_y")])(z) if len(found) > 1 else z
-        return fused
+        if self.latent == "factorised":
+            s_v, s_a, c = codes.values()
+            fused = [self.fuse_v(torch.cat([s_v, c], dim=1)), self.fuse_a(torch.cat([s_a, c], dim=1))]
+        elif self.latent == "unfactorised":
+            fused = [self.fuse(torch.cat(list(codes.values()), dim=1))]
+        else:
+            fused = list(codes.values())
+        return dict(zip(self.fused_codes, fused, strict=True))
 
-    def inject_codes(
-        self, maps: list[Float[Tensor, "N C _ _"]], codes: Mapping[str, Tensor], *, fused: bool
-    ) -> list[Float[Tensor, "N C _ _"]]:
+    def inject_codes(self, maps: Maps, codes: Mapping[str, Tensor], *, fused: bool) -> Maps:
         """The maps with the codes where they enter before the fusion (`fused` False) or after it."""
         if not codes or fused != (self.where == "decoder"):
             return maps
         z = list(codes.values())
-        if self.where == "all_levels":
+        if isinstance(self.inject, nn.ModuleList):
             return [inject(x, *z) for inject, x in zip(self.inject, maps, strict=True)]
-        return [*maps[:_COARSEST], self.inject(maps[_COARSEST], *z)]
+        return [*maps[:-1], self.inject(maps[-1], *z)]
 
     def mutual_information(self, sc_v: Float[Tensor, "N K"], sc_a: Float[Tensor, "N K"]) -> MIHeads:
         return MIHeads(self.mi_mu(sc_v).tanh(), self.mi_logvar(sc_v).tanh(), self.mi_target(sc_a).tanh())

@@ -12,11 +12,12 @@ M = W_o G / N. BatchNorm over it needs the mean and the T x T covariance of u on
 O(N T C) in place of O(N^2 C).
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
-from avslib.training.distributed import global_moments, is_synchronized, world_size
 
 
 def l2_normalize(x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B C"]:
@@ -29,6 +30,9 @@ class TPAVI(nn.Module):
 
     Args:
         channels: C of map and audio; theta, phi and g have C / 2.
+
+    Attributes:
+        gather: stacks the statistics [*S] of all processes that share batch statistics to [P, *S]; by default P is 1.
 
     Shape:
         map [N, C, H, W] and audio [N, C] with N = B * frames rows -> fused [N, C, H, W], normalised audio [N, C].
@@ -47,6 +51,7 @@ class TPAVI(nn.Module):
         # the fusion starts as the identity: only the normalised map passes
         nn.init.zeros_(self.batch_norm.weight)
         self.layer_norm = nn.LayerNorm(channels)
+        self.gather: Callable[[Tensor], Tensor] = partial(torch.unsqueeze, dim=0)
 
     def forward(
         self, x: Float[Tensor, "N C H W"], audio: Float[Tensor, "N C"], frames: int, groups: int = 1
@@ -76,7 +81,7 @@ class TPAVI(nn.Module):
     def _batch_norm(
         self, u: Float[Tensor, "B THW T"], m: Float[Tensor, "B T C"], groups: int
     ) -> Float[Tensor, "B THW C"]:
-        """BatchNorm(u M + b_o), with scale and shift folded into M; a synchronised one sees all processes' clips."""
+        """BatchNorm(u M + b_o), with scale and shift folded into M."""
         bn, bias = self.batch_norm, self.output.bias
         if bn.training:
             u_mean = u.mean(1, keepdim=True)
@@ -85,13 +90,13 @@ class TPAVI(nn.Module):
             covariance = centred.transpose(1, 2) @ centred / u.shape[1]
             # seconds that sound alike (silence) can cancel in M: what rounding leaves may lie below 0
             within = ((covariance @ m) * m).sum(1).clamp(min=0).view_as(clip_mean)
+            # [P, 2, G, B, C] to [2, G, P B, C]: the clips of all processes, group by group
+            clip_mean, within = self.gather(torch.stack([clip_mean, within])).permute(1, 2, 0, 3, 4).flatten(2, 3)
             group_mean = clip_mean.mean(1, keepdim=True)
             var = within.mean(1, keepdim=True) + (clip_mean - group_mean).square().mean(1, keepdim=True)
             # the bias cancels below, but stays in the graph: processes that train together expect a gradient of each
-            mean, count = group_mean + bias, u.shape[0] * u.shape[1] // groups
-            if is_synchronized(bn):
-                (mean, var), count = global_moments(mean, var), world_size() * count
-            self._update_running_statistics(mean.detach(), var.detach(), count)
+            mean = group_mean + bias
+            self._update_running_statistics(mean.detach(), var.detach(), clip_mean.shape[1] * u.shape[1])
         else:
             mean, var = bn.running_mean, bn.running_var
         scale = bn.weight * torch.rsqrt(var + bn.eps)
@@ -102,8 +107,8 @@ class TPAVI(nn.Module):
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: Float[Tensor, "G 1 C"], var: Float[Tensor, "G 1 C"], count: int) -> None:
-        bn = self.batch_norm
-        bn.num_batches_tracked.add_(len(mean))
-        for one, other in zip(mean.flatten(1), var.flatten(1) * count / max(count - 1, 1), strict=True):
-            bn.running_mean.lerp_(one.to(bn.running_mean.dtype), bn.momentum)
-            bn.running_var.lerp_(other.to(bn.running_var.dtype), bn.momentum)
+        running_mean, running_var, seen = self.batch_norm.buffers()
+        seen.add_(len(mean))
+        for running, values in ((running_mean, mean), (running_var, var * count / max(count - 1, 1))):
+            for value in values.flatten(1):
+                running.lerp_(value.to(running.dtype), self.batch_norm.momentum or 0.0)

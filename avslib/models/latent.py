@@ -1,4 +1,4 @@
-"""Latent codes: six Gaussian encoders, reparametrised sampling, and the injection of the codes into a map.
+"""Latent codes: Gaussian encoders, reparametrised sampling, and the injection of the codes into a map.
 
 Prior encoders see what is given at test (image, audio), posterior encoders see the mask as well. `s_v` and `s_a` are
 specific to vision and sound, `c` is shared by both.
@@ -11,38 +11,29 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avslib.config import ModelConfig
 from avslib.core.errors import UsageError
-from avslib.training.distributed import rank, world_size
-from avslib.training.micro_batches import NoiseOfPart, Part
 
 # encoder names of the two branches, in the order s_v, s_a, c
 PRIOR = ("vs", "as", "vac")
 POSTERIOR = ("vs_y", "as_y", "vac_y")
 
-# None: the mean codes; a generator: one sample (of a part: what it has in the whole batch); a mapping from encoder name
-# to eps [N, K]: that sample
-Noise = torch.Generator | NoiseOfPart | Mapping[str, Float[Tensor, "N K"]] | None
+# None: the mean codes; a generator: one sample; a mapping from code name to eps [N, K]: that sample
+Noise = torch.Generator | Mapping[str, Float[Tensor, "_ K"]] | None
+# (mu, logvar)
 Gaussian = tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]
 
 
 def draw_noise(noise: Noise, name: str, like: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
     """Standard-normal noise in the shape of `like`: the mapping's entry `name`, or drawn (None: torch's own generator).
 
-    Processes that train together hold generators in one state: each draws the noise of all rows and takes its own, so
-    that the noise of a batch does not depend on how many processes share it, nor on the parts that it is taken in.
-
     Raises:
-        AvsError: the mapping lacks `name`, or its entry has another shape.
+        UsageError: the mapping lacks `name`, or its entry has another shape.
     """
-    part = noise.part if isinstance(noise, NoiseOfPart) else Part(0, 1, 1)
-    noise = noise.generator if isinstance(noise, NoiseOfPart) else noise
     if noise is None or isinstance(noise, torch.Generator):
         device = like.device if noise is None else noise.device
-        processes = 1 if noise is None else world_size()
-        rows = processes * part.whole(len(like))
-        eps = torch.randn(rows, *like.shape[1:], generator=noise, device=device, dtype=like.dtype)
-        own = eps.chunk(processes)[rank()] if processes > 1 else eps
-        return part.of(own).to(like.device, non_blocking=True)
+        eps = torch.randn(like.shape, generator=noise, device=device, dtype=like.dtype)
+        return eps.to(like.device, non_blocking=True)
     if name not in noise:
         raise UsageError(
             f"noise lacks {name!r}; it has {', '.join(sorted(noise))}; add eps of shape {tuple(like.shape)}"
@@ -64,7 +55,7 @@ def reparametrize(
     return mu if eps is None else mu + torch.exp(0.5 * logvar) * eps
 
 
-class _ConvTrunk(nn.Module):
+class ConvTrunk(nn.Module):
     """Five 4x4 convolutions with stride 2, each with BatchNorm and LeakyReLU(0.01), flattened.
 
     The fully connected layers behind it were built for one image size; maps of another size are average-pooled to it.
@@ -86,7 +77,7 @@ class _ConvTrunk(nn.Module):
         return x.flatten(1)
 
 
-class _GaussianHead(nn.Module):
+class GaussianHead(nn.Module):
     """Two linear layers: mean and log-variance."""
 
     def __init__(self, in_dim: int, latent_dim: int):
@@ -98,42 +89,30 @@ class _GaussianHead(nn.Module):
         return self.mu(x), self.logvar(x)
 
 
-class ImageEncoder(nn.Module):
-    """Image, or image and mask, to a Gaussian over s_v."""
+class CodeEncoder(nn.Module):
+    """A Gaussian over a code, from a map (image, mask or both), the audio embedding, or the two together.
 
-    def __init__(self, in_channels: int, channels: tuple[int, ...], image_size: int, latent_dim: int):
+    Args:
+        m: sizes of the layers.
+        maps: channels of the map; 0 where the encoder sees none.
+        audio: whether it sees the embedding.
+    """
+
+    def __init__(self, m: ModelConfig, *, maps: int, audio: bool):
         super().__init__()
-        self.trunk = _ConvTrunk(in_channels, channels, image_size)
-        self.head = _GaussianHead(self.trunk.dim, latent_dim)
+        self.sees_map, self.sees_audio = maps > 0, audio
+        seen = m.audio_dim if audio else 0
+        if maps:
+            self.trunk = ConvTrunk(maps, m.map_encoder_channels if audio else m.image_encoder_channels, m.image_size)
+            seen += m.map_vector if audio else self.trunk.dim
+        if maps and audio:
+            self.vector = nn.Linear(self.trunk.dim, m.map_vector)
+        self.head = GaussianHead(seen, m.latent_dim)
 
-    def forward(self, x: Float[Tensor, "N _ H W"]) -> Gaussian:
-        return self.head(self.trunk(x))
-
-
-class AudioEncoder(nn.Module):
-    """Audio embedding to a Gaussian over s_a."""
-
-    def __init__(self, audio_dim: int, latent_dim: int):
-        super().__init__()
-        self.head = _GaussianHead(audio_dim, latent_dim)
-
-    def forward(self, audio: Float[Tensor, "N D"]) -> Gaussian:
-        return self.head(audio)
-
-
-class AudioMapEncoder(nn.Module):
-    """Audio embedding and a map (image, mask or both) to a Gaussian over s_a or c."""
-
-    def __init__(
-        self, in_channels: int, channels: tuple[int, ...], image_size: int, audio_dim: int, vector: int, latent_dim: int
-    ):
-        super().__init__()
-        self.trunk = _ConvTrunk(in_channels, channels, image_size)
-        self.vector = nn.Linear(self.trunk.dim, vector)
-        self.head = _GaussianHead(audio_dim + vector, latent_dim)
-
-    def forward(self, audio: Float[Tensor, "N D"], x: Float[Tensor, "N _ H W"]) -> Gaussian:
-        return self.head(torch.cat([audio, self.vector(self.trunk(x))], dim=1))
+    def forward(self, x: Float[Tensor, "N _ H W"] | None, audio: Float[Tensor, "N D"]) -> Gaussian:
+        if not self.sees_audio:
+            return self.head(self.trunk(x))
+        return self.head(torch.cat([audio, self.vector(self.trunk(x))], dim=1) if self.sees_map else audio)
 
 
 class Injection(nn.Module):

@@ -1,5 +1,8 @@
 """Neck: brings a backbone level to C channels, without an activation."""
 
+from functools import reduce
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -27,11 +30,11 @@ class AsppNeck(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "N _ H W"]) -> Float[Tensor, "N C H W"]:
-        return sum(conv(x) for conv in self.convs)
+        return reduce(torch.add, (conv(x) for conv in self.convs))
 
 
 class Neck(nn.Module):
-    """One neck a level.
+    """One neck per level.
 
     Args:
         in_channels: channels of the backbone's levels, fine to coarse.

@@ -15,7 +15,8 @@ from avslib.study.records import RECORD, RunRecord, config_hash, load_records, p
 from avslib.study.results import summarise, table
 from avslib.study.run import method_name, publish, run
 from avslib.training.evaluate import predict_batches
-from avslib.training.loop import BEST, open_split
+from avslib.training.loop import BEST
+from avslib.training.setup import open_split
 from avslib.training.state import HISTORY
 from avslib.weights.checkpoints import SHIPPED, load_checkpoint
 

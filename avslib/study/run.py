@@ -17,15 +17,16 @@ from avslib.core.parsing import LARGEST_JSON, parse_json, read_text
 from avslib.data.layout import LAYOUTS, find_folder, is_plain_name, read_csv
 from avslib.data.loading import shuffle_audio
 from avslib.models.ecmvae import ECMVAE
-from avslib.models.speed_options import apply_speed_options
 from avslib.study.records import DatasetInfo, RunRecord, git_state, new_record, run_id, write_record
 from avslib.training.deterministic import deterministic
 from avslib.training.distributed import rank, together, world_size
 from avslib.training.evaluate import Scores, all_objects, evaluate, test_splits
-from avslib.training.loop import open_split, train
+from avslib.training.loop import train
+from avslib.training.setup import open_split
 from avslib.training.state import HISTORY
 from avslib.variants import method_name
 from avslib.weights.checkpoints import load_checkpoint
+from avslib.weights.speed_options import apply_speed_options
 
 logger = logging.getLogger(__name__)
 

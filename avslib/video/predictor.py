@@ -10,9 +10,9 @@ from torch import Tensor
 from avslib.audio.encoders import AudioEncoder, build_audio_encoder
 from avslib.models.ecmvae import ECMVAE, ECMVAEOutput
 from avslib.models.latent import Noise
-from avslib.models.speed_options import apply_speed_options
 from avslib.video.windows import OVERLAP, Prediction
 from avslib.weights.checkpoints import load_checkpoint
+from avslib.weights.speed_options import apply_speed_options
 
 
 class Predictor:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from avslib.config import load_config
+from avslib.core.checkpoint_format import listed
 from avslib.core.errors import UsageError, WeightsError
 from avslib.core.parsing import first_line
 from avslib.core.tensors import plain_tensor, read_state_dict
 from avslib.models.ecmvae import ECMVAE
-from avslib.weights.checkpoints import listed, load_strict, save_checkpoint
+from avslib.weights.checkpoints import save_checkpoint
 
 _ENCODER = {"vs": "encode_sv", "as": "encode_sa", "vac": "encode_c"}
 _LAYER = {"fc1": "head.mu", "fc2": "head.logvar", "fc_gt_vector": "vector"}
@@ -197,7 +198,7 @@ def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "au
     converted, _ = convert_official({k: torch.as_tensor(v) for k, v in state.items()}, backbone)
     name = detect_backbone([k.removeprefix("module.") for k in state]) if backbone == "auto" else backbone
     model = ECMVAE(load_config("paper", {"model.backbone": name, "model.pretrained": False}))
-    load_strict(model, converted, "the released weights")
+    model.load_weights(converted, "the released weights")
     return model.eval()
 
 

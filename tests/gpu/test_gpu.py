@@ -13,8 +13,8 @@ from avslib.losses import objective
 from avslib.metrics import frame_scores
 from avslib.models import ECMVAE
 from avslib.models.latent import POSTERIOR, PRIOR
-from avslib.models.speed_options import apply_speed_options
 from avslib.training.state import STATE
+from avslib.weights.speed_options import apply_speed_options
 from benchmarks.record import BenchSettings
 from benchmarks.run import SECTIONS, bench
 from tests.helpers.tiny import TINY

@@ -226,7 +226,7 @@ def test_a_damaged_build_is_made_whole(mini_data, tmp_path, reliability_record):
 
 
 def test_a_damaged_sound_of_a_build_is_not_heard(mini_data, tmp_path):
-    from avslib.training.loop import open_split
+    from avslib.training.setup import open_split
 
     root = shutil.copytree(mini_data, tmp_path / "mini")
     sound = next(root.glob("Single-source/s4_data/audio_wav/val/*/*.wav"))
@@ -355,15 +355,14 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
     assert not isinstance(error.value, AvsError)
 
 
-def test_a_damaged_row_of_the_history_is_left_out(tmp_path):
+def test_half_a_row_of_the_history_is_left_out(tmp_path):
     history = History(tmp_path / "history.csv", 0)
     for step in (10, 20, 30):
         history.add(step=step, epoch=0, loss=0.5)
-    text = history.path.read_text(encoding="utf-8").replace("20,0,,0.5,", "20,0,,\0?.5,") + "25,0,,0."
+    text = history.path.read_text(encoding="utf-8") + "2"  # of 25
     history.path.write_text(text, encoding="utf-8")
-    with pytest.warns(UserWarning, match="2 damaged rows"):
-        History(history.path, 30)
-    assert [line[:2] for line in history.path.read_text(encoding="utf-8").splitlines()[1:]] == ["10", "30"]
+    History(history.path, 20)
+    assert [line[:2] for line in history.path.read_text(encoding="utf-8").splitlines()[1:]] == ["10", "20"]
 
 
 def test_what_is_there_stays(mini_data, tmp_path):

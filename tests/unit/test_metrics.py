@@ -228,7 +228,7 @@ def test_forward_and_reset():
         (torch.full((2, 4, 4), float("nan")), torch.zeros(2, 4, 4), "NaN"),
     ],
 )
-def test_bad_input_is_named(logits, mask, word):
+def test_bad_input_is_named(unchecked_shapes, logits, mask, word):
     for metric in (MeanIoU(), FScore(), LegacyFScore()):
         with pytest.raises(AvsError, match=word):
             metric.update(logits, mask)

@@ -6,8 +6,8 @@ import torch
 from avslib.config import load_config
 from avslib.core.errors import AvsError
 from avslib.losses import objective
+from avslib.models.alternatives import product_of_experts
 from avslib.models.ecmvae import ECMVAE
-from avslib.models.experts import product_of_experts
 from avslib.study.records import variant_hash
 from avslib.variants import VARIANTS, method_name, variant
 
@@ -71,7 +71,8 @@ def small(name, **more):
 def losses_of(model, config):
     image, audio, mask, annotated = batch()
     noise = torch.Generator().manual_seed(1)
-    output = model(image, audio, mask, frames=2, noise=noise, annotated=annotated)
+    which = config.data.posterior_mask
+    output = model(image, audio, mask, frames=2, noise=noise, annotated=annotated, posterior_mask=which)
     return output, objective(output, mask, config, noise)
 
 
@@ -175,14 +176,15 @@ def test_the_gate_hears_its_own_second_alone():
 def test_first_mask_repeated_runs_the_posterior_on_all_frames_with_that_mask():
     model, config = small("posterior_first_mask")
     image, audio, mask, annotated = batch()
-    output = model.eval()(image, audio, mask, frames=2, annotated=annotated)
+    known = {"annotated": annotated, "posterior_mask": config.data.posterior_mask}
+    output = model.eval()(image, audio, mask, frames=2, **known)
     wanted = model(image, audio, mask[[0, 0, 2, 2]], frames=2)
     assert torch.equal(output.logits_posterior, wanted.logits_posterior)
     # masks of frames that are not annotated count nowhere
     other = mask.clone()
     other[~annotated] = 1 - other[~annotated]
     noise = {name: torch.zeros(4, 4) for name in ("js_prior", "js_posterior")}
-    again = model(image, audio, other, frames=2, annotated=annotated)
+    again = model(image, audio, other, frames=2, **known)
     a, b = objective(output, mask, config, noise), objective(again, other, config, noise)
     assert all(torch.equal(a[part], b[part]) for part in a)
 

@@ -24,7 +24,7 @@ from avslib.study.sweep.grid import Grid, Job, MiniData, jobs, load_grid
 from avslib.study.sweep.jobs import finished_runs, record_failure, run_job
 from avslib.study.sweep.live import Board, RunStatus
 from avslib.training.evaluate import test_splits
-from avslib.training.loop import open_split
+from avslib.training.setup import open_split
 from avslib.training.state import STATE
 
 

@@ -14,7 +14,7 @@ from avslib.config import load_config
 from avslib.core.errors import AvsError
 from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.check import PUBLISHED, check
-from avslib.training.loop import open_split
+from avslib.training.setup import open_split
 from tests.helpers.avsbench_folder import SIZE, write_avsbench, write_csv, write_wav
 
 

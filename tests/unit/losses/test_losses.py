@@ -38,7 +38,7 @@ def gaussian(seed, rows=8, k=4):
 
 
 def divergence(p, q, kind, samples=1, seed=5):
-    p, q = ([x.repeat(samples, 1) for x in g] for g in (p, q))
+    p, q = (tuple(x.repeat(samples, 1) for x in g) for g in (p, q))
     return shared_code_divergence(p, q, kind, randn(*p[0].shape, seed=seed), randn(*q[0].shape, seed=seed + 1))
 
 
@@ -169,7 +169,7 @@ def test_corrected_forms_pull_the_means_together(kind):
 
 @pytest.mark.parametrize("shift, logvar", [(0.0, 1.5), (1.0, 0.0), (3.0, -1.0), (10.0, 0.5)])
 def test_monte_carlo_js_against_integration(shift, logvar):
-    p, q = ([torch.tensor([[x]], dtype=torch.double) for x in g] for g in ((0.0, 0.0), (shift, logvar)))
+    p, q = (tuple(torch.tensor([[x]], dtype=torch.double) for x in g) for g in ((0.0, 0.0), (shift, logvar)))
     expected = reference.js([x[0] for x in p], [x[0] for x in q], GRID).item()
     assert divergence(p, q, "monte_carlo_js", samples=100_000).item() == pytest.approx(expected, abs=0.005)
     assert expected <= math.log(2)
@@ -183,7 +183,7 @@ def test_monte_carlo_js_never_exceeds_log_2_and_reaches_it():
 
 @pytest.mark.parametrize("shift, logvar", [(0.0, 1.5), (1.0, 0.0), (3.0, -1.0)])
 def test_geometric_js_against_integration(shift, logvar):
-    p, q = ([torch.tensor([[x]], dtype=torch.double) for x in g] for g in ((0.0, 0.0), (shift, logvar)))
+    p, q = (tuple(torch.tensor([[x]], dtype=torch.double) for x in g) for g in ((0.0, 0.0), (shift, logvar)))
     expected = reference.geometric_js([x[0] for x in p], [x[0] for x in q], GRID)
     torch.testing.assert_close(geometric_js(p, q), expected, rtol=1e-6, atol=0)
 
@@ -217,6 +217,12 @@ def test_orthogonality_of_one_row_is_zero():
 def test_orthogonality_ignores_offset_and_scale():
     z1, z2 = randn(8, 4, seed=1), randn(8, 4, seed=2)
     torch.testing.assert_close(orthogonality_loss(z1, z2), orthogonality_loss(3 * z1 + 7, z2), rtol=1e-4, atol=0)
+
+
+def test_orthogonality_over_two_processes_is_that_of_their_whole_batch():
+    z1, z2 = randn(8, 4, seed=1), randn(8, 4, seed=2)
+    both = orthogonality_loss(z1, z2, lambda x: torch.stack([x, x]))
+    torch.testing.assert_close(both, orthogonality_loss(z1.repeat(2, 1), z2.repeat(2, 1)))
 
 
 # ---- mutual information
@@ -305,10 +311,10 @@ def test_monte_carlo_js_keeps_its_digits_where_the_variance_is_tiny():
 def test_half_precision_inputs_are_summed_in_float32(dtype):
     logits, mask = (4 * torch.randn(2, 1, 96, 96)).to(dtype), disc(96).float().expand(2, -1, -1, -1)
     torch.testing.assert_close(structure_loss(logits, mask), structure_loss(logits.float(), mask), rtol=1e-6, atol=0)
-    p, q = ([x.to(dtype) for x in gaussian(s)] for s in (0, 1))
+    p, q = (tuple(x.to(dtype) for x in gaussian(s)) for s in (0, 1))
     for kind in FORMS:
         value, expected = (
             shared_code_divergence(*pair, kind, randn(8, 4), randn(8, 4))
-            for pair in ((p, q), [[x.double() for x in g] for g in (p, q)])
+            for pair in ((p, q), [tuple(x.double() for x in g) for g in (p, q)])
         )
         assert value.item() == pytest.approx(expected.item(), rel=1e-5)

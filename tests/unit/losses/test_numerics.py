@@ -17,15 +17,15 @@ from avslib.losses import (
     shared_code_divergence,
     structure_loss,
 )
+from avslib.models.alternatives import product_of_experts
 from avslib.models.ecmvae import ECMVAEOutput, MIHeads
-from avslib.models.experts import product_of_experts
 from avslib.models.latent import reparametrize
 from tests.helpers.extremes import BOUNDS, DIVERGENCES, SCALES, WEIGHTINGS, at_the_extremes, cases
 
 
 def whole_objective(case):
     """The sum of everything that an output of these parts gives."""
-    rows = slice(None) if case.annotated is None else case.annotated
+    rows = slice(None) if case.annotated is None else case.annotated.nonzero().squeeze(1)
     p, q = case.p, tuple(x[rows] for x in case.q)
     latents = dict.fromkeys(("vs", "as", "vac"), p) | dict.fromkeys(("vs_y", "as_y", "vac_y"), q)
     eps = dict(zip(("js_prior", "js_posterior"), (e[rows] for e in case.eps), strict=True))
@@ -34,7 +34,7 @@ def whole_objective(case):
     heads = {name: MIHeads(*(x.tanh() for x in (*g, g[0] + 1))) for name, g in (("prior", p), ("posterior", q))}
     fused = {"prior": case.fused, "posterior": [x[rows] for x in case.fused]}
     audio = {"prior": case.audio, "posterior": case.audio[rows]}
-    output = ECMVAEOutput(case.logits, case.logits[rows], latents, codes, fused, audio, heads, case.annotated)
+    output = ECMVAEOutput(case.logits, case.logits[rows], latents, codes, fused, audio, heads, rows)
     config = Config().replace({f"loss.{name}": form for name, form in case.forms.items()})
     parts = objective(output, case.mask, config, eps)
     assert all(value.isfinite() for value in parts.values()), parts

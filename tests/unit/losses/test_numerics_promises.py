@@ -17,7 +17,7 @@ from avslib.losses import (
     structure_loss,
 )
 from avslib.metrics import FScore, LegacyFScore, MeanIoU, frame_scores
-from avslib.models.experts import product_of_experts
+from avslib.models.alternatives import product_of_experts
 from avslib.models.latent import reparametrize
 from tests.helpers.extremes import DIVERGENCES, SCALES, WEIGHTINGS, at_the_extremes, cases
 

@@ -13,8 +13,8 @@ from avslib.losses import gaussian_kl, matching_loss, mutual_information_bound, 
 from avslib.losses.numerics import safe_exp
 from avslib.losses.segmentation import boundary_weight
 from avslib.metrics import f_curves, frame_scores
+from avslib.models.alternatives import product_of_experts
 from avslib.models.decoder import upsample_conv
-from avslib.models.experts import product_of_experts
 from avslib.models.fusion import TPAVI
 from avslib.training.distributed import (
     HostSyncBatchNorm,
@@ -174,7 +174,7 @@ LOSSES = {
         (randn(2, 1, 4, 4, seed=6),),
     ),
     "matching": (
-        lambda x, a, *f: matching_loss(x, f, a),
+        lambda x, a, *f: matching_loss(x, list(f), a),
         (randn(2, 1, 4, 4), randn(2, 3), randn(2, 3, 2, 2, seed=1), randn(2, 3, 1, 1, seed=2)),
     ),
 }
@@ -188,7 +188,7 @@ def test_loss_gradcheck(name):
 
 def test_product_of_experts_equals_the_sum_of_precisions():
     precision = 1 + P[1].neg().exp() + Q[1].neg().exp()
-    mu, logvar = product_of_experts(P, Q)
+    mu, logvar = product_of_experts(tuple(P), tuple(Q))
     torch.testing.assert_close(mu, (P[0] * P[1].neg().exp() + Q[0] * Q[1].neg().exp()) / precision)
     torch.testing.assert_close(logvar, -precision.log())
 

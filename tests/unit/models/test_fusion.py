@@ -71,6 +71,15 @@ def test_groups_in_one_pass_equal_one_pass_each(training):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_gathered_statistics_are_those_of_the_whole_batch():
+    shared, whole = build(training=True), build(training=True)
+    shared.gather = lambda x: torch.stack([x, x])  # another process with the same clips
+    x, audio = inputs(3, 2, 4)
+    torch.testing.assert_close(shared(x, audio, 3)[0], whole(x.repeat(2, 1, 1, 1), audio.repeat(2, 1), 3)[0][:6])
+    for ours, expected in zip(shared.buffers(), whole.buffers(), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
 def test_running_statistics_over_several_steps():
     ours = build(training=True)
     reference = QuadraticTPAVI.like(ours)

@@ -9,9 +9,10 @@ from PIL import Image
 
 from avslib.config import load_config
 from avslib.core.errors import AvsError
+from avslib.core.imagenet import PACKAGED, packaged_weights
 from avslib.losses import objective
 from avslib.models import ECMVAE
-from avslib.models.backbones import PACKAGED, STRIDES, Backbone, _packaged_state_dict
+from avslib.models.backbones import STRIDES, Backbone
 from avslib.models.decoder import upsample_conv
 from avslib.models.latent import POSTERIOR, PRIOR
 
@@ -138,7 +139,7 @@ def packaged():
     """The backbone as preset mini builds it, and a classifier on its tensors; the head comes from the package."""
     (name,) = PACKAGED
     backbone, classifier = Backbone(name, pretrained=True).eval(), timm.create_model(name).eval()
-    classifier.load_state_dict(_packaged_state_dict(name) | backbone.net.state_dict())
+    classifier.load_state_dict(packaged_weights(name) | backbone.net.state_dict())
     return backbone, classifier
 
 
@@ -226,7 +227,27 @@ def test_noise_is_none_generator_or_given(small):
         assert torch.equal(one.codes[name], again.codes[name]) and not torch.equal(one.codes[name], other.codes[name])
 
 
-def test_missing_or_misshapen_eps_is_named(small):
+@pytest.mark.parametrize("posterior_mask, posterior_rows", [("annotated", 2), ("first_repeated", 8)])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"code_fusion": "product_of_experts"}, {"latent": "unfactorised"}, {"latent": "visual"}, {"latent": "none"}],
+    ids=lambda changes: next(iter(changes.values()), "factorised"),
+)
+def test_a_mapping_drawn_in_the_order_of_noise_shapes_equals_the_generator(changes, posterior_mask, posterior_rows):
+    model, (image, audio, mask) = build(**changes), batch(rows=8)
+    rows = {"annotated": torch.arange(8) % 4 == 0, "posterior_mask": posterior_mask}
+    drawn, generator = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    shapes = model.noise_shapes(8, posterior_rows)
+    results = []
+    for noise in ({name: torch.randn(shape, generator=drawn) for name, shape in shapes.items()}, generator):
+        output = model(image, audio, mask, frames=4, noise=noise, **rows)
+        results.append(output.codes | objective(output, mask, model.config, noise))
+    assert results[0].keys() == results[1].keys()
+    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+    assert set(model.noise_shapes(8)) == {name for name in shapes if not name.endswith("_y") and name[:2] != "js"}
+
+
+def test_missing_or_misshapen_eps_is_named(unchecked_shapes, small):
     image, audio, mask = batch()
     noise = {name: torch.zeros(4, 4) for name in (*PRIOR, *POSTERIOR)}
     with pytest.raises(AvsError, match="'as_y'"):
@@ -256,7 +277,7 @@ IMAGE, AUDIO, MASK = batch()
         (IMAGE, AUDIO, MASK, {"annotated": torch.zeros(4, dtype=torch.bool)}, "at least one"),
     ],
 )
-def test_shapes_that_do_not_fit_are_told(small, image, audio, mask, extra, said):
+def test_shapes_that_do_not_fit_are_named(unchecked_shapes, small, image, audio, mask, extra, said):
     with pytest.raises(AvsError, match=said):
         small(image, audio, mask, **{"frames": 4, **extra})
 
@@ -289,7 +310,7 @@ def test_objective_is_the_weighted_sum_of_its_parts(small):
     assert all(value.ndim == 0 for value in p.values())
 
 
-def test_objective_says_what_it_lacks(small):
+def test_objective_says_what_it_lacks(unchecked_shapes, small):
     image, audio, mask = batch()
     with pytest.raises(AvsError, match="with a mask"):
         objective(small(image, audio, frames=4), mask, small.config)

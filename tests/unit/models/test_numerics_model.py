@@ -12,10 +12,10 @@ from avslib.audio.vggish import VGGish
 from avslib.config import load_config
 from avslib.core.errors import AvsError
 from avslib.losses import objective
-from avslib.models.correlation_gate import CorrelationGate
+from avslib.models.alternatives import CorrelationGate
 from avslib.models.ecmvae import ECMVAE
 from avslib.training.evaluate import evaluate
-from avslib.training.loop import open_split
+from avslib.training.setup import open_split
 from avslib.variants import VARIANTS, variant
 
 SMALL = {

@@ -1,8 +1,4 @@
-"""Audio-visual correlation gate: each position is weighed by its correlation with the sound of its own second.
-
-The simple rival of TPAVI. Correlation maps of this kind localise sound sources without masks (Senocak et al.: Learning
-to Localize Sound Source in Visual Scenes, CVPR 2018).
-"""
+"""Simpler rivals of two parts of the model: an audio-visual gate for the fusion, a product of experts for the codes."""
 
 import torch
 from jaxtyping import Float
@@ -10,19 +6,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avslib.models.fusion import l2_normalize
+from avslib.models.latent import Gaussian
 
 
 class CorrelationGate(nn.Module):
     """out = LayerNorm(v + W_o (gate v)), gate = sigmoid(s cos(theta(v), phi(a)) + b) for every position of a frame.
 
-    v and a are the normalised map and audio, as in TPAVI, so that the two can take each other's place. Seconds do not
-    interact.
-
-    Args:
-        channels: C of map and audio; theta and phi have C / 2.
-
-    Shape:
-        map [N, C, H, W] and audio [N, C] -> fused [N, C, H, W], normalised audio [N, C].
+    The simple rival of TPAVI: each position is weighed by its correlation with the sound of its own second. Such maps
+    localise sound sources without masks (Senocak et al.: Learning to Localize Sound Source in Visual Scenes, CVPR
+    2018). v and a are the normalised map and audio, and the interface is that of TPAVI. Seconds do not interact.
     """
 
     def __init__(self, channels: int):
@@ -47,3 +39,21 @@ class CorrelationGate(nn.Module):
             correlation = F.cosine_similarity(self.theta(v), self.phi(a)[:, None, None], dim=-1)
             gate = torch.sigmoid(self.scale * correlation + self.bias).unsqueeze(-1)
             return self.layer_norm(v + self.output(gate * v)).permute(0, 3, 1, 2), a
+
+
+def product_of_experts(*experts: Gaussian) -> Gaussian:
+    """(mu, logvar) of the Gaussian proportional to the product of the experts' densities and a unit Gaussian's.
+
+    Precisions add up, and means are averaged by precision: 1/var = 1 + sum_i 1/var_i, mu = var sum_i mu_i / var_i.
+    Wu, Goodman: Multimodal Generative Models for Scalable Weakly-Supervised Learning, NeurIPS 2018, section 2.
+
+    >>> mu, logvar = product_of_experts((torch.full((1, 1), 3.0), torch.zeros(1, 1)))
+    >>> mu.item(), round(logvar.exp().item(), 6)
+    (1.5, 0.5)
+    """
+    mus, logvars = (torch.stack(part) for part in zip(*experts, strict=True))
+    unit = torch.zeros_like(mus[:1])
+    log_precision = torch.cat([unit, -logvars])
+    # by logarithms: a precision of e^100 is past float32, its share of the sum is not
+    share = log_precision.softmax(0)
+    return (share * torch.cat([unit, mus])).sum(0), -log_precision.logsumexp(0)

@@ -9,8 +9,8 @@ from avslib.config import load_config
 from avslib.core.errors import AvsError
 from avslib.losses import objective
 from avslib.models import ECMVAE
-from avslib.models.speed_options import apply_speed_options, checkpointed_blocks, tf32_products
 from avslib.video.predictor import Predictor
+from avslib.weights.speed_options import apply_speed_options, checkpointed_blocks, tf32_products
 from tests.unit.models.test_models import SMALL, batch
 
 
