@@ -39,7 +39,8 @@ def frame_scores(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *f
     Equal to comparing all pixels with every threshold: histograms of the sigmoids over the thresholds, inside and
     outside the mask, summed from the top. Raises AvsError on other shapes, masks that are not 0/1, and NaN.
     """
-    counts = _histograms(logits, target).to(_float64_device(logits))
+    # mps has no float64
+    counts = _histograms(logits, target).to("cpu" if logits.device.type == "mps" else logits.device)
     pixels = target.shape[1:].numel()
     background, hits = counts.flip(-1).cumsum(-1).flip(-1).double()
     true = hits[:, 0]
@@ -114,10 +115,6 @@ def _histograms(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *fr
         index += torch.arange(len(x), device=index.device, dtype=torch.int32)[:, None] * _BINS
         found.append(torch.bincount(index.flatten(), minlength=2 * len(x) * _BINS).view(2, len(x), _BINS))
     return torch.cat(found, dim=1)
-
-
-def _float64_device(tensor: Tensor) -> torch.device:
-    return torch.device("cpu") if tensor.device.type == "mps" else tensor.device
 
 
 class MeanIoU(Metric):

@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from avslib.core.checkpoint_format import load_strict, read_weights
 from avslib.core.errors import UsageError, WeightsError
-from avslib.core.parsing import first_line
-from avslib.core.tensors import load_tensors, plain_tensor, read_state_dict, save_tensors
+from avslib.core.tensors import read_state_dict, save_tensors
 
 
 class VGGish(nn.Module):
@@ -53,21 +51,11 @@ def load_vggish(path: str | Path) -> VGGish:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such VGGish weights file; expected the state dict as released")
-    try:
-        state = load_tensors(path)[0] if path.suffix == ".safetensors" else read_state_dict(path, "VGGish weights")
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({error}); expected VGGish's state dict") from error
-    with torch.device("meta"):
-        model = VGGish()
-    try:
-        found = {
-            name: value for name, value in state.items() if not str(name).startswith("pproc.") and plain_tensor(value)
-        }
-        model.load_state_dict(found, assign=True)  # compares shapes before `float` below could take memory
-    except (RuntimeError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise WeightsError(f"{path}: not a VGGish state dict: {first_line(reason, 500)}") from None
-    return model.float().eval().requires_grad_(False)
+    state = read_weights(path)[0] if path.suffix == ".safetensors" else read_state_dict(path, "VGGish weights")
+    model = VGGish()
+    used = {name: value for name, value in state.items() if not str(name).startswith("pproc.")}
+    load_strict(model, used, f"{path} does not hold VGGish's state dict", "get it as released")
+    return model.eval().requires_grad_(False)
 
 
 def import_vggish(source: str | Path, out: str | Path) -> Path:

@@ -12,7 +12,7 @@ from typing import TypeVar
 class AvsError(ValueError):
     """Bad input, explained in one sentence: what is wrong and where, what was expected, what to do.
 
-    It is an ordinary ``ValueError`` in Python. Only the classes below are raised.
+    Only the classes below are raised.
     """
 
     code, remedy, exit_code = "AVS000", "", 2
@@ -25,13 +25,13 @@ class AvsError(ValueError):
 
 
 Kind = TypeVar("Kind", bound=type[AvsError])
-KINDS: list[type[AvsError]] = []  # in the order of their codes
+KINDS: dict[str, type[AvsError]] = {}  # by code
 
 
 def _kind(code: str, remedy: str, exit_code: int = 2) -> Callable[[Kind], Kind]:
     def declare(kind: Kind) -> Kind:
         kind.code, kind.remedy, kind.exit_code = code, remedy, exit_code
-        KINDS.append(kind)
+        KINDS[code] = kind
         return kind
 
     return declare
@@ -150,14 +150,3 @@ class SweepError(AvsError):
 @_kind("AVS900", "Report it with the file that the message names; `avs -v COMMAND` prints the traceback.", exit_code=70)
 class InternalError(AvsError):
     """Something that avslib did not expect, which is a bug."""
-
-
-def plain_kind(error: AvsError) -> type[AvsError]:
-    """The class above that can be rebuilt from the message; a subclass may need more arguments."""
-    return next(kind for kind in type(error).__mro__ if kind in (*KINDS, AvsError))
-
-
-def explained() -> str:
-    """The codes as a Markdown table: what happened and what to do."""
-    rows = [f"| {k.code} | `{k.__name__}` | {k.__doc__} | {k.remedy} |" for k in KINDS]
-    return "\n".join(["| code | from Python | what happened | what to do |", "| --- | --- | --- | --- |", *rows, ""])

@@ -20,14 +20,8 @@ from pathlib import Path
 from avslib.core.errors import AvsError, DiskFullError, OutputError
 
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-NO_FLUSH = {
-    errno.EINVAL,
-    errno.ENOTSUP,
-    errno.ENOSYS,
-    errno.EROFS,
-    errno.EPERM,
-    errno.EACCES,
-}  # not by this file system
+# errors of file systems that cannot flush a single file
+NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS, errno.EPERM, errno.EACCES}
 ABANDONED = 24 * 3600  # seconds without a change after which a temporary file is taken for a killed process's
 
 
@@ -35,17 +29,13 @@ ABANDONED = 24 * 3600  # seconds without a change after which a temporary file i
 def atomic_path(path: str | Path, *, replace: bool = True, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, delete it on failure.
 
-    The caller may create a file or a folder there. A file at `path` is replaced; a folder at `path` is an error,
-    since a folder cannot be replaced in one step. What killed processes left there is removed after a day.
-
-    Args:
-        replace: False keeps an existing file: writing the same bytes again succeeds, other bytes raise an error.
-        flush: False lets the system decide when the bytes reach the disk, for many small files in a row; flush their
-            folder afterwards with `flush_to_disk`.
+    The caller may create a file or a folder there. A folder at `path` is an error, since it cannot be replaced in one
+    step; so is other content there without `replace`. For many small files in a row switch `flush` off, and call
+    `flush_to_disk` for their folder. What killed processes left is removed after a day.
 
     Raises:
         DiskFullError: the disk is full or a quota is reached; the previous file at `path` is intact.
-        OutputError: `replace` is off, and `path` holds something else.
+        OutputError: without `replace`, `path` holds something else.
     """
     path = Path(path)
     with report_full_disk(path):
@@ -62,9 +52,7 @@ def atomic_path(path: str | Path, *, replace: bool = True, flush: bool = True) -
                 if flush and os.name != "nt":  # Windows cannot open a folder, and flushes names itself
                     _flush(path.parent)
             elif path.is_dir() or temporary.is_dir() or not filecmp.cmp(path, temporary, shallow=False):
-                raise OutputError(
-                    f"{path}: already exists with different content; choose a different name, or remove it first"
-                )
+                raise OutputError(f"{path}: already exists with different content; choose another name, or remove it")
         finally:
             _remove(temporary)
 
@@ -89,10 +77,9 @@ def report_full_disk(path: str | Path) -> Iterator[None]:
 
 def _means_full(error: BaseException | None) -> bool:
     while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return True
         # safetensors gives the number only in its text
-        if (number := re.search(r"\(os error (\d+)\)", str(error))) and int(number[1]) in FULL:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if getattr(error, "errno", None) in FULL or (number and int(number[1]) in FULL):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -27,11 +27,12 @@ def damaged_files(root: str | Path, verify: bool = False) -> list[str]:
 
     Empty for a build of an earlier version, which has no list. Raises DataError where the list itself is damaged.
     """
-
-    def whole(path: Path, size: int, digest: str) -> bool:
-        return path.is_file() and path.stat().st_size == size and (not verify or sha256_file(path) == digest)
-
-    return [path for path, listed in _read(Path(root)).items() if not whole(Path(root, path), *listed)]
+    damaged = []
+    for name, (size, digest) in _read(Path(root)).items():
+        path = Path(root, name)
+        if not path.is_file() or path.stat().st_size != size or (verify and sha256_file(path) != digest):
+            damaged.append(name)
+    return damaged
 
 
 def require_as_built(folder: Path, digests: Mapping[Path, str]) -> None:
@@ -40,10 +41,8 @@ def require_as_built(folder: Path, digests: Mapping[Path, str]) -> None:
         known = _read(root)
         for path, digest in digests.items() if known else ():
             if known.get(path.relative_to(root).as_posix(), (0, digest))[1] != digest:
-                raise DataError(
-                    f"{path}: not as it was built; `avs data build-mini --out {root}` restores it (remove {LISTING} "
-                    "there if you changed it yourself)"
-                )
+                advice = f"`avs data build-mini --out {root}` restores it (remove {LISTING} there if you changed it)"
+                raise DataError(f"{path}: not as it was built; {advice}")
 
 
 def clip_of(path: str) -> str:
@@ -58,8 +57,8 @@ def clip_of(path: str) -> str:
 def _read(root: Path) -> dict[str, tuple[int, str]]:
     try:
         text = (root / LISTING).read_text(encoding="utf-8")
-        lines, last = text[: text.rindex(LAST)], text[text.rindex(LAST) :]
-        if last.strip() != LAST + _digest(lines):
+        lines, _, digest = text.rpartition(LAST)
+        if digest.strip() != _digest(lines):
             raise ValueError("checksum mismatch")
         rows = (line.rsplit(",", 2) for line in lines.removeprefix(HEAD).splitlines())
         return {path: (int(size), digest) for path, size, digest in rows}

@@ -12,8 +12,7 @@ from avslib.core.errors import OutputError
 from avslib.core.files import report_full_disk
 
 LOCK = ".lock"
-# a process that was just killed or asked to stop may take some seconds to exit
-PATIENCE = 10.0
+PATIENCE = 10.0  # seconds: a process that was just killed or asked to stop may take some to exit
 NO_FOLDER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 
 
@@ -22,14 +21,9 @@ def locked(path: str | Path, what: str, patience: float | None = None) -> Iterat
     """Hold the lock file `path` against other processes, and other calls in this one, until the block ends.
 
     The system releases the lock when the process ends in any way; the empty file stays, since removing it could let
-    two in. Yields False where the folder cannot be written, and, after a warning, where the disk lacks locks.
-
-    Args:
-        what: what the lock protects, for the message: "a training".
-        patience: seconds to wait for another process; None: until it finishes, after a warning.
-
-    Raises:
-        OutputError: another process holds the lock longer than `patience`.
+    two in. Yields False where the folder cannot be written, and, after a warning, where the disk lacks locks. Raises
+    OutputError naming `what` runs there where another process holds the lock longer than `patience` seconds; None waits
+    until it finishes, after a warning.
     """
     path = Path(path)
     lock = FileLock(path)

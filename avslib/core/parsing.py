@@ -16,13 +16,13 @@ from avslib.core.errors import AvsError
 LARGEST_TEXT = 16 * 2**20  # bytes of a csv or list: 200,000 clips; as rows it takes up to 2 GB for a moment
 LARGEST_JSON = 64 * 2**20  # bytes of a manifest or index, which holds a few hundred for each clip
 LARGEST_YAML = 64 * 2**10  # bytes: PyYAML reads this much within 3 s; the presets and grids have less than 5,000
+NOT_TEXT = re.compile(r"true|false|null|~||[-+]?(0|[1-9]\d*|\d*\.\d*(e[-+]\d+)?|\.inf|\.nan)", re.IGNORECASE)
 
 
 def read_bytes(path: str | Path, largest: int, kind: type[AvsError], what: str) -> bytes:
-    """The bytes of a regular file of at most `largest` bytes; `what` names what it should hold.
+    """The bytes of a regular file (a pipe would block, a device never ends) of at most `largest` bytes.
 
-    Raises:
-        AvsError: of class `kind`: missing, not a regular file (a pipe would block, a device never ends), or too large.
+    `what` names what it should hold, for the error of class `kind`.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise kind(f"{path}: not a regular file; expected {what}")
@@ -54,9 +54,9 @@ def parse_json(data: str | bytes, source: str | Path, kind: type[AvsError], what
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases, which let a few bytes grow ("billion laughs"), and with the plain words of YAML 1.2.
+    """YAML without aliases, which let a few bytes grow ("billion laughs").
 
-    ``no``, ``010``, ``12:30`` and ``2026-01-01`` are text, not False, 8, 750 and a date.
+    Plain ``no``, ``010``, ``12:30`` and ``2026-01-01`` are text as in YAML 1.2, not False, 8, 750 and a date.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -64,23 +64,13 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError("aliases such as *name are not supported; write the value out")
         return super().compose_node(parent, index)
 
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _plain in (
-    ("bool", "true|false"),
-    ("null", "~|null|"),
-    ("int", r"[-+]?(0|[1-9][0-9]*)"),
-    ("float", r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.inf|\.nan"),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_plain})$", re.IGNORECASE), [None])
+    def resolve(self, kind: type[yaml.Node], value: str, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)
+        return self.DEFAULT_SCALAR_TAG if kind is yaml.ScalarNode and not NOT_TEXT.fullmatch(value) else tag
 
 
 def parse_yaml(text: str, source: str, kind: type[AvsError]) -> Any:
-    """The value of a YAML document in plain Python types; tags that name objects are refused.
-
-    Raises:
-        AvsError: of class `kind`: not valid YAML, too long, nested too deeply, or with aliases.
-    """
+    """The value of a YAML document in plain Python types, without aliases or tags that name objects."""
     if len(text) > LARGEST_YAML:
         raise kind(f"{source}: has more than {LARGEST_YAML} characters of YAML; is it the right file?")
     try:

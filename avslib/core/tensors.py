@@ -28,11 +28,9 @@ ENTRY, SHA256 = "avslib", "sha256"
 def read_state_dict(path: str | Path, what: str = "weights") -> Mapping[str, Tensor]:
     """The mapping in a file of `torch.save`, on the CPU; nothing that the file names is run.
 
-    Raises:
-        WeightsError: no such file, damaged, not a mapping, or anything but tensors and plain values in it.
+    Raises WeightsError where it is missing, damaged, not a mapping, or holds anything but tensors and plain values.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise WeightsError(f"{what} {path}: no such file; expected the state dict as released")
     try:
         with open(path, "rb") as stream:
