@@ -16,6 +16,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from avslib.core.errors import NonFiniteError, UsageError
 
+Logits = Float[Tensor, "N *frame"]
+Masks = Shaped[Tensor, "N *frame"]
 BETA_SQUARED = 0.3
 # the last one is exactly 1 in float32; the released scores include it
 THRESHOLDS: Float[Tensor, "255"] = torch.linspace(0, 1 - 1e-10, 255)
@@ -33,7 +35,7 @@ class FrameScores:
     counted: Bool[Tensor, "N"]
 
 
-def frame_scores(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> FrameScores:
+def frame_scores(logits: Logits, target: Masks) -> FrameScores:
     """IoU and F curve of every frame from one pass over its pixels.
 
     Equal to comparing all pixels with every threshold: histograms of the sigmoids over the thresholds, inside and
@@ -56,7 +58,7 @@ def frame_scores(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *f
     return FrameScores(iou, curve.nan_to_num(0.0), ~empty)
 
 
-def iou_per_frame(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> Float[Tensor, "N"]:
+def iou_per_frame(logits: Logits, target: Masks) -> Float[Tensor, "N"]:
     """Intersection over union of every frame at sigmoid > 0.5, float64.
 
     IoU = I / (U + 1e-7); a frame with an empty mask scores the share of its pixels that are correctly left out.
@@ -70,9 +72,7 @@ def iou_per_frame(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *
     return frame_scores(logits, target).iou
 
 
-def f_curves(
-    logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]
-) -> tuple[Float[Tensor, "N 255"], Bool[Tensor, "N"]]:
+def f_curves(logits: Logits, target: Masks) -> tuple[Float[Tensor, "N 255"], Bool[Tensor, "N"]]:
     """F of every frame at every threshold (float64), and which frames have a non-empty mask.
 
     F = (1 + b) P R / (b P + R) with b = beta^2 = 0.3, P = tp / (predicted + 1e-20), R = tp / (true + 1e-20),
@@ -88,7 +88,7 @@ def f_curves(
     return scores.curve, scores.counted
 
 
-def _histograms(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> Int[Tensor, "2 N 256"]:
+def _histograms(logits: Logits, target: Masks) -> Int[Tensor, "2 N 256"]:
     """Pixels outside and inside the mask in each bin; bin k ends where the next threshold begins.
 
     The bin of threshold 0.5 holds only that value, and `_ABOVE_HALF` begins right above it: J uses sigmoid > 0.5, F
@@ -136,9 +136,7 @@ class MeanIoU(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("frames", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(
-        self, logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"], scores: FrameScores | None = None
-    ) -> None:
+    def update(self, logits: Logits, target: Masks, scores: FrameScores | None = None) -> None:
         """Add N frames; shapes and errors as `frame_scores`, whose result can be passed where it is known."""
         scores = frame_scores(logits, target) if scores is None else scores
         self.total += scores.iou.sum().to(self.total.device)
@@ -168,9 +166,7 @@ class FScore(Metric):
         self.add_state("curve", torch.zeros(len(THRESHOLDS), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("counted", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(
-        self, logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"], scores: FrameScores | None = None
-    ) -> None:
+    def update(self, logits: Logits, target: Masks, scores: FrameScores | None = None) -> None:
         """Add N frames; shapes and errors as `frame_scores`, whose result can be passed where it is known."""
         scores = frame_scores(logits, target) if scores is None else scores
         self.curve += scores.curve[scores.counted].sum(0).to(self.curve.device)
@@ -216,11 +212,7 @@ class LegacyFScore(Metric):
         self.add_state("unplaced", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(
-        self,
-        logits: Float[Tensor, "N *frame"],
-        target: Shaped[Tensor, "N *frame"],
-        index: Shaped[Tensor, "N"] | None = None,
-        scores: FrameScores | None = None,
+        self, logits: Logits, target: Masks, index: Shaped[Tensor, "N"] | None = None, scores: FrameScores | None = None
     ) -> None:
         """Add N frames; `index`: their places in the set (clip number * frames + frame), by default the next N.
 

@@ -52,7 +52,7 @@ def atomic_path(path: str | Path, *, replace: bool = True, flush: bool = True) -
                 if flush and os.name != "nt":  # Windows cannot open a folder, and flushes names itself
                     _flush(path.parent)
             elif path.is_dir() or temporary.is_dir() or not filecmp.cmp(path, temporary, shallow=False):
-                raise OutputError(f"{path}: already exists with different content; choose another name, or remove it")
+                raise OutputError(f"{path}: already exists with different content; remove it, or choose a new name")
         finally:
             _remove(temporary)
 

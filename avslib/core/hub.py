@@ -27,7 +27,8 @@ CARD = """# ECMVAE, {m.backbone}
 
 ECMVAE (*Multimodal Variational Auto-encoder based Audio-Visual Segmentation*, ICCV 2023) with backbone
 `{m.backbone}`, {m.image_size} x {m.image_size} pixels, sound embedding `{m.audio_encoder}`: given frames and their
-sound, it marks the pixels of what sounds. A checkpoint for [avslib](https://github.com/avslib/avslib), an independent implementation.
+sound, it marks the pixels of what sounds. A checkpoint for [avslib](https://github.com/avslib/avslib), an independent
+implementation.
 
 ```python
 from avslib.video.predictor import Predictor
