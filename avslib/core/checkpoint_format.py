@@ -26,11 +26,7 @@ def shipped_names() -> list[str]:
 
 
 def weights_path(source: str | Path) -> Path:
-    """The weights file of a checkpoint: a folder, the file itself, or the name of a shipped checkpoint.
-
-    Raises:
-        WeightsError: `source` is none of these.
-    """
+    """The weights file of a checkpoint: a folder, the file itself, or the name of a shipped one; else WeightsError."""
     path = SHIPPED / source if str(source) in shipped_names() else Path(source)
     path = path / WEIGHTS if path.is_dir() else path
     if not path.is_file():
@@ -42,11 +38,7 @@ def weights_path(source: str | Path) -> Path:
 
 
 def config_path(weights: Path) -> Path:
-    """The configuration beside a weights file.
-
-    Raises:
-        WeightsError: it is missing.
-    """
+    """The configuration beside a weights file. Raises WeightsError where it is missing."""
     path = weights.parent / CONFIG
     if not path.is_file():
         raise WeightsError(f"checkpoint {weights}: {CONFIG} is missing beside it; copy the whole checkpoint folder")
@@ -58,34 +50,23 @@ def write_checkpoint(
 ) -> None:
     """Write both files atomically. See :func:`avslib.weights.checkpoints.save_checkpoint`."""
     if half:
-        tensors = {
-            k: v.half() if v.is_floating_point() and v.half().isfinite().all() else v for k, v in tensors.items()
-        }
+        fits = {k for k, v in tensors.items() if v.is_floating_point() and v.half().isfinite().all()}
+        tensors = {k: v.half() if k in fits else v for k, v in tensors.items()}
     save_tensors(folder / WEIGHTS, tensors, {CONFIG_HASH: _text_sha256(config)}, replace=replace)
     with atomic_path(folder / CONFIG, replace=replace) as path:
         path.write_text(config, encoding="utf-8")
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a weights file.
-
-    Raises:
-        WeightsError: damaged, cut off, or not a safetensors file.
-    """
+    """Tensors and metadata of a weights file. Raises WeightsError where it is not a whole safetensors file."""
     try:
         return load_tensors(path)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"checkpoint {path}: not a whole safetensors file ({error}); copy or train it again"
-        ) from None
+        raise WeightsError(f"checkpoint {path}: not a whole safetensors file ({error}); get it again") from None
 
 
 def require_own_config(path: Path, metadata: Mapping[str, str]) -> None:
-    """Compare the configuration in `path` with the checksum in the metadata of the weights.
-
-    Raises:
-        WeightsError: they differ, and the configuration does not end in the line ``# edited``.
-    """
+    """Raise WeightsError where `path` is not what `metadata` of the weights says, and does not end in ``# edited``."""
     text = path.read_text(encoding="utf-8")
     if metadata.get(CONFIG_HASH, _text_sha256(text)) != _text_sha256(text) and not text.rstrip().endswith(EDITED):
         raise WeightsError(
@@ -97,8 +78,7 @@ def require_own_config(path: Path, metadata: Mapping[str, str]) -> None:
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, advice: str) -> None:
     """Load a state dict whose names and shapes must be exactly the module's.
 
-    Raises:
-        WeightsError: `what`, the first tensors that are missing, unknown or of another shape, and `advice`.
+    Raises WeightsError with `what`, the first tensors that are missing, unknown or of a different shape, and `advice`.
     """
     wanted = module.state_dict()
     problems = [f"{k} is missing" for k in wanted if k not in state]

@@ -23,11 +23,12 @@ from avslib.core.checkpoint_format import (
 from avslib.core.errors import WeightsError
 from avslib.core.parsing import first_line
 
-CARD = """# {name}
+CARD = """# ECMVAE, {m.backbone}
 
 ECMVAE (*Multimodal Variational Auto-encoder based Audio-Visual Segmentation*, ICCV 2023) with backbone
-`{backbone}`, {size} x {size} pixels, sound embedding `{audio}`: given frames and their sound, it marks the pixels of
-what sounds. A checkpoint for [avslib](https://github.com/avslib/avslib), an independent implementation.
+`{m.backbone}`, {m.image_size} x {m.image_size} pixels, sound embedding `{m.audio_encoder}`: given frames and their
+sound, it marks the pixels of what sounds. A checkpoint for [avslib](https://github.com/avslib/avslib), an independent
+implementation.
 
 ```python
 from avslib.video.predictor import Predictor
@@ -75,10 +76,8 @@ class Pretrained(nn.Module, ModelHubMixin):
         try:
             model = cls(cls.read_config(config).replace({"model.pretrained": False}))
         except (MemoryError, RuntimeError) as error:
-            raise WeightsError(
-                f"checkpoint {weights}: {CONFIG} beside it asks for a network that cannot be built "
-                f"({first_line(error)}); copy the whole checkpoint folder again"
-            ) from None
+            reason = f"{CONFIG} beside it asks for a network that cannot be built ({first_line(error)})"
+            raise WeightsError(f"checkpoint {weights}: {reason}; copy the whole checkpoint folder again") from None
         state, metadata = read_weights(weights)
         ours = model.state_dict()
         model.load_weights({k: v.to(ours[k].dtype) if k in ours else v for k, v in state.items()}, f"weights {weights}")
@@ -89,14 +88,8 @@ class Pretrained(nn.Module, ModelHubMixin):
     def from_pretrained(cls, source: str | Path, *, device: str = "cpu", **download: Any) -> Self:  # type: ignore[override]
         """A model from a checkpoint folder, the name of a shipped one, or a repository on the Hub, in eval mode.
 
-        Args:
-            source: folder, name or repository id ("name/repository"); a folder of that name comes first.
-            device: where the model goes.
-            download: options of :func:`huggingface_hub.snapshot_download`: revision, cache_dir, local_files_only,
-                force_download, token.
-
-        Raises:
-            WeightsError: `source` is none of the three, or a damaged checkpoint (see :func:`avslib.load_checkpoint`).
+        `download` are options of :func:`huggingface_hub.snapshot_download`: revision, cache_dir, token and the like.
+        Raises WeightsError where `source` is none of the three, or a damaged checkpoint.
         """
         if str(source) in shipped_names() or Path(source).exists():
             return cls.from_folder(source, device)
@@ -111,15 +104,7 @@ class Pretrained(nn.Module, ModelHubMixin):
 
     def generate_model_card(self, scores: str = "") -> ModelCard:
         """The card of this model; `scores` is Markdown, such as a table of run records."""
-        m = self.config.model
-        text = CARD.format(
-            name=f"ECMVAE, {m.backbone}",
-            backbone=m.backbone,
-            size=m.image_size,
-            audio=m.audio_encoder,
-            scores=scores or "No scores were saved with these weights.",
-        )
-        data = ModelCardData(
-            library_name="avslib", license="apache-2.0", tags=["audio-visual-segmentation", "variational-autoencoder"]
-        )
+        text = CARD.format(m=self.config.model, scores=scores or "No scores were saved with these weights.")
+        tags = ["audio-visual-segmentation", "variational-autoencoder"]
+        data = ModelCardData(library_name="avslib", license="apache-2.0", tags=tags)
         return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")

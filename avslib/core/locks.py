@@ -9,11 +9,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from avslib.core.errors import OutputError
-from avslib.core.files import told_when_full
+from avslib.core.files import report_full_disk
 
 LOCK = ".lock"
-# a process that was just killed or asked to stop may take some seconds to exit
-PATIENCE = 10.0
+PATIENCE = 10.0  # seconds: a process that was just killed or asked to stop may take some to exit
 NO_FOLDER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 
 
@@ -22,19 +21,14 @@ def locked(path: str | Path, what: str, patience: float | None = None) -> Iterat
     """Hold the lock file `path` against other processes, and other calls in this one, until the block ends.
 
     The system releases the lock when the process ends in any way; the empty file stays, since removing it could let
-    two in. Yields False where the folder cannot be written, and, after a warning, where the disk lacks locks.
-
-    Args:
-        what: what the lock protects, for the message: "a training".
-        patience: seconds to wait for another process; None: until it finishes, after a warning.
-
-    Raises:
-        OutputError: another process holds the lock longer than `patience`.
+    two in. Yields False where the folder cannot be written, and, after a warning, where the disk lacks locks. Raises
+    OutputError naming `what` runs there where another process holds the lock longer than `patience` seconds; None waits
+    until it finishes, after a warning.
     """
     path = Path(path)
     lock = FileLock(path)
     try:
-        with told_when_full(path):
+        with report_full_disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             _acquire(lock, path.parent, what, patience)
     except (OSError, NotImplementedError) as error:

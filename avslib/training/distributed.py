@@ -25,7 +25,7 @@ from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from avslib.core.errors import AvsError, ProcessesError, plain_kind
+from avslib.core.errors import KINDS, AvsError, ProcessesError
 from avslib.core.locks import LOCK, PATIENCE, locked
 from avslib.models.fusion import TPAVI
 
@@ -167,9 +167,9 @@ def together(call: Callable[[], T]) -> T:
         result = call()
     except AvsError as raised:
         error = raised
-    for failure in gather_objects(error and (plain_kind(error), str(error))):
+    for failure in gather_objects(error and (error.code, str(error))):
         if failure:
-            raise error or failure[0](failure[1])
+            raise error or KINDS[failure[0]](failure[1])
     return result
 
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from avslib.config import Config
 from avslib.core.errors import OutputError, ProcessesError, RunStateError
-from avslib.core.files import atomic_path, flush_to_disk, told_when_full
+from avslib.core.files import atomic_path, flush_to_disk, report_full_disk
 from avslib.core.locks import LOCK
 from avslib.training.distributed import gather_objects, mean_over_processes, together, world_size
 
@@ -196,7 +196,7 @@ class History:
         if not self.write:
             return
         text = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
-        with told_when_full(self.path), open(self.path, "a", newline="", encoding="utf-8") as stream:
+        with report_full_disk(self.path), open(self.path, "a", newline="", encoding="utf-8") as stream:
             csv.DictWriter(stream, self.FIELDS, restval="", lineterminator="\n").writerow(text)
         if self.log:
             named = {
