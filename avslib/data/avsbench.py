@@ -50,25 +50,21 @@ class Sound(NamedTuple):
 
 
 class AVSBench(Dataset):
-    """Clips of one split.
+    """Clips of one split, as dicts: name; image uint8 [T, 3, H, W]; mask uint8 of 0 and 1 [T, 1, H, W], zeros where not
+    annotated; annotated bool [T]; audio float32 [T, D] where given.
 
     Args:
         root: folder with ``Single-source/`` or ``Multi-sources/``, or one of these two.
         task: "s4" or "ms3".
         split: "train", "val", "test", or any value of the csv's split column ("test_unseen" of Mini-AVS).
-        image_size: pictures are resized to it, one number or (height, width).
+        image_size, mask_size: to resize to, one number or (height, width); both the same by default.
         frames: T, frames (and seconds) of a clip.
-        audio: embeddings [T, D] by clip name, added to the items.
+        audio: embeddings [T, D] by clip name.
         skip: names of clips to leave out.
-        mask_size: as `image_size`, which it is by default, for masks.
-        masks: False looks for no masks: they are zeros in the items, and no frame is annotated.
+        masks: False looks for no masks, and no frame is annotated.
 
-    Items are dicts: name; image uint8 [T, 3, H, W]; mask uint8 of 0 and 1 [T, 1, H, W], zeros where not annotated;
-    annotated bool [T]; audio float32 [T, D] where given.
-
-    Raises AvsError when made: no such folder, csv, column or split; names that lead out of the folder; missing files;
-    no masks at all. When a clip is read: what `read_frame` and `read_mask` refuse, a mask whose size is not its
-    frame's.
+    Raises AvsError when made: no such folder, csv, column or split; names that lead out of the folder; missing files.
+    When a clip is read: what `read_frame` and `read_mask` refuse.
     """
 
     def __init__(
@@ -165,7 +161,7 @@ def read_item(
     mask_size: tuple[int, int],
 ) -> dict[str, str | Tensor]:
     """The item of `AVSBench` without its audio, from T frames and as many masks (None: not annotated), paths or open
-    files; sizes are (height, width). Raises AvsError as reading a clip does."""
+    files; sizes are (height, width)."""
     pictures, labels = [], np.zeros((len(masks), 1, *mask_size), np.uint8)
     for frame, mask, label in zip(frames, masks, labels, strict=True):
         picture, size = read_frame(frame, image_size)
@@ -197,8 +193,7 @@ def stack_audio(
 
 def read_skip_list(path: str | Path) -> set[str]:
     """Names of clips to leave out, one per line. A line that begins with ``#`` and a space is a comment; a name that
-    does so stands behind another space. Raises AvsError when the file cannot be read, or has more than `LARGEST_TEXT`
-    bytes."""
+    does so stands behind another space. Raises AvsError when the file cannot be read, or is too large."""
     lines = read_text(path, LARGEST_TEXT, DataError, "clip names, one per line").splitlines()
     names = [line.rstrip() for line in lines if not f"{line} ".startswith("# ")]
     return {name for line in names for name in (line, line.lstrip()) if name}

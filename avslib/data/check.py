@@ -91,11 +91,7 @@ class Report:
                 categories = str(len(found.categories.get(split, {})) or "-")
                 table.add_row(task.upper(), split, str(count), published, categories)
         kinds = (("error", "bold red", self.errors), ("warning", "yellow", self.warnings), ("note", "cyan", self.notes))
-        lines = [
-            Text.assemble((f"{kind}: ", style), finding.sentence)
-            for kind, style, findings in kinds
-            for finding in findings
-        ]
+        lines = [Text.assemble((f"{kind}: ", style), f.sentence) for kind, style, found in kinds for f in found]
         depth = "every file was read" if self.deep else "contents were not read (--deep reads them)"
         verdict = ("Sound", "Usable, with warnings", "Not usable as it is")[self.exit_code]
         return Group(table, *lines, Text(f"{verdict}; {depth}.", style="bold"))
@@ -108,8 +104,7 @@ def check(
 
     Always: the csv, every clip's files (a folder without any masks is one error), counts against the published ones
     (except for Mini-AVS, which has a manifest.json), source videos that several MS3 splits share. With `deep` every
-    file is read, by the functions that the reader uses. A wav that cannot be used beside a whole log-mel is a warning.
-
+    file is read, by the reader's own functions; a wav that is damaged beside a whole log-mel is only a warning.
     Raises AvsError when there is no such folder, or neither task's csv in it.
     """
     report, folders, left_out = Report(str(root), deep), {}, set(skip)
@@ -165,8 +160,7 @@ def _count(report: Report, task: str, folder: Path, rows: list[dict[str, str]]) 
 def _find_clips(report: Report, task: str, folder: Path, rows: list[dict[str, str]], frames: int) -> list[Clip]:
     """The clips whose files are all there."""
     clips, without_masks = [], masks_missing(folder, task)
-    if without_masks:
-        report.errors.append(Finding(task, without_masks))
+    report.errors += [Finding(task, without_masks)] if without_masks else []
     for row in rows:
         try:
             clips.append(make_clip(folder, task, row, frames, masks=not without_masks))

@@ -52,7 +52,6 @@ def embed_dataset(
 def _kept(
     content: list[Any], names: list[str], frames: int, cache_dir: str | Path, compute: Callable[[], Tensor]
 ) -> dict[str, Float[Tensor, "T D"]]:
-    """What the cache holds for `content`, else what `compute` gives, kept for the next time."""
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     path = Path(cache_dir) / f"{key[:32]}.safetensors"
     with locked(path.with_suffix(".lock"), "the computation of audio embeddings"):

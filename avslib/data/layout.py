@@ -57,8 +57,8 @@ def find_folder(root: str | Path, task: str) -> Path:
 def read_csv(path: str | Path, task: str, optional: tuple[str, ...] = ()) -> list[dict[str, str]]:
     """Rows of the task's csv, with the `optional` columns where they are filled in; others are left out.
 
-    Raises AvsError on a missing column, an empty cell, a name that leads out of the folder or comes twice in a split,
-    or a file of more than `LARGEST_TEXT` bytes.
+    Raises AvsError on a missing column, a cell that is not a plain name, a name that comes twice in a split, or a file
+    of more than `LARGEST_TEXT` bytes.
     """
     columns, key = LAYOUTS[task].columns, LAYOUTS[task].key
     text = read_text(path, LARGEST_TEXT, DataError, "a csv file in UTF-8")
@@ -86,9 +86,7 @@ def read_csv(path: str | Path, task: str, optional: tuple[str, ...] = ()) -> lis
 def is_plain_name(value: str | None) -> bool:
     """Whether a csv cell is one path component on every system, so that it cannot lead out of the folder.
 
-    Not plain are: nothing, more than `LONGEST_NAME` bytes, ``.`` and ``..``, slashes and backslashes, drives,
-    characters that print nothing (NUL, line ends, marks that turn the direction of text), those that Windows keeps for
-    itself, its devices (``CON``, ``nul.txt``), and a dot or space at the end, which Windows drops.
+    Windows keeps some characters and names of devices (``nul.txt``) for itself, and drops a dot or space at the end.
     """
     return (
         bool(value)

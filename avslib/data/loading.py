@@ -1,7 +1,5 @@
-"""Loaders that give the same batches for any number of workers, and from any step on.
-
-Order and flips are functions of (seed, epoch, clip), not of a generator's state, so that a resumed run reads exactly
-what the uninterrupted one would have read.
+"""Loaders that give the same batches for any number of workers, and from any step on: order and flips are functions of
+(seed, epoch, clip), not of a generator's state, so that a resumed run reads what the uninterrupted one would have read.
 """
 
 from collections.abc import Iterator, Mapping
@@ -74,17 +72,15 @@ class FlippedClips(Dataset):
         return item | {name: torch.where(flipped, item[name].flip(-1), item[name]) for name in ("image", "mask")}
 
 
-class StreamSampler(Sampler[tuple[int, dict[str, Any]]]):
-    """(epoch, undecoded clip) of a packed split, in the order of its stream; set `epoch` before each pass.
+class StreamSampler(EpochSampler):
+    """(epoch, undecoded clip) of a packed split, in the order of its stream.
 
     The training process draws from a sampler, so that the order does not depend on how many workers decode the clips.
     """
 
     def __init__(self, clips: PackedClips):
-        self.clips, self.epoch = clips, 0
-
-    def __len__(self) -> int:
-        return len(self.clips)
+        super().__init__(len(clips), clips.seed)
+        self.clips = clips
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
         return ((self.epoch, sample) for sample in self.clips.samples(self.epoch))

@@ -1,7 +1,4 @@
-"""Clips packed into WebDataset shards, written to a folder and streamed from a folder or any fsspec URL.
-
-A shard is a plain tar file. ``index.json`` beside the shards names their clips and holds their checksums.
-"""
+"""Clips packed into WebDataset shards (tar files), with ``index.json``, which names the clips and holds checksums."""
 
 import hashlib
 import io
@@ -92,9 +89,8 @@ def pack(
     out = Path(out)
     if not 0 < shard_mb <= 1000:
         raise UsageError(f"shard_mb is {shard_mb}; expected a size in MB, above 0 and at most 1000")
-    rows = read_csv(find_folder(root, task) / LAYOUTS[task].csv, task)
-    splits = list(splits or dict.fromkeys(row["split"] for row in rows))
-    datasets = {split: AVSBench(root, task, split, frames=frames, skip=skip, masks=masks) for split in splits}
+    splits = splits or [row["split"] for row in read_csv(find_folder(root, task) / LAYOUTS[task].csv, task)]
+    datasets = {s: AVSBench(root, task, s, frames=frames, skip=skip, masks=masks) for s in dict.fromkeys(splits)}
     # the lock lies beside the folder, which does not exist yet
     with locked(out.with_name(f".{out.name}.lock"), f"packing into {out.name}"):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -114,13 +110,12 @@ def pack(
     return index
 
 
-def _write_shards(stem: Path, clips: Iterator[Clip], frames: int, size: float) -> list[Shard]:
+def _write_shards(stem: Path, clips: Iterable[Clip], frames: int, size: float) -> list[Shard]:
     shards = []
 
     def note(file: str) -> None:
-        path = Path(file)
-        digest, length = sha256_file(path), path.stat().st_size
-        shards.append(Shard(file=path.name, sha256=digest, bytes=length, clips=writer.count))
+        size, digest = Path(file).stat().st_size, sha256_file(file)
+        shards.append(Shard(file=Path(file).name, sha256=digest, bytes=size, clips=writer.count))
 
     pattern = str(stem).replace("%", "%%") + "-%06d.tar"
     # neither time nor user, so that the same clips give the same bytes
@@ -165,10 +160,11 @@ def _fetch(source: str | Path, file: str, largest: int) -> bytes:
             data = stream.read(largest + 1)
     except (ImportError, ValueError) as error:  # an unknown protocol, or one whose package is not installed
         raise PackedError(f"{source}: this kind of URL cannot be opened ({first_line(error)})") from None
-    except FileNotFoundError:
-        raise PackedError(f"{source}: has no {file}; expected a folder or URL that avs data pack wrote") from None
     except OSError as error:
-        raise PackedError(f"{source}/{file}: cannot be read ({first_line(error)}); {AGAIN}") from None
+        fault = (
+            f"has no {file}" if isinstance(error, FileNotFoundError) else f"cannot read {file} ({first_line(error)})"
+        )
+        raise PackedError(f"{source}: {fault}; expected a folder or URL that avs data pack wrote") from None
     if len(data) > largest:
         raise PackedError(f"{source}/{file}: has more than {largest} bytes; it was not written by avs data pack")
     return data
@@ -179,25 +175,20 @@ class NamedBytes(io.BytesIO):
 
     def __init__(self, sample: Mapping[str, Any], key: str):
         super().__init__(sample[key])
-        self.title = f"{sample['__url__']}, {sample['__key__']}.{key}"
+        self.place = f"{sample['__url__']}, {sample['__key__']}.{key}"
 
     def __str__(self) -> str:
-        return self.title
+        return self.place
 
 
 class PackedClips:
-    """Clips of one split of a packed folder: the items of `AVSBench`, as a stream.
+    """Clips of one split of a packed folder, or fsspec URL (``s3://...``, ``hf://...``, ``simplecache::...``): the
+    items of `AVSBench`, as a stream, with at most as many frames as were packed.
 
-    The order of the shards and a shuffle buffer of undecoded clips are functions of (seed, epoch) and of the number of
-    processes, each of which reads as many clips: up to world - 1 clips are left out of an epoch, the others come once.
-    A shard is read whole and compared with its checksum before a clip of it is used.
-
-    Args:
-        source: folder, or fsspec URL (``s3://...``, ``hf://...``, ``https://...``, ``simplecache::...``).
-        image_size, mask_size, frames: as for `AVSBench`; at most as many frames as were packed.
-        shuffle: False gives the order of the csv, that of the attribute `names`.
-        buffer: clips in the shuffle buffer.
-        rank, world: this process and how many there are; by default those that webdataset finds.
+    `shuffle` draws the order of the shards, and of `buffer` undecoded clips, from (seed, epoch) and the number of
+    processes; without it the order is that of the csv, as in the attribute `names`. Each process (`rank` of `world`; by
+    default as webdataset finds them) reads as many clips: up to world - 1 are left out of an epoch, the others come
+    once. A shard is read whole and compared with its checksum before a clip of it is used.
 
     Raises AvsError when made: no index, no such split, more frames than packed. While it is read: a shard that is
     missing or damaged, by name; what `AVSBench` says of damaged pictures.
@@ -277,8 +268,8 @@ class PackedClips:
             for what in ("frame", "mask")
         )
         if None in frames:
-            where = f"{sample['__url__']}: clip {name!r}"
-            raise PackedError(f"{where} has fewer than {self.frames} frames, so the shard is damaged; {AGAIN}")
+            fault = f"clip {name!r} has fewer than {self.frames} frames, so the shard is damaged"
+            raise PackedError(f"{sample['__url__']}: {fault}; {AGAIN}")
         item = read_item(name, frames, masks, self.image_size, self.mask_size)
         return item if self.audio is None else item | {"audio": self.audio[number_of(sample)]}
 
