@@ -46,16 +46,21 @@ def embed_dataset(
     content = [FORMAT, encoder.fingerprint(), frames, names, *dataset.sound_checksums(encoder.takes_log_mel)]
     title = f"audio embeddings, {dataset.task} {dataset.split}"
     sounds = track(dataset.sounds(), title, len(names), disable=not progress)
-    return _kept(content, names, frames, cache_dir, lambda: _compute(sounds, batch, encoder, frames))
+    return _kept(content, names, cache_dir, lambda: _compute(sounds, batch, encoder, frames))
 
 
 def _kept(
-    content: list[Any], names: list[str], frames: int, cache_dir: str | Path, compute: Callable[[], Tensor]
+    content: list[Any], names: list[str], cache_dir: str | Path, compute: Callable[[], Tensor]
 ) -> dict[str, Float[Tensor, "T D"]]:
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     path = Path(cache_dir) / f"{key[:32]}.safetensors"
     with locked(path.with_suffix(".lock"), "the computation of audio embeddings"):
-        embeddings = _load(path, key, (len(names), frames)) if path.is_file() else None
+        embeddings = None
+        if path.is_file():
+            try:
+                embeddings = load_tensors(path)[0]["embeddings"]
+            except Exception as error:  # safetensors raises its own error, OSError, KeyError, TypeError, ...
+                warnings.warn(f"{path}: damaged cache, computed again ({error})", stacklevel=2)
         logger.info("audio embeddings: %s %s", "computed, kept in" if embeddings is None else "from", path)
         if embeddings is None:
             embeddings = compute()
@@ -64,19 +69,6 @@ def _kept(
             except (OSError, DiskFullError) as error:
                 warnings.warn(f"{path.parent}: embeddings are not kept ({error})", stacklevel=2)
     return dict(zip(names, embeddings, strict=True))
-
-
-def _load(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
-    """What the cache file holds, or None, with a warning, when it cannot be trusted."""
-    try:
-        tensors, metadata = load_tensors(path)
-        if metadata["key"] == key and tensors["embeddings"].shape[:2] == shape:
-            return tensors["embeddings"]
-        reason = "it belongs to other sounds"
-    except Exception as error:  # safetensors raises its own error, OSError, KeyError, TypeError, ...
-        reason = error
-    warnings.warn(f"{path}: damaged cache, computed again ({reason})", stacklevel=3)
-    return None
 
 
 # no_grad, not inference_mode: training needs to save these tensors for backward

@@ -73,6 +73,8 @@ def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple
         if wanted:
             picture.draft("RGB", wanted[::-1])
         picture.load()
+        if picture.mode == "P" and picture.palette is None:
+            raise ValueError("its palette is missing")
         return picture, size, bits
     except (PictureError, MemoryError):  # running out of memory is not the file's fault
         raise

@@ -105,6 +105,17 @@ def test_frames_with_transparency_are_refused(tmp_path):
             read_frame(tmp_path / "a.png")
 
 
+def test_a_palette_that_is_missing_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    RIGHT["P coloured"].save(path)
+    data = path.read_bytes()
+    at = data.index(b"PLTE") - 4
+    path.write_bytes(data[:at] + data[at + 12 + int.from_bytes(data[at : at + 4], "big") :])
+    for read in (read_frame, read_mask):
+        with pytest.raises(PictureError, match="palette is missing"):
+            read(path)
+
+
 def test_check_says_what_the_reader_says(tmp_path):
     root = write_avsbench(tmp_path, splits=("test",))
     (mask,), (frame,) = (
