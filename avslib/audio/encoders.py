@@ -27,6 +27,7 @@ class AudioEncoder(nn.Module):
         self.name = name
         self.network = network.eval().requires_grad_(False)
         self.dim = network.dim
+        self.takes_log_mel = isinstance(network, VGGish)
         self.sample_rate = SAMPLE_RATE
 
     @torch.no_grad()
@@ -42,6 +43,11 @@ class AudioEncoder(nn.Module):
             else:
                 rows.append(self.network(batch, frames))
         return torch.cat(rows).reshape(len(waveforms), frames, self.dim)
+
+    @torch.no_grad()
+    def embed_log_mel(self, log_mel: Float[Tensor, "B T 1 96 64"]) -> Float[Tensor, "B T dim"]:
+        """Embed patches as `avslib.audio.log_mel` makes them; only where `takes_log_mel`, which VGGish does."""
+        return self.network(log_mel.flatten(0, 1)).reshape(*log_mel.shape[:2], self.dim)
 
     def fingerprint(self) -> str:
         """A hash of the weights and the code's version: encoders with the same fingerprint give the same embeddings."""

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from avslib.audio import MOST_CHANNELS, RATES, SAMPLE_RATE
+from avslib.audio import SAMPLE_RATE
+from avslib.audio.waveforms import MOST_CHANNELS, RATES
 from avslib.core.errors import VideoError
 
 LIP_SYNC = 20  # sound is moved where its time stamps are off by more than 1/20 s; less is rounding in the file

@@ -87,7 +87,7 @@ def a_bench_record(folder):
 
 def a_cache(folder):
     def read():
-        return _kept(["content"], ["a", "b"], 5, folder, lambda: torch.arange(40.0).view(2, 5, 4))
+        return _kept(["content"], ["a", "b"], folder, lambda: torch.arange(40.0).view(2, 5, 4))
 
     read()
     return next(folder.glob("*.safetensors")), read

@@ -83,7 +83,7 @@ def test_four_processes_compute_a_cache_once(tmp_path, reliability_record):
         return torch.arange(40.0).view(2, 5, 4)
 
     def build():
-        found = _kept(["content"], ["a", "b"], 5, tmp_path / "cache", compute)
+        found = _kept(["content"], ["a", "b"], tmp_path / "cache", compute)
         assert found["b"].sum() == sum(range(20, 40))
 
     assert at_once(*[build] * 4) == ["done"] * 4 and calls() == 1
