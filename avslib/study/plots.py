@@ -28,7 +28,7 @@ COLOURS = {
     "yellow": "#F0E442",
     "black": "#000000",
 }
-TRUTH = {"colors": COLOURS["sky"], "linestyles": "solid", "linewidths": 2.2}
+TRUTH = {"colors": COLOURS["sky"], "linestyles": ["solid"], "linewidths": 2.2}
 PREDICTION = {"colors": COLOURS["orange"], "linestyles": [(0, (3, 1.5))], "linewidths": 1.4}
 # One colour per kind of term, one line style per branch (seaborn's dashes: lengths of line and gap).
 SOLID, DASHED, DOTTED, DASHDOT = "", (4, 1.5), (1, 1), (4, 1.2, 1, 1.2)
@@ -86,6 +86,7 @@ def outlined_frames(items: Sequence[Item], *, frame_inches: float = 1.5, dpi: in
     item's shapes do not fit each other.
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     clips = [(str(item[0]), *map(np.asarray, item[1:]), np.zeros_like(item[2]))[:4] for item in items]
     if not clips:
@@ -108,22 +109,15 @@ def outlined_frames(items: Sequence[Item], *, frame_inches: float = 1.5, dpi: in
             axis.imshow(frame, interpolation="lanczos")
             draw_outline(axis, true, TRUTH)
             draw_outline(axis, found, PREDICTION)
-    _outline_legend(figure, predicted=any(len(item) > 3 for item in items))
-    figure.subplots_adjust(
-        left=0.003, right=0.997, bottom=0.03 / height, top=1 - 0.42 / height, wspace=0.02, hspace=0.24 / frame_inches
-    )
-    return figure
-
-
-def _outline_legend(figure: Any, predicted: bool) -> None:
-    from matplotlib.lines import Line2D
-
+    looks = {"truth": TRUTH} | ({"prediction": PREDICTION} if any(len(item) > 3 for item in items) else {})
     handles = [
-        Line2D([], [], color=TRUTH["colors"], linestyle="solid", linewidth=2.2, label="truth"),
-        Line2D([], [], color=PREDICTION["colors"], linestyle=(0, (3, 1.5)), linewidth=1.6, label="prediction"),
+        Line2D([], [], label=name, color=look["colors"], linestyle=look["linestyles"][0])
+        for name, look in looks.items()
     ]
-    handles = handles if predicted else handles[:1]
     figure.legend(handles=handles, loc="upper right", ncols=2, fontsize=8, frameon=False, borderaxespad=0.2)
+    edges = {"left": 0.003, "right": 0.997, "bottom": 0.03 / height, "top": 1 - 0.42 / height}
+    figure.subplots_adjust(**edges, wspace=0.02, hspace=0.24 / frame_inches)
+    return figure
 
 
 def draw_outline(axis: Any, field: np.ndarray, look: Mapping[str, Any]) -> None:
@@ -174,50 +168,33 @@ def curves_figure(history: Iterable[Mapping[str, Any]] | str | Path, *, dpi: int
     """
     import seaborn as sns
 
-    if isinstance(history, str | Path):
-        if not Path(history).is_file():
-            raise RecordError(f"learning_curves: no file {history}; give the history.csv of a training")
-        rows = pd.read_csv(history)
-    else:
-        rows = pd.DataFrame(list(history))
+    if isinstance(history, str | Path) and not Path(history).is_file():
+        raise RecordError(f"learning_curves: no file {history}; give the history.csv of a training")
+    rows = pd.read_csv(history) if isinstance(history, str | Path) else pd.DataFrame(list(history))
     rows = rows.apply(pd.to_numeric, errors="coerce").dropna(axis="columns", how="all")
-    if "step" not in rows:
-        rows["step"] = range(len(rows))
+    rows = rows if "step" in rows else rows.assign(step=range(len(rows)))
+    parts = {name: PARTS[name.removeprefix("train_")] for name in rows if name.removeprefix("train_") in PARTS}
     metrics = [name for name in rows if name.startswith(("val_", "val/")) and not name.endswith("loss")]
-    looks = {name: PARTS[name.removeprefix("train_")] for name in rows if name.removeprefix("train_") in PARTS}
-    scores = dict(zip(metrics, SCORES, strict=False))
-    panels = {"total loss, and its parts before their weights": looks, "score on val": scores}
-    panels = {label: series for label, series in panels.items() if series}
+    panels = {
+        "total loss, and its parts before their weights": parts,
+        "score on val": zip(metrics, SCORES, strict=False),
+    }
+    panels = {label: looks for label, series in panels.items() if (looks := dict(series))}
     if not panels:
         raise UsageError(
             "learning_curves: no loss part and no val score in the history; expected step, loss, val_J ..."
         )
     figure, axes = styled_axes(5.5 * len(panels), 4.6, 1, len(panels), dpi=dpi)
-    for axis, (label, series) in zip(axes[0], panels.items(), strict=True):
-        points = rows.melt("step", list(series), var_name="part").dropna()
-        palette, dashes = ({name: look[i] for name, look in series.items()} for i in (0, 1))
-        palette = {name: COLOURS[colour] for name, colour in palette.items()}
+    for axis, (label, looks) in zip(axes[0], panels.items(), strict=True):
+        points = rows.melt("step", list(looks), var_name="part").dropna()
+        look = {"hue": "part", "style": "part", "dashes": {name: dash for name, (_, dash) in looks.items()}}
+        look["palette"] = {name: COLOURS[colour] for name, (colour, _) in looks.items()}
         few = {"marker": "o", "markersize": 4, "markeredgewidth": 0} if points.groupby("part").size().max() < 30 else {}
-        sns.lineplot(
-            points,
-            x="step",
-            y="value",
-            hue="part",
-            style="part",
-            palette=palette,
-            dashes=dashes,
-            estimator=None,
-            ax=axis,
-            **few,
-        )
+        sns.lineplot(points, x="step", y="value", estimator=None, ax=axis, **look, **few)
         axis.set(xlabel="training step", ylabel=label)
-        sns.move_legend(
-            axis, "upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, title=None, frameon=False, fontsize=7
-        )
-        if series is looks:
-            axis.set_yscale("symlog", linthresh=1e-3)
-        else:
-            axis.set_ylim(0, 1)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 4}
+        sns.move_legend(axis, **below, title=None, frameon=False, fontsize=7)
+        axis.set_ylim(0, 1) if label.startswith("score") else axis.set_yscale("symlog", linthresh=1e-3)
     return figure
 
 
@@ -233,37 +210,61 @@ def comparison_bars(
     found = [(row, split) for row in rows for split in splits if metric in row.values.get(split, {})]
     if not found:
         raise UsageError(f"comparison_bars: no row has {metric} on a split asked for; pass rows made by summarise()")
-    splits = [split for split in splits if split in {split for _, split in found}]
+    looks = {split: look for split, look in zip(splits, BARS, strict=False) if split in dict(map(reversed, found))}
     labels = [row.label for row in rows]
-    scores = [{"row": r.label, "split": s, metric: score} for r, s in found for score in r.values[s][metric].scores]
-    looks = dict(zip(splits, BARS, strict=False))
-    figure, ((axis,),) = styled_axes(8, 0.7 + len(rows) * 0.3 * (len(splits) + 0.6))
-    sns.barplot(
-        pd.DataFrame(scores),
-        x=metric,
-        y="row",
-        hue="split",
-        order=labels,
-        hue_order=splits,
-        errorbar="sd",
-        palette={split: COLOURS[colour] for split, (colour, _) in looks.items()},
-        saturation=1,
-        capsize=0.3,
-        err_kws={"color": "black", "linewidth": 1},
-        edgecolor="white",
-        ax=axis,
-    )
+    scores = [(row.label, split, score) for row, split in found for score in row.values[split][metric].scores]
+    points = pd.DataFrame(scores, columns=["row", "split", metric])
+    look = {"hue_order": list(looks), "palette": [COLOURS[colour] for colour, _ in looks.values()], "saturation": 1}
+    look |= {"capsize": 0.3, "err_kws": {"color": "black", "linewidth": 1}, "edgecolor": "white"}
+    figure, ((axis,),) = styled_axes(8, 0.7 + len(rows) * 0.3 * (len(looks) + 0.6))
+    sns.barplot(points, x=metric, y="row", hue="split", order=labels, errorbar="sd", ax=axis, **look)
     for bars, (_, hatch) in zip(axis.containers, looks.values(), strict=False):
         for bar in bars:
             bar.set_hatch(hatch)
     for row, split in found:
         value = row.values[split][metric]
-        place = labels.index(row.label) + (splits.index(split) - (len(splits) - 1) / 2) * 0.8 / len(splits)
+        place = labels.index(row.label) + (list(looks).index(split) - (len(looks) - 1) / 2) * 0.8 / len(looks)
         axis.text(value.mean + (value.sd or 0) + 0.01, place, value.text(1, 3), va="center", fontsize=7)
     axis.set(xlim=(0, 1), xlabel=f"{metric} (mean; bars: sample sd over seeds)", ylabel=None)
     axis.tick_params(axis="y", labelsize=8)
     axis.legend(fontsize=8, loc="lower right")
     return save_figure(figure, path)
+
+
+def interval_points(
+    axis: Any,
+    rows: pd.DataFrame,
+    place: str,
+    hue: str,
+    looks: Mapping[str, tuple[str, str]],
+    order: Sequence[str] | None = None,
+    *,
+    dodge: float = 0.4,
+) -> None:
+    """Draw `estimate` with the interval from `low` to `high` (columns of `rows`) at each `place`, coloured by `hue`.
+
+    looks: (name of `COLOURS`, marker) by value of `hue`, whose points stand `dodge` apart. With an `order`, places are
+    on the x axis, else on the y axis.
+    """
+    import seaborn as sns
+
+    # seaborn sees three values per point: their median is the estimate, their range the interval
+    points = rows.melt([place, hue], ["estimate", "low", "high"])
+    axes = {"x": place, "y": "value"} if order else {"x": "value", "y": place}
+    look = {"palette": [COLOURS[name] for name, _ in looks.values()], "markers": [mark for _, mark in looks.values()]}
+    look |= {"linestyles": "none", "dodge": dodge * (len(looks) - 1), "markersize": 5, "err_kws": {"linewidth": 1.5}}
+    sns.pointplot(
+        points,
+        **axes,
+        hue=hue,
+        hue_order=list(looks),
+        order=order,
+        estimator="median",
+        errorbar=("pi", 100),
+        ax=axis,
+        **look,
+    )
+    sns.move_legend(axis, "best", title=None)
 
 
 def save_figure(figure: Any, path: str | Path, palette: bool = False, comment: str = "") -> Path:

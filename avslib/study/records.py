@@ -18,19 +18,10 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import psutil
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from avslib.config import Config
 from avslib.core.errors import RecordError
@@ -44,34 +35,12 @@ DEFINITIONS = {
 RECORD, CLIPS = "run.json", "clips.csv"
 # What may differ between two runs of one variant: no score depends on it, or it is the seed itself.
 NOT_THE_VARIANT = (
-    "train.seed",
-    "train.checkpoint_every",
-    "train.channels_last",
-    "train.checkpointing",
-    "train.compile",
-    "data.root",
-    "train.tensorboard",
-    "train.deterministic",
-    "train.nonfinite",
-    "train.max_skipped",
-    "data.workers",
-    "data.timeout",
-    "data.max_corrupt",
-    "data.cache",
+    *(f"train.{name}" for name in ("seed", "checkpoint_every", "channels_last", "checkpointing", "compile")),
+    *(f"train.{name}" for name in ("tensorboard", "deterministic", "nonfinite", "max_skipped")),
+    *(f"data.{name}" for name in ("root", "workers", "timeout", "max_corrupt", "cache")),
 )
-PACKAGES = (
-    "accelerate",
-    "numpy",
-    "pillow",
-    "safetensors",
-    "scipy",
-    "soundfile",
-    "timm",
-    "torch",
-    "torchaudio",
-    "torchmetrics",
-    "torchvision",
-)
+PACKAGES = ("accelerate", "timm", "torch", "torchaudio", "torchmetrics", "torchvision")
+PACKAGES += ("numpy", "pillow", "safetensors", "scipy", "soundfile")
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Metrics = dict[str, Annotated[Share | None, BeforeValidator(lambda v: None if v != v else v)]]  # noqa: PLR0124
@@ -123,15 +92,11 @@ class RunRecord(_Part):
     content_hash: Annotated[str, Field(description="of all the rest, as the file holds it; empty: an old record")] = ""
     _path: Path | None = PrivateAttr(None)
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _unedited(cls, values: Any, validate: ModelWrapValidatorHandler["RunRecord"]) -> "RunRecord":
-        record = validate(values)
-        if record.config_hash != config_hash(record.config):
+    @model_validator(mode="after")
+    def _unedited(self) -> Self:
+        if self.config_hash != config_hash(self.config):
             raise ValueError("config_hash does not match config: the record was edited")
-        if isinstance(values, dict) and values.get("content_hash") not in (None, "", _content_hash(values)):
-            raise ValueError("content_hash does not match the record: it is damaged or was edited")
-        return record
+        return self
 
     @property
     def path(self) -> Path | None:
@@ -147,13 +112,16 @@ def environment() -> dict[str, Any]:
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     packages = {}
-    for name in PACKAGES:
+    for name in sorted(PACKAGES):
         with suppress(importlib.metadata.PackageNotFoundError):
             packages[name] = importlib.metadata.version(name)
+    cpu = platform.processor() or platform.machine()
+    with suppress(OSError, AttributeError):
+        cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text("utf-8", "replace"))[1]
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": cpu.strip(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": world_size(),
@@ -162,15 +130,6 @@ def environment() -> dict[str, Any]:
         "cuda": torch.version.cuda if gpus else None,
         "packages": packages,
     }
-
-
-def _cpu_name() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor() or platform.machine()
-    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return match[1].strip() if match else platform.machine()
 
 
 def git_state() -> dict[str, Any]:
@@ -197,10 +156,6 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _content_hash(values: Mapping[str, Any]) -> str:
-    return config_hash({key: value for key, value in values.items() if key != "content_hash"})
-
-
 def variant_hash(config: Mapping[str, Any]) -> str:
     """The configuration's hash without `NOT_THE_VARIANT`: equal for the seeds of one variant.
 
@@ -212,9 +167,8 @@ def variant_hash(config: Mapping[str, Any]) -> str:
     defaults, kept = Config().model_dump(mode="json"), dict(config)
     for key, section in config.items():
         if isinstance(section, Mapping):
-            usual = defaults.get(key, {})
-            names = [n for n in section if f"{key}.{n}" not in NOT_THE_VARIANT and section[n] != usual.get(n)]
-            kept[key] = {name: section[name] for name in names}
+            own = {n: v for n, v in section.items() if v != defaults.get(key, {}).get(n)}
+            kept[key] = {n: v for n, v in own.items() if f"{key}.{n}" not in NOT_THE_VARIANT}
     return config_hash(kept)
 
 
@@ -258,8 +212,10 @@ def new_record(*, data: str, task: str, method: str, seed: int, config: Mapping[
     `RunRecord`, also in place of what would be filled in. Raises AvsError when a field does not fit.
     """
     config = portable(config)
+    run = {"data": data, "task": task, "method": method, "seed": seed, "config": config}
     filled = {
-        "id": run_id(data, task, method, seed, config),
+        "id": run_id(**run),
+        "config_hash": config_hash(config),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(portable([Path(sys.argv[0]).stem.replace("cli", "avs"), *sys.argv[1:]])),
         "git": git_state(),
@@ -267,8 +223,7 @@ def new_record(*, data: str, task: str, method: str, seed: int, config: Mapping[
         "peak_memory_bytes": peak_memory(),
         "definitions": DEFINITIONS,
     }
-    run = {"data": data, "task": task, "method": method, "seed": seed}
-    return _validated(filled | run | {"config": config, "config_hash": config_hash(config)} | fields, "run record")
+    return _validated(filled | run | fields, "run record")
 
 
 def _validated(values: Any, source: str) -> RunRecord:
@@ -292,13 +247,16 @@ def write_record(folder: str | Path, record: RunRecord, clips: Iterable[Mapping[
             writer.writeheader()
             writer.writerows({**clip, "J": f"{float(clip['J']):.6f}"} for clip in clips)
         record.clips_sha256 = _text_sha256(folder / CLIPS)
-    values = record.model_dump(mode="json", exclude={"content_hash"})
-    record.content_hash = _content_hash(values)
-    text = json.dumps(values | {"content_hash": record.content_hash}, indent=1, ensure_ascii=False, allow_nan=False)
+    record.content_hash = _content_hash(record.model_dump(mode="json"))
+    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
     with atomic_path(folder / RECORD) as part:
         part.write_text(text + "\n", encoding="utf-8")
     record._path = folder / RECORD
     return record.path
+
+
+def _content_hash(values: Mapping[str, Any]) -> str:
+    return config_hash({key: value for key, value in values.items() if key != "content_hash"})
 
 
 def _text_sha256(path: Path) -> str:
@@ -322,6 +280,8 @@ def load_records(root: str | Path) -> list[RunRecord]:
             raise RecordError(f"{path}: not a readable run record ({error}); restore it or delete it") from None
         record = _validated(values, str(path))
         record._path = path
+        if record.content_hash not in ("", _content_hash(values)):
+            raise RecordError(f"{path}: content_hash does not match: damaged or edited; restore it or delete it")
         if other := records.get(record.id):
             raise RecordError(f"{path} and {other.path}: two run records with the id {record.id}; delete one")
         records[record.id] = record

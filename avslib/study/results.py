@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from avslib.core.errors import RecordError, UsageError
+from avslib.core.errors import RecordError
 from avslib.study.records import NOT_THE_VARIANT, RunRecord, load_records, variant_hash
-from avslib.study.tables import FORMATS, Table
+from avslib.study.tables import Table, render
 
 SPLITS = {"mini": ("test", "test_unseen"), "avsbench": ("test",)}
 # How published tables name what our configuration names.
@@ -110,19 +110,22 @@ def summarise(records: Iterable[RunRecord], task: str, data: str = "mini") -> li
         name = key[0] + _difference(runs[0].config, rivals, key[2])
         for baseline in ["", *dict.fromkeys(name for run in runs for name in run.baselines)]:
             chosen = [run for run in runs if not baseline or baseline in run.baselines]
-            seeds, ids = tuple(run.seed for run in chosen), tuple(run.id for run in chosen)
-            values = _over_seeds([run.baselines[baseline] if baseline else run.metrics for run in chosen])
             many = sum(baseline in names for names in shared) > 1
             label = f"{name}: {baseline}" if many else baseline or name
-            rows.append(Row(*key[:1], baseline, key[1], chosen[0].config, seeds, ids, values, label))
+            values = _over_seeds([run.baselines[baseline] if baseline else run.metrics for run in chosen])
+            seeds, ids = tuple(run.seed for run in chosen), tuple(run.id for run in chosen)
+            rows.append(Row(key[0], baseline, key[1], chosen[0].config, seeds, ids, values, label))
     return rows
 
 
 def _difference(config: dict[str, Any], rivals: Sequence[dict[str, Any]], variant: str) -> str:
     """What distinguishes a configuration from others of the same name: up to two fields, else its hash."""
-    flat, mine = [flat_config(rival) for rival in rivals], flat_config(config)
-    names = [n for n in dict.fromkeys(n for f in flat for n in f) if len({repr(f.get(n)) for f in flat}) > 1]
-    fields = [f"{n.split('.')[-1]}={mine.get(n)}" for n in names if n not in NOT_THE_VARIANT]
+    values = pd.DataFrame([flat_config(other) for other in [config, *rivals]]).map(repr)
+    fields = [
+        f"{n.split('.')[-1]}={flat_config(config).get(n)}"
+        for n in values
+        if values[n].nunique() > 1 and n not in NOT_THE_VARIANT
+    ]
     return "" if not fields else f" ({', '.join(fields)})" if len(fields) < 3 else f" ({variant[:6]})"
 
 
@@ -146,31 +149,27 @@ def table(
     data: Literal["mini", "avsbench"] = "mini",
     fmt: Literal["md", "csv", "rich", "latex", "html"] = "md",
 ) -> Any:
-    """The table of one task on one data set: text, or a ``rich.table.Table`` for "rich".
+    """The table of one task on one data set: text, or what rich prints for "rich".
 
     mini: one row per method or baseline, J, F and F_legacy (0 to 1) on both test splits, mean ± sd over seeds.
     avsbench: the published rows (percent) with their sources beside ours, which stay empty until a record exists.
     """
-    if task not in ("s4", "ms3") or data not in SPLITS or fmt not in FORMATS:
-        raise UsageError(
-            f"table {task}, {data}, {fmt}: task is s4 or ms3, data mini or avsbench, format {', '.join(FORMATS)}"
-        )
     rows = summarise(records, task, data)
-    return FORMATS[fmt](_mini_table(rows, task) if data == "mini" else _avsbench_table(rows, task))
+    return render([_mini_table(rows, task) if data == "mini" else _avsbench_table(rows, task)], fmt)
 
 
 def _metric_names(rows: Sequence[Row], split: str) -> list[str]:
-    legacy = sorted({name for row in rows for name in row.values.get(split, {}) if name.startswith("F_legacy")})
-    return ["J", "F", *legacy]
+    legacy = {name for row in rows for name in row.values.get(split, {}) if name.startswith("F_legacy")}
+    return ["J", "F", *sorted(legacy)]
 
 
 def _mini_table(rows: Sequence[Row], task: str) -> Table:
-    columns = {f"{name} {split}": (split, name) for split in SPLITS["mini"] for name in _metric_names(rows, split)}
     datasets = sorted({row.dataset for row in rows})
     cells: dict[str, list[str]] = {"Method": [row.label for row in rows]}
     if len(datasets) > 1:
         cells["Data"] = [row.dataset for row in rows]
-    cells |= {head: [row.cell(*column) for row in rows] for head, column in columns.items()}
+    for split in SPLITS["mini"]:
+        cells |= {f"{name} {split}": [row.cell(split, name) for row in rows] for name in _metric_names(rows, split)}
     cells |= {"n": [str(len(row.seeds)) for row in rows], "Runs": [", ".join(row.runs) for row in rows]}
     notes = [f"Data: {datasets[0]}. Mean ± sample sd over n seeds."] if len(datasets) == 1 else []
     if not rows:
@@ -181,16 +180,15 @@ def _mini_table(rows: Sequence[Row], task: str) -> Table:
 
 def _avsbench_table(rows: Sequence[Row], task: str) -> Table:
     ours = [row for row in rows if not row.baseline]
-    names = _metric_names(ours, "test")
-    made, left = [], {row.runs: row for row in ours}
+    left, names, made = ours, _metric_names(ours, "test"), []
     for paper in published():
         found = [row for row in ours if _published_key(row) == _key_of(paper)]
-        source = "; ".join(filter(None, (paper["source"], paper["note"])))
+        left = [row for row in left if row not in found]
         head = {"Method": f"{paper['method']} ({paper['year']})", "Backbone": paper["backbone"]}
         head |= {"Size": paper["image_size"], "Paper J": paper[f"{task}_miou"], "Paper F": paper[f"{task}_f"]}
-        made += [head | {"Source": source} | _ours(row, names) for row in found or [None]]
-        left = {runs: row for runs, row in left.items() if row not in found}
-    for row in left.values():
+        head |= {"Source": "; ".join(filter(None, (paper["source"], paper["note"])))}
+        made += [head | _ours(row, names) for row in found or [None]]
+    for row in left:
         _, backbone, size = _published_key(row)
         part = f", first {_part(row)} clips of each split" if _part(row) else ""
         made.append({"Method": row.label + part, "Backbone": backbone, "Size": size} | _ours(row, names))
@@ -213,11 +211,10 @@ def _key_of(paper: dict[str, str]) -> tuple[str, str, str]:
 
 
 def _published_key(row: Row) -> tuple[str, str, str]:
-    model = row.config.get("model", {})
-    backbone = str(model.get("backbone", ""))
+    model = row.config["model"]
     # a run on a part of the clips never stands beside a published score
     method = "" if _part(row) else METHODS.get(row.method, row.method)
-    return method, BACKBONES.get(backbone, backbone), str(model.get("image_size", ""))
+    return method, BACKBONES.get(model["backbone"], model["backbone"]), str(model["image_size"])
 
 
 def _part(row: Row) -> int | None:

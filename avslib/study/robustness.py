@@ -1,17 +1,22 @@
-"""How a model holds up when the sound is not the clip's own, is noisy, or a modality is missing.
+"""How a model holds up when the sound is not the clip's own, is noisy, or a modality is missing: scores, table, figure.
 
 Each condition plays something to the model, or hides the image, and is scored on every clip of a split: J and F
 against the mask of the clip's own sound, and falsely_lit, the share of all pixels predicted as sounding (sigmoid > 0.5)
 where nothing sounds given what plays. `avslib.study.robustness_conditions.DEFINITIONS` defines both per condition.
+
+    print(robustness_table(load_records("results/robustness")))
 """
 
 import copy
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
 import torch
 from accelerate import PartialState
 from jaxtyping import Float, Shaped
@@ -21,16 +26,25 @@ from torch import Tensor
 from avslib.audio.encoders import build_audio_encoder
 from avslib.config import Config
 from avslib.core.errors import DataError, OutputError, RecordError
+from avslib.data.avsbench import AVSBench
 from avslib.data.mini.sources import read_labels
 from avslib.metrics import FScore, MeanIoU, frame_scores
 from avslib.models.ecmvae import ECMVAE
+from avslib.study.intervals import DRAWS, Interval, clip_scores, difference_interval, mean_interval
+from avslib.study.plots import interval_points, styled_axes
 from avslib.study.records import DEFINITIONS as SCORES
 from avslib.study.records import RECORD, RunRecord, new_record, run_id, write_record
-from avslib.study.robustness_conditions import BLANK, CONDITIONS, OWN, Stage, definitions, left_out
+from avslib.study.robustness_conditions import BLANK, CONDITIONS, DEFINITIONS, OWN, Stage, left_out, snr_of
 from avslib.study.run import dataset_info, method_name
+from avslib.study.tables import Table, render
 from avslib.training.evaluate import Scores, predict_batches
 from avslib.training.loop import BEST, open_split
 from avslib.weights.checkpoints import WEIGHTS, load_checkpoint, shipped_names
+
+TITLES = {"mini": "Robustness on Mini-AVS (not comparable with AVSBench)", "avsbench": "Robustness on AVSBench"}
+METRICS = ["J", "F", "falsely_lit"]
+# Colour and marker of each checkpoint in the figure.
+LOOKS = (("blue", "o"), ("vermilion", "s"), ("green", "^"), ("purple", "D"), ("black", "v"))
 
 
 def falsely_lit_per_frame(
@@ -43,28 +57,6 @@ def falsely_lit_per_frame(
     """
     lit = (logits.sigmoid() > 0.5) & (sounding == 0)
     return lit.flatten(1).sum(1).cpu().double() / lit[0].numel()
-
-
-class _Tally:
-    """J, F and the share falsely lit under one condition, and the J of each clip."""
-
-    def __init__(self) -> None:
-        self.iou, self.f = MeanIoU(), FScore()
-        self.lit: list[Tensor] = []
-        self.clips: dict[str, float] = {}
-
-    def update(self, names: list[str], logits: Tensor, mask: Tensor, sounding: Tensor | None) -> None:
-        scores = frame_scores(logits, mask)
-        for metric in (self.iou, self.f):
-            metric.to(logits.device).update(logits, mask, scores=scores)
-        per_clip = scores.iou.view(len(names), -1).mean(1).tolist()
-        self.clips |= dict(zip(names, per_clip, strict=True))
-        unknown = torch.full((len(logits),), torch.nan)
-        self.lit.append(unknown if sounding is None else falsely_lit_per_frame(logits, sounding))
-
-    def scores(self) -> Scores:
-        lit = torch.cat(self.lit).mean().item()
-        return Scores({"J": float(self.iou.compute()), "F": float(self.f.compute()), "falsely_lit": lit}, self.clips)
 
 
 def evaluate_robustness(
@@ -95,31 +87,39 @@ def _evaluate(
     model: ECMVAE, config: Config, split: str, conditions: Sequence[str] | None, seed: int, progress: bool
 ) -> tuple[dict[str, Scores], list[str]]:
     """The scores, and a sentence for each condition that was left out."""
-    dataset = open_split(config, split, progress=progress)
-    labels, m = read_labels(config.data.root, dataset), config.model
+    dataset, m = open_split(config, split, progress=progress), config.model
+    labels = read_labels(config.data.root, dataset)
     asked = list(dict.fromkeys(CONDITIONS if conditions is None else conditions))
     absent = left_out(asked, dataset, labels, listens=m.use_audio)
     if conditions is not None and absent:
         raise RecordError(next(iter(absent.values())))
     encoder = build_audio_encoder(m.audio_encoder, m.audio_weights) if m.use_audio else None
-    stage, found = Stage(dataset, labels, encoder, seed, config.train.eval_batch_size), {}
+    stage = Stage(dataset, labels, encoder, seed, config.train.eval_batch_size)
     played = [condition for condition in asked if condition not in absent]
+    shown = track(played, f"robustness, {split}", disable=not progress, transient=True)
+    return {condition: _score(model, config, stage, condition) for condition in shown}, list(absent.values())
+
+
+def _score(model: ECMVAE, config: Config, stage: Stage, condition: str) -> Scores:
+    if condition == BLANK:  # the same network, to which every frame has the mean colour
+        seeing, model = model, copy.copy(model)
+        model.normalize = lambda image: torch.zeros_like(seeing.normalize(image))
+    dataset: AVSBench = stage.dataset.with_audio(stage.audio(condition))
+    iou, f, lit, clips = MeanIoU(), FScore(), [], {}
     options = {"batch_size": config.train.eval_batch_size, "workers": config.data.workers, "frames": dataset.frames}
-    for condition in track(played, f"robustness, {split}", disable=not progress, transient=True):
-        tally, shown = _Tally(), dataset.with_audio(stage.audio(condition))
-        for rows, logits in predict_batches(_blind(model) if condition == BLANK else model, shown, **options):
-            if not rows["annotated"].all():
-                raise DataError(f"split {split!r} has frames without masks; score val or a test split")
-            tally.update(rows["name"], logits, rows["mask"], stage.sounding(condition, rows["name"], rows["mask"]))
-        found[condition] = tally.scores()
-    return found, list(absent.values())
-
-
-def _blind(model: ECMVAE) -> ECMVAE:
-    """The same network, to which every frame has the mean colour."""
-    blind = copy.copy(model)
-    blind.normalize = lambda image: torch.zeros_like(model.normalize(image))
-    return blind
+    for rows, logits in predict_batches(model, dataset, **options):
+        names, mask = rows["name"], rows["mask"]
+        if not rows["annotated"].all():
+            raise DataError(f"split {dataset.split!r} has frames without masks; score val or a test split")
+        scores = frame_scores(logits, mask)
+        for metric in (iou, f):
+            metric.to(logits.device).update(logits, mask, scores=scores)
+        clips |= dict(zip(names, scores.iou.view(len(names), -1).mean(1).tolist(), strict=True))
+        sounding = stage.sounding(condition, names, mask)
+        unknown = torch.full((len(logits),), torch.nan)
+        lit.append(unknown if sounding is None else falsely_lit_per_frame(logits, sounding))
+    found = {"J": float(iou.compute()), "F": float(f.compute()), "falsely_lit": torch.cat(lit).mean().item()}
+    return Scores(found, clips)
 
 
 def robustness(
@@ -156,7 +156,7 @@ def robustness(
         raise OutputError(
             f"{Path(out) / name}: already holds a record for this checkpoint and settings; delete it to run again"
         )
-    metrics, baselines, clips, notes = {}, {}, [], []
+    metrics, baselines, clips, notes = {}, {}, [], [f"Weights {weights[:16]}, seed {seed} of the conditions"]
     for split in splits:
         found, absent = _evaluate(model, config, split, conditions, seed, progress)
         for condition, scores in found.items():
@@ -170,8 +170,8 @@ def robustness(
         metrics=metrics,
         baselines=baselines,
         selection=_name_of(checkpoint),
-        definitions={"J": SCORES["J"], "F": SCORES["F"]} | definitions(kind),
-        notes=" ".join(f"{note}." for note in [f"Weights {weights[:16]}, seed {seed} of the conditions", *notes]),
+        definitions={"J": SCORES["J"], "F": SCORES["F"]} | DEFINITIONS,
+        notes=" ".join(f"{note}." for note in notes),
         wall_seconds=round(time.perf_counter() - start, 1),
     )
     write_record(Path(out) / record.id, record, clips)
@@ -182,10 +182,8 @@ def _name_of(checkpoint: str | Path) -> str:
     """A shipped checkpoint's name, else that of the run's folder."""
     if str(checkpoint) in shipped_names():
         return str(checkpoint)
-    folder = Path(checkpoint).resolve()
-    for last in (WEIGHTS, BEST):  # every run calls these so
-        folder = folder.parent if folder.name == last else folder
-    return folder.name
+    parts = [part for part in Path(checkpoint).resolve().parts if part not in (WEIGHTS, BEST)]  # every run has these
+    return parts[-1]
 
 
 def _hash_of(model: ECMVAE) -> str:
@@ -194,3 +192,103 @@ def _hash_of(model: ECMVAE) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def robustness_frame(records: Iterable[RunRecord], data: str = "mini") -> pd.DataFrame:
+    """A row per checkpoint, split and condition: J, F, falsely_lit, J minus J under own sound with its interval.
+
+    Column `label` names the checkpoint with its task and split, S4 first; of two records of one configuration the later
+    counts. Raises AvsError for a record that `avs robustness` did not make, or when clips.csv does not fit it.
+    """
+    latest: dict[tuple, RunRecord] = {}
+    for r in sorted(records, key=lambda record: (record.created, record.id)):
+        if "falsely_lit" not in r.definitions:
+            raise RecordError(f"{r.path or r.id}: not a robustness record; make one with `avs robustness`")
+        for split in r.metrics if r.data == data else ():
+            latest[r.task != "s4", r.selection, split, r.dataset.id, r.config_hash] = r
+    found = [(latest[key], key[2], f"{key[1]}, {latest[key].task.upper()} {key[2]}") for key in sorted(latest)]
+    rows, labels = [], [label for *_, label in found]
+    for r, split, label in found:
+        label = f"{label} ({r.id[-8:]})" if labels.count(label) > 1 else label.removesuffix(" test")
+        own = clip_scores([r], split)
+        scored = {OWN: r.metrics[split]} | {name: found[split] for name, found in r.baselines.items() if split in found}
+        for condition in sorted(scored, key=_rank):
+            change = Interval(np.nan, np.nan, np.nan)
+            if condition != OWN:
+                change = difference_interval(clip_scores([r], split, condition), own, same_seeds=True)
+            scores = [scored[condition].get(name) for name in METRICS]
+            rows.append([label, r.selection, r.method, r.task, split, condition, *scores, *change, r.id])
+    columns = ["label", "checkpoint", "method", "task", "split", "condition", *METRICS, "J_minus_own", "low", "high"]
+    return pd.DataFrame(rows, columns=[*columns, "run"]).astype(dict.fromkeys(METRICS, float))
+
+
+def _rank(condition: str) -> tuple[int, float]:
+    """Own sound, noise from little to much, the others as in `CONDITIONS`."""
+    snr = snr_of(condition)
+    return (1, -snr) if snr is not None else (0, 0) if condition == OWN else (2, CONDITIONS.index(condition))
+
+
+def robustness_table(
+    records: Iterable[RunRecord],
+    fmt: Literal["md", "csv", "latex", "html", "rich"] = "md",
+    data: Literal["mini", "avsbench"] = "mini",
+) -> Any:
+    """One table per checkpoint and task, one row per condition: J, F, falsely lit, and the change in J (95 % interval).
+
+    "csv" is one table of plain numbers, a row per condition and checkpoint.
+
+    Raises:
+        AvsError: as `robustness_frame`; another format.
+    """
+    rows = robustness_frame(records := list(records), data)
+    if fmt == "csv":
+        return rows.drop(columns="label").to_csv(index=False, float_format="%.5f", lineterminator="\n")
+    tables = [_table(f"{TITLES[data]}: {label}", part) for label, part in rows.groupby("label", sort=False)]
+    tables = tables or [_table(TITLES[data], rows)]
+    tables[-1].notes.extend(_notes([record for record in records if record.id in set(rows.run)]))
+    return render(tables, fmt)
+
+
+def _table(title: str, rows: pd.DataFrame) -> Table:
+    cells = rows[["condition", *METRICS]].map(lambda v: v if isinstance(v, str) else "" if np.isnan(v) else f"{v:.3f}")
+    intervals = (Interval(*ends) for ends in rows[["J_minus_own", "low", "high"]].itertuples(index=False))
+    cells["change"] = ["" if np.isnan(ends.low) else ends.text() for ends in intervals]
+    return Table(title, cells.set_axis(["Condition", "J", "F", "falsely lit", "change in J"], axis=1))
+
+
+def _notes(records: Sequence[RunRecord]) -> list[str]:
+    if not records:
+        return ["No run record yet: `avs robustness CHECKPOINT --data DIR --task s4`."]
+    meanings = [f"{name.replace('_', ' ')}: {text}." for name, text in records[0].definitions.items()]
+    return [
+        f"Data: {', '.join({record.dataset.id: 0 for record in records})}; from 0 to 1. Change in J: 95 % percentile "
+        f"bootstrap interval of J minus J under own sound, {DRAWS} draws of clips.",
+        " ".join(meanings),
+        *(f"{record.selection}: {record.notes}" for record in records if "left out" in record.notes),
+    ]
+
+
+def robustness_figure(records: Iterable[RunRecord], task: str = "s4", data: str = "mini", *, dpi: int = 110) -> Any:
+    """Draw J with its 95 % bootstrap interval over clips, and the share falsely lit, under each condition.
+
+    One colour and marker per checkpoint. Returns a matplotlib Figure. Raises AvsError when no record is of this task
+    and data.
+    """
+    found = {record.id: record for record in records if record.task == task}
+    rows = robustness_frame(found.values(), data)
+    if rows.empty:
+        raise RecordError(f"robustness figure: no run record of {task} on {data}; make one with `avs robustness`")
+    runs = [(found[r.run], r.split, "" if r.condition == OWN else r.condition) for r in rows.itertuples()]
+    j = pd.DataFrame(mean_interval(clip_scores([record], split, baseline)) for record, split, baseline in runs)
+    lit = pd.DataFrame({"estimate": 100 * rows.falsely_lit, "low": np.nan, "high": np.nan})
+    looks = {label: LOOKS[i % len(LOOKS)] for i, label in enumerate(rows.label.unique())}
+    order = sorted(rows.condition.unique(), key=_rank)
+    figure, axes = styled_axes(9.5, 6.6, 2, dpi=dpi, sharex=True)
+    for (axis,), label, points in zip(
+        axes, ("J (mask of the own sound)", "pixels falsely lit (%)"), (j, lit), strict=True
+    ):
+        interval_points(axis, rows[["label", "condition"]].join(points), "condition", "label", looks, order, dodge=0.12)
+        axis.set(xlabel=None, ylabel=label, ylim=(-0.03 * axis.get_ylim()[1], None))
+    axes[1, 0].get_legend().remove()
+    axes[1, 0].set_xticks(range(len(order)), [name.replace(" ", "\n", 1) for name in order], fontsize=8)
+    return figure
