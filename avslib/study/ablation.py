@@ -8,17 +8,18 @@ A variant is called better or worse only where the interval of its paired differ
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
+import seaborn as sns
 
 from avslib.config import Config
 from avslib.core.errors import RecordError, UsageError
 from avslib.study.intervals import DRAWS, LEVEL, Interval, clip_scores, difference_interval, mean_interval, signed
 from avslib.study.plots import COLOURS, interval_points, styled_axes
 from avslib.study.records import NOT_THE_VARIANT, RunRecord
-from avslib.study.results import SPLITS, Row, flat_config, summarise
-from avslib.study.tables import Table, render
+from avslib.study.results import SPLITS, Row, Value, flat_config, summarise
+from avslib.study.tables import Data, Format, Table, render
 from avslib.variants import VARIANTS
 
 FULL = "ecmvae"
@@ -28,6 +29,8 @@ TITLES = {"mini": "Mini-AVS, {} {}: ablation (not comparable with AVSBench)", "a
 # What variants are about; the rest is the size of a study, which must be one for all.
 OF_A_VARIANT = ("model.", "loss.", "data.flip", "data.posterior", "train.init_", "preset")
 MAY_DIFFER = {*NOT_THE_VARIANT, *(field for changes in VARIANTS.values() for field in changes)}
+COLUMNS = ["split", "variant", "J", "J_sd", "J_low", "J_high", "difference", "difference_low", "difference_high"]
+COLUMNS += ["claim", "F", "F_sd", "n", "runs"]
 # Colour and marker of each split in the figure.
 LOOKS = {"test": ("blue", "o"), "test_unseen": ("orange", "s")}
 
@@ -48,31 +51,25 @@ class Comparison:
     @property
     def claim(self) -> str:
         """What may be said of it beside the full model."""
-        if self.difference is None:
-            return ""
-        if len(self.row.seeds) < 2:
-            # its interval says nothing about seeds, over which a claim must hold as well
-            return "one seed: none"
+        if self.difference is None or len(self.row.seeds) < 2:  # one seed's interval says nothing about other seeds
+            return "one seed: none" if self.difference else ""
         if not self.difference.excludes_zero:
             return "not told apart"
         return "better" if self.difference.low > 0 else "worse"
 
 
-def compare(records: Sequence[RunRecord], task: str, *, data: str = "mini") -> dict[str, list[Comparison]]:
+Compared = Mapping[str, Sequence[Comparison]]
+
+
+def compare(records: Sequence[RunRecord], task: str, *, data: Data = "mini") -> dict[str, list[Comparison]]:
     """Comparisons by split: the full model, the variants in their order, then others by name; {} without records.
 
-    Raises:
-        AvsError: runs of different data or size, two configurations of the full model, or clips that do not fit
-            (:func:`avslib.study.intervals.clip_scores`).
+    Raises AvsError for runs of different data or size, two configurations of the full model, or clips that do not fit.
     """
     rows = [row for row in summarise(records, task, data) if not row.baseline]
-    order = [FULL, *VARIANTS]
-    rows.sort(
-        key=lambda row: (
-            order.index(row.method) if row.method in order else len(order),
-            re.sub(r"\d+", lambda m: m[0].zfill(9), row.label),
-        )
-    )
+    rank = {name: place for place, name in enumerate([FULL, *VARIANTS])}
+    # latent_dim=4 before latent_dim=16
+    rows.sort(key=lambda row: (rank.get(row.method, len(rank)), re.sub(r"\d+", lambda m: m[0].zfill(9), row.label)))
     _check_comparable(rows)
     by_id = {record.id: record for record in records}
     found = {}
@@ -120,40 +117,23 @@ def _comparison(row: Row, full: Row | None, split: str, by_id: dict[str, RunReco
     return Comparison(row, split, mean_interval(mine), difference, tuple(float((a - b).mean()) for a, b in shared))
 
 
-def comparison_frame(found: Mapping[str, Sequence[Comparison]]) -> pd.DataFrame:
+def comparison_frame(found: Compared) -> pd.DataFrame:
     """The numbers of :func:`compare`, a row per split and variant; NaN where there is none."""
     rows = []
     for c in (c for made in found.values() for c in made):
-        j, f = (c.row.values[c.split].get(name) for name in ("J", "F"))
-        row = {
-            "split": c.split,
-            "variant": c.row.label,
-            "J": j.mean,
-            "J_sd": j.sd,
-            "J_low": c.j.low,
-            "J_high": c.j.high,
-        }
-        row |= dict(zip(("difference", "difference_low", "difference_high"), c.difference or [None] * 3, strict=True))
-        row |= {"claim": c.claim, "F": f and f.mean, "F_sd": f and f.sd}
-        rows.append(row | {"n": len(c.row.seeds), "runs": " ".join(c.row.runs)})
-    return pd.DataFrame(rows)
+        j, f = (c.row.values[c.split].get(name, Value(())) for name in ("J", "F"))
+        scores = [j.mean, j.sd, *c.j[1:], *(c.difference or [None] * 3), c.claim, f.mean, f.sd]
+        rows.append([c.split, c.row.label, *scores, len(c.row.seeds), " ".join(c.row.runs)])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def ablation_table(
-    records: Sequence[RunRecord],
-    task: Literal["s4", "ms3"],
-    fmt: Literal["md", "csv", "rich", "latex", "html"] = "md",
-    *,
-    data: Literal["mini", "avsbench"] = "mini",
-    found: Mapping[str, Sequence[Comparison]] | None = None,
+    records: Sequence[RunRecord], task: str, fmt: Format = "md", *, data: Data = "mini", found: Compared | None = None
 ) -> Any:
     """One table per test split: J of each variant with its interval over clips, the paired difference, the claim, F, n.
 
     Text, or a ``rich.console.Group`` for "rich". The CSV is one table of plain numbers, and only it holds the run ids.
-    `found`: the comparisons, where they were already made.
-
-    Raises:
-        AvsError: as :func:`compare`; unknown format.
+    `found`: the comparisons, where they were already made. Raises AvsError as :func:`compare`.
     """
     found = compare(records, task, data=data) if found is None else found
     if fmt == "csv":
@@ -164,20 +144,27 @@ def ablation_table(
 
 
 def _table(title: str, rows: Sequence[Comparison]) -> Table:
-    cells = {
-        "Variant": [c.row.label for c in rows],
-        "J": [c.row.cell(c.split, "J") for c in rows],
-        f"{PERCENT} over clips": [f"[{c.j.low:.3f}, {c.j.high:.3f}]" for c in rows],
-        f"J minus {FULL}": [signed(c.difference.estimate) if c.difference else "" for c in rows],
-        f"{PERCENT} over clips, seeds": [c.difference.text() if c.difference else "" for c in rows],
-        "Claim": [c.claim for c in rows],
-        "F": [c.row.cell(c.split, "F") for c in rows],
-        "n": [str(len(c.row.seeds)) for c in rows],
-    }
-    return Table(title, pd.DataFrame(cells))
+    names = [
+        "Variant",
+        "J",
+        f"{PERCENT} over clips",
+        f"J minus {FULL}",
+        f"{PERCENT} over clips, seeds",
+        "Claim",
+        "F",
+        "n",
+    ]
+    cells = []
+    for c in rows:
+        difference = [signed(c.difference.estimate), c.difference.text()] if c.difference else ["", ""]
+        j, f = (c.row.cell(c.split, name) for name in ("J", "F"))
+        cells.append(
+            [c.row.label, j, f"[{c.j.low:.3f}, {c.j.high:.3f}]", *difference, c.claim, f, str(len(c.row.seeds))]
+        )
+    return Table(title, pd.DataFrame(cells, columns=names))
 
 
-def _notes(found: Mapping[str, Sequence[Comparison]], records: Sequence[RunRecord]) -> list[str]:
+def _notes(found: Compared, records: Sequence[RunRecord]) -> list[str]:
     comparisons = [c for rows in found.values() for c in rows]
     if not comparisons:
         return [f"No run record yet: `{STUDY}`."]
@@ -214,13 +201,11 @@ def _start(config: dict[str, Any]) -> str:
     return "ImageNet weights of the backbone" if config["model.pretrained"] else "random weights"
 
 
-def differences_figure(found: Mapping[str, Sequence[Comparison]], *, title: str = "") -> Any:
+def differences_figure(found: Compared, *, title: str = "") -> Any:
     """Draw J of each variant minus J of the full model: mean, interval, and (small) the difference of each shared seed.
 
     found: of :func:`compare`. Returns a matplotlib Figure. Raises AvsError when nothing is compared.
     """
-    import seaborn as sns
-
     made = [c for rows in found.values() for c in rows if c.difference]
     if not made:
         raise UsageError(f"differences: no variant is compared with {FULL}; pass compare() of records that hold both")

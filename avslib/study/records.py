@@ -135,14 +135,12 @@ def environment() -> dict[str, Any]:
 def git_state() -> dict[str, Any]:
     """Commit of the checkout this package runs from, and whether its code differs from it; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=True)
-        return os.fsdecode(done.stdout).strip()
-
+    commands = ("rev-parse --show-toplevel", "rev-parse HEAD", "status --porcelain -- avslib")
     with suppress(OSError, subprocess.CalledProcessError):
-        if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
-            return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "avslib"))}
+        done = [subprocess.run(["git", *c.split()], cwd=root, capture_output=True, check=True) for c in commands]
+        top, commit, changes = (os.fsdecode(process.stdout).strip() for process in done)
+        if Path(top).resolve() == root:
+            return {"commit": commit, "dirty": bool(changes)}
     return {"commit": None, "dirty": None}
 
 
@@ -183,10 +181,8 @@ def portable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [portable(item) for item in value]
     if isinstance(value, str | Path):
-        option, path = re.fullmatch(r"([\w.-]+=)?(.*)", str(value), re.DOTALL).groups("")
-        if re.match(r"/|~|[A-Za-z]:[\\/]|\\\\", path):
-            return option + re.split(r"[\\/]", path.rstrip("\\/"))[-1]
-        return str(value)
+        absolute = r"(?s)^([\w.-]+=)?(?=[/~]|[A-Za-z]:[\\/]|\\\\).*?([^\\/]*)[\\/]*$"
+        return re.sub(absolute, r"\1\2", str(value))
     return value
 
 
@@ -231,7 +227,7 @@ def _validated(values: Any, source: str) -> RunRecord:
         return RunRecord.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "the record"
+        name = ".".join(map(str, first["loc"])) or "the record"
         raise RecordError(f"{source}: {name}: {first['msg']}; write records with new_record of avslib.study") from None
 
 

@@ -13,17 +13,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from avslib.core.errors import RecordError
 from avslib.study.records import NOT_THE_VARIANT, RunRecord, load_records, variant_hash
-from avslib.study.tables import Table, render
+from avslib.study.tables import Data, Format, Table, render
 
 SPLITS = {"mini": ("test", "test_unseen"), "avsbench": ("test",)}
 # How published tables name what our configuration names.
 BACKBONES = {"pvt_v2_b5": "PVTv2-B5", "resnet50": "ResNet-50"}
+KEY = ("method", "backbone", "image_size")
 METHODS = {"ecmvae": "ECMVAE", "deterministic": "TPAVI"}
 
 
@@ -34,8 +35,8 @@ class Value:
     scores: tuple[float, ...]
 
     @property
-    def mean(self) -> float:
-        return statistics.fmean(self.scores)
+    def mean(self) -> float | None:
+        return statistics.fmean(self.scores) if self.scores else None
 
     @property
     def sd(self) -> float | None:
@@ -69,10 +70,7 @@ def frame(records: Iterable[RunRecord] | str | Path) -> pd.DataFrame:
     """One row per run, baseline ("" for the model itself) and split; a column per metric (0 to 1, NaN: undefined).
 
     Other columns: id, created, data, task, dataset, method, variant (:func:`avslib.study.records.variant_hash`), seed.
-    `records` may be the folder to load them from.
-
-    Raises:
-        AvsError: as :func:`avslib.study.records.load_records`.
+    `records` may be the folder to load them from, as :func:`avslib.study.records.load_records` does.
     """
     rows = []
     for r in load_records(records) if isinstance(records, str | Path) else records:
@@ -92,8 +90,8 @@ def published() -> list[dict[str, str]]:
 def summarise(records: Iterable[RunRecord], task: str, data: str = "mini") -> list[Row]:
     """Mean and spread over the seeds of each method, each followed by its baselines.
 
-    Runs are averaged only when they share data and configuration but for the seed; of two runs with one seed the
-    later counts. Raises AvsError for a record that no file holds.
+    Runs are averaged when they differ in the seed only; of two runs with one seed the later counts. Raises AvsError for
+    a record that no file holds.
     """
     groups: dict[tuple[str, str, str], dict[int, RunRecord]] = {}
     for record in sorted(records, key=lambda record: record.created):
@@ -143,13 +141,8 @@ def _over_seeds(runs: Sequence[dict[str, dict[str, float | None]]]) -> dict[str,
     return found
 
 
-def table(
-    records: Iterable[RunRecord],
-    task: Literal["s4", "ms3"],
-    data: Literal["mini", "avsbench"] = "mini",
-    fmt: Literal["md", "csv", "rich", "latex", "html"] = "md",
-) -> Any:
-    """The table of one task on one data set: text, or what rich prints for "rich".
+def table(records: Iterable[RunRecord], task: str, data: Data = "mini", fmt: Format = "md") -> Any:
+    """The table of one task on one data set: text, or a ``rich.console.Group`` for "rich".
 
     mini: one row per method or baseline, J, F and F_legacy (0 to 1) on both test splits, mean ± sd over seeds.
     avsbench: the published rows (percent) with their sources beside ours, which stay empty until a record exists.
@@ -171,18 +164,19 @@ def _mini_table(rows: Sequence[Row], task: str) -> Table:
     for split in SPLITS["mini"]:
         cells |= {f"{name} {split}": [row.cell(split, name) for row in rows] for name in _metric_names(rows, split)}
     cells |= {"n": [str(len(row.seeds)) for row in rows], "Runs": [", ".join(row.runs) for row in rows]}
-    notes = [f"Data: {datasets[0]}. Mean ± sample sd over n seeds."] if len(datasets) == 1 else []
+    note = f"Data: {', '.join(datasets)}. Mean ± sample sd over n seeds."
     if not rows:
-        commands = f"`avs data build-mini --out DIR`, then `avs train --preset mini --data DIR --task {task}`"
-        notes = [f"No run record yet: {commands}."]
-    return Table(f"Mini-AVS, {task.upper()} (not comparable with AVSBench)", pd.DataFrame(cells), notes)
+        note = (
+            f"No run record yet: `avs data build-mini --out DIR`, `avs train --preset mini --data DIR --task {task}`."
+        )
+    return Table(f"Mini-AVS, {task.upper()} (not comparable with AVSBench)", pd.DataFrame(cells), [note])
 
 
 def _avsbench_table(rows: Sequence[Row], task: str) -> Table:
     ours = [row for row in rows if not row.baseline]
     left, names, made = ours, _metric_names(ours, "test"), []
     for paper in published():
-        found = [row for row in ours if _published_key(row) == _key_of(paper)]
+        found = [row for row in ours if _published_key(row) == tuple(map(paper.get, KEY))]
         left = [row for row in left if row not in found]
         head = {"Method": f"{paper['method']} ({paper['year']})", "Backbone": paper["backbone"]}
         head |= {"Size": paper["image_size"], "Paper J": paper[f"{task}_miou"], "Paper F": paper[f"{task}_f"]}
@@ -190,14 +184,15 @@ def _avsbench_table(rows: Sequence[Row], task: str) -> Table:
         made += [head | _ours(row, names) for row in found or [None]]
     for row in left:
         _, backbone, size = _published_key(row)
-        part = f", first {_part(row)} clips of each split" if _part(row) else ""
-        made.append({"Method": row.label + part, "Backbone": backbone, "Size": size} | _ours(row, names))
+        part = flat_config(row.config).get("data.max_clips")
+        label = f"{row.label}, first {part} clips of each split" if part else row.label
+        made.append({"Method": label, "Backbone": backbone, "Size": size} | _ours(row, names))
     epochs = " -o train.epochs=30" if task == "ms3" else ""
     train = f"avs train --preset paper --data DIR --task {task}{epochs} -o model.audio_weights=VGGISH.PTH"
-    notes = ["J and F in percent, as published; ours: mean ± sample sd over n seeds, split test, chosen on val."]
-    for label, option in (("PVTv2-B5", ""), ("ResNet-50", " -o model.backbone=resnet50")):
-        if not any(_published_key(row) == ("ECMVAE", label, "224") for row in ours):
-            notes.append(f"Ours is empty for ECMVAE, {label}, until someone runs `{train}{option}` on AVSBench.")
+    notes = [
+        "J and F in percent, as published; ours: mean ± sample sd over n seeds, split test, chosen on val.",
+        f"Ours is empty until someone runs `{train}` on AVSBench (for ResNet-50 with `-o model.backbone=resnet50`).",
+    ]
     return Table(f"AVSBench, {task.upper()}", pd.DataFrame(made).fillna(""), notes)
 
 
@@ -206,23 +201,15 @@ def _ours(row: Row | None, names: Sequence[str]) -> dict[str, str]:
     return made | {"n": str(len(row.seeds)) if row else "", "Runs": ", ".join(row.runs) if row else ""}
 
 
-def _key_of(paper: dict[str, str]) -> tuple[str, str, str]:
-    return paper["method"], paper["backbone"], paper["image_size"]
-
-
 def _published_key(row: Row) -> tuple[str, str, str]:
     model = row.config["model"]
     # a run on a part of the clips never stands beside a published score
-    method = "" if _part(row) else METHODS.get(row.method, row.method)
+    method = "" if flat_config(row.config).get("data.max_clips") else METHODS.get(row.method, row.method)
     return method, BACKBONES.get(model["backbone"], model["backbone"]), str(model["image_size"])
-
-
-def _part(row: Row) -> int | None:
-    return row.config.get("data", {}).get("max_clips")
 
 
 def published_row(config: Any, task: str) -> dict[str, str] | None:
     """ECMVAE's published J and F (percent) with this configuration's backbone and size; None if there are none."""
     key = ("ECMVAE", BACKBONES.get(config.model.backbone, config.model.backbone), str(config.model.image_size))
-    rows = [row for row in published() if _key_of(row) == key]
+    rows = [row for row in published() if tuple(map(row.get, KEY)) == key]
     return {"J": rows[0][f"{task}_miou"], "F": rows[0][f"{task}_f"], "source": rows[0]["source"]} if rows else None

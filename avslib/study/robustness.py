@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,6 @@ from torch import Tensor
 from avslib.audio.encoders import build_audio_encoder
 from avslib.config import Config
 from avslib.core.errors import DataError, OutputError, RecordError
-from avslib.data.avsbench import AVSBench
 from avslib.data.mini.sources import read_labels
 from avslib.metrics import FScore, MeanIoU, frame_scores
 from avslib.models.ecmvae import ECMVAE
@@ -36,12 +35,13 @@ from avslib.study.records import DEFINITIONS as SCORES
 from avslib.study.records import RECORD, RunRecord, new_record, run_id, write_record
 from avslib.study.robustness_conditions import BLANK, CONDITIONS, DEFINITIONS, OWN, Stage, left_out, snr_of
 from avslib.study.run import dataset_info, method_name
-from avslib.study.tables import Table, render
+from avslib.study.tables import Data, Format, Table, render
 from avslib.training.evaluate import Scores, predict_batches
 from avslib.training.loop import BEST, open_split
 from avslib.weights.checkpoints import WEIGHTS, load_checkpoint, shipped_names
 
 TITLES = {"mini": "Robustness on Mini-AVS (not comparable with AVSBench)", "avsbench": "Robustness on AVSBench"}
+Names = Sequence[str] | None
 METRICS = ["J", "F", "falsely_lit"]
 # Colour and marker of each checkpoint in the figure.
 LOOKS = (("blue", "o"), ("vermilion", "s"), ("green", "^"), ("purple", "D"), ("black", "v"))
@@ -60,31 +60,19 @@ def falsely_lit_per_frame(
 
 
 def evaluate_robustness(
-    model: ECMVAE,
-    config: Config,
-    split: str = "test",
-    conditions: Sequence[str] | None = None,
-    seed: int = 0,
-    progress: bool = False,
+    model: ECMVAE, config: Config, split: str = "test", conditions: Names = None, seed: int = 0, progress: bool = False
 ) -> dict[str, Scores]:
     """Scores of a split by condition: metrics J, F and falsely_lit (from 0 to 1; NaN: not defined), J of each clip.
 
-    The prior branch predicts with its mean codes.
-
-    Args:
-        config: the model's, with `data.root` and `data.task` set.
-        conditions: of `CONDITIONS`, or "SNR x dB" for another x; None: all that the data allows.
-        seed: of noise, exchanged and off-screen sounds. The noise of a clip depends only on (seed, its name).
-
-    Raises:
-        AvsError: an unknown condition; one named here that the data does not allow, as noise where clips have no wav;
-            data as `open_split`; frames without masks.
+    conditions: of `CONDITIONS`, or "SNR x dB" for another x; None: all that the data allows. `config` names the data;
+    `seed` draws noise, exchanged and off-screen sounds (the noise of a clip depends only on the seed and its name).
+    Raises AvsError for a condition that is unknown or that the data does not allow, and for frames without masks.
     """
     return _evaluate(model, config, split, conditions, seed, progress)[0]
 
 
 def _evaluate(
-    model: ECMVAE, config: Config, split: str, conditions: Sequence[str] | None, seed: int, progress: bool
+    model: ECMVAE, config: Config, split: str, conditions: Names, seed: int, progress: bool
 ) -> tuple[dict[str, Scores], list[str]]:
     """The scores, and a sentence for each condition that was left out."""
     dataset, m = open_split(config, split, progress=progress), config.model
@@ -104,7 +92,7 @@ def _score(model: ECMVAE, config: Config, stage: Stage, condition: str) -> Score
     if condition == BLANK:  # the same network, to which every frame has the mean colour
         seeing, model = model, copy.copy(model)
         model.normalize = lambda image: torch.zeros_like(seeing.normalize(image))
-    dataset: AVSBench = stage.dataset.with_audio(stage.audio(condition))
+    dataset = stage.dataset.with_audio(stage.audio(condition))
     iou, f, lit, clips = MeanIoU(), FScore(), [], {}
     options = {"batch_size": config.train.eval_batch_size, "workers": config.data.workers, "frames": dataset.frames}
     for rows, logits in predict_batches(model, dataset, **options):
@@ -116,8 +104,7 @@ def _score(model: ECMVAE, config: Config, stage: Stage, condition: str) -> Score
             metric.to(logits.device).update(logits, mask, scores=scores)
         clips |= dict(zip(names, scores.iou.view(len(names), -1).mean(1).tolist(), strict=True))
         sounding = stage.sounding(condition, names, mask)
-        unknown = torch.full((len(logits),), torch.nan)
-        lit.append(unknown if sounding is None else falsely_lit_per_frame(logits, sounding))
+        lit.append(torch.tensor([torch.nan]) if sounding is None else falsely_lit_per_frame(logits, sounding))
     found = {"J": float(iou.compute()), "F": float(f.compute()), "falsely_lit": torch.cat(lit).mean().item()}
     return Scores(found, clips)
 
@@ -129,33 +116,28 @@ def robustness(
     out: str | Path = "results/robustness",
     *,
     splits: Sequence[str] = ("test",),
-    conditions: Sequence[str] | None = None,
+    conditions: Names = None,
     seed: int = 0,
     progress: bool = True,
 ) -> RunRecord:
     """Score a checkpoint under every condition, and write ``run.json`` and ``clips.csv`` into `out`/<id>.
 
     The record's metrics are those of the clips' own sound; the other conditions are its baselines, `selection` names
-    the checkpoint. The id follows from the weights, the data, the splits, the conditions and `seed`.
-
-    Raises:
-        AvsError: as `load_checkpoint` and `evaluate_robustness`; `out`/<id> holds a record already.
+    the checkpoint. The id follows from the weights, the data, the splits, the conditions and `seed`. Raises AvsError as
+    `load_checkpoint` and `evaluate_robustness`, or when `out`/<id> holds a record already.
     """
     start = time.perf_counter()
     model = load_checkpoint(checkpoint).to(PartialState().device)
     changes = {"data.root": str(data), "data.task": task, "data.max_clips": None, "train.eval_samples": 0}
     config = model.config.replace(changes)
     kind, dataset = dataset_info(data, task)
-    conditions = None if conditions is None else list(dict.fromkeys([OWN, *conditions]))
-    splits = list(dict.fromkeys(splits))
+    conditions, splits = conditions and list(dict.fromkeys([OWN, *conditions])), list(dict.fromkeys(splits))
     weights, values = _hash_of(model), config.model_dump(mode="json")
     what = json.dumps([weights, splits, conditions, seed, dataset.id])
     identity = {"data": kind, "task": task, "method": method_name(config), "seed": config.train.seed, "config": values}
     name = f"{run_id(**identity)}-robustness-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
     if (Path(out) / name / RECORD).is_file():
-        raise OutputError(
-            f"{Path(out) / name}: already holds a record for this checkpoint and settings; delete it to run again"
-        )
+        raise OutputError(f"{Path(out) / name}: already holds the record of this evaluation; delete it to run again")
     metrics, baselines, clips, notes = {}, {}, [], [f"Weights {weights[:16]}, seed {seed} of the conditions"]
     for split in splits:
         found, absent = _evaluate(model, config, split, conditions, seed, progress)
@@ -163,17 +145,10 @@ def robustness(
             (metrics if condition == OWN else baselines.setdefault(condition, {}))[split] = scores.metrics
             clips += scores.rows(split, "" if condition == OWN else condition)
         notes += [f"{split}: {sentence}" for sentence in absent]
-    record = new_record(
-        **identity,
-        id=name,
-        dataset=dataset,
-        metrics=metrics,
-        baselines=baselines,
-        selection=_name_of(checkpoint),
-        definitions={"J": SCORES["J"], "F": SCORES["F"]} | DEFINITIONS,
-        notes=" ".join(f"{note}." for note in notes),
-        wall_seconds=round(time.perf_counter() - start, 1),
-    )
+    about = {"dataset": dataset, "selection": _name_of(checkpoint), "metrics": metrics, "baselines": baselines}
+    about |= {"definitions": {"J": SCORES["J"], "F": SCORES["F"]} | DEFINITIONS}
+    about |= {"notes": " ".join(f"{note}." for note in notes), "wall_seconds": round(time.perf_counter() - start, 1)}
+    record = new_record(**identity, **about, id=name)
     write_record(Path(out) / record.id, record, clips)
     return record
 
@@ -182,8 +157,7 @@ def _name_of(checkpoint: str | Path) -> str:
     """A shipped checkpoint's name, else that of the run's folder."""
     if str(checkpoint) in shipped_names():
         return str(checkpoint)
-    parts = [part for part in Path(checkpoint).resolve().parts if part not in (WEIGHTS, BEST)]  # every run has these
-    return parts[-1]
+    return [part for part in Path(checkpoint).resolve().parts if part not in (WEIGHTS, BEST)][-1]
 
 
 def _hash_of(model: ECMVAE) -> str:
@@ -194,22 +168,19 @@ def _hash_of(model: ECMVAE) -> str:
     return digest.hexdigest()
 
 
-def robustness_frame(records: Iterable[RunRecord], data: str = "mini") -> pd.DataFrame:
+def robustness_frame(records: Iterable[RunRecord], data: Data = "mini") -> pd.DataFrame:
     """A row per checkpoint, split and condition: J, F, falsely_lit, J minus J under own sound with its interval.
 
-    Column `label` names the checkpoint with its task and split, S4 first; of two records of one configuration the later
-    counts. Raises AvsError for a record that `avs robustness` did not make, or when clips.csv does not fit it.
+    Column `label` names the checkpoint with its task and split, S4 first. Raises AvsError for a record that
+    `avs robustness` did not make, or when clips.csv does not fit it.
     """
-    latest: dict[tuple, RunRecord] = {}
-    for r in sorted(records, key=lambda record: (record.created, record.id)):
+    runs = sorted((r for r in records if r.data == data), key=lambda r: (r.task != "s4", r.selection, r.id))
+    names, rows = [(r.selection, r.task) for r in runs], []
+    for r, split in ((run, split) for run in runs for split in run.metrics):
         if "falsely_lit" not in r.definitions:
             raise RecordError(f"{r.path or r.id}: not a robustness record; make one with `avs robustness`")
-        for split in r.metrics if r.data == data else ():
-            latest[r.task != "s4", r.selection, split, r.dataset.id, r.config_hash] = r
-    found = [(latest[key], key[2], f"{key[1]}, {latest[key].task.upper()} {key[2]}") for key in sorted(latest)]
-    rows, labels = [], [label for *_, label in found]
-    for r, split, label in found:
-        label = f"{label} ({r.id[-8:]})" if labels.count(label) > 1 else label.removesuffix(" test")
+        twin = f" ({r.id[-8:]})" if names.count((r.selection, r.task)) > 1 else ""
+        label = f"{r.selection}, {r.task.upper()} {split}".removesuffix(" test") + twin
         own = clip_scores([r], split)
         scored = {OWN: r.metrics[split]} | {name: found[split] for name, found in r.baselines.items() if split in found}
         for condition in sorted(scored, key=_rank):
@@ -228,17 +199,10 @@ def _rank(condition: str) -> tuple[int, float]:
     return (1, -snr) if snr is not None else (0, 0) if condition == OWN else (2, CONDITIONS.index(condition))
 
 
-def robustness_table(
-    records: Iterable[RunRecord],
-    fmt: Literal["md", "csv", "latex", "html", "rich"] = "md",
-    data: Literal["mini", "avsbench"] = "mini",
-) -> Any:
+def robustness_table(records: Iterable[RunRecord], fmt: Format = "md", data: Data = "mini") -> Any:
     """One table per checkpoint and task, one row per condition: J, F, falsely lit, and the change in J (95 % interval).
 
-    "csv" is one table of plain numbers, a row per condition and checkpoint.
-
-    Raises:
-        AvsError: as `robustness_frame`; another format.
+    "csv" is one table of plain numbers, a row per condition and checkpoint. Raises AvsError as `robustness_frame`.
     """
     rows = robustness_frame(records := list(records), data)
     if fmt == "csv":
@@ -250,29 +214,28 @@ def robustness_table(
 
 
 def _table(title: str, rows: pd.DataFrame) -> Table:
-    cells = rows[["condition", *METRICS]].map(lambda v: v if isinstance(v, str) else "" if np.isnan(v) else f"{v:.3f}")
-    intervals = (Interval(*ends) for ends in rows[["J_minus_own", "low", "high"]].itertuples(index=False))
-    cells["change"] = ["" if np.isnan(ends.low) else ends.text() for ends in intervals]
+    scores = rows[METRICS].map(lambda value: "" if np.isnan(value) else f"{value:.3f}")
+    changes = (Interval(*ends) for ends in rows[["J_minus_own", "low", "high"]].itertuples(index=False))
+    texts = ["" if np.isnan(change.low) else change.text() for change in changes]
+    cells = pd.concat([rows.condition, scores], axis=1).assign(change=texts)
     return Table(title, cells.set_axis(["Condition", "J", "F", "falsely lit", "change in J"], axis=1))
 
 
 def _notes(records: Sequence[RunRecord]) -> list[str]:
     if not records:
         return ["No run record yet: `avs robustness CHECKPOINT --data DIR --task s4`."]
-    meanings = [f"{name.replace('_', ' ')}: {text}." for name, text in records[0].definitions.items()]
     return [
         f"Data: {', '.join({record.dataset.id: 0 for record in records})}; from 0 to 1. Change in J: 95 % percentile "
         f"bootstrap interval of J minus J under own sound, {DRAWS} draws of clips.",
-        " ".join(meanings),
+        " ".join(f"{name.replace('_', ' ')}: {text}." for name, text in records[0].definitions.items()),
         *(f"{record.selection}: {record.notes}" for record in records if "left out" in record.notes),
     ]
 
 
-def robustness_figure(records: Iterable[RunRecord], task: str = "s4", data: str = "mini", *, dpi: int = 110) -> Any:
-    """Draw J with its 95 % bootstrap interval over clips, and the share falsely lit, under each condition.
+def robustness_figure(records: Iterable[RunRecord], task: str = "s4", data: Data = "mini", *, dpi: int = 110) -> Any:
+    """A matplotlib Figure of J with its 95 % bootstrap interval over clips, and of the share falsely lit, by condition.
 
-    One colour and marker per checkpoint. Returns a matplotlib Figure. Raises AvsError when no record is of this task
-    and data.
+    Raises AvsError when no record is of this task and data.
     """
     found = {record.id: record for record in records if record.task == task}
     rows = robustness_frame(found.values(), data)

@@ -24,6 +24,7 @@ from avslib.data.mini.sources import ClipLabels
 
 OWN, SILENCE, NOISE, MISSING = "own sound", "silence", "white noise", "sound missing"
 ANOTHER, OFF_SCREEN, BLANK = "sound of another clip", "off-screen sound", "image missing"
+Labels = Mapping[str, ClipLabels]
 CONDITIONS = (OWN, *(f"SNR {db} dB" for db in (20, 15, 10, 5, 0)), NOISE, SILENCE, MISSING, ANOTHER, OFF_SCREEN, BLANK)
 DEFINITIONS = {
     "falsely_lit": "share of all pixels that are predicted as sounding (sigmoid > 0.5) where nothing sounds given what "
@@ -63,11 +64,8 @@ def at_snr(noise: Float[Tensor, "S"], waveform: Float[Tensor, "S"], snr_db: floa
     return noise * (math.sqrt(signal / power) * 10 ** (-snr_db / 20))
 
 
-def off_screen(labels: Mapping[str, ClipLabels], seed: int) -> dict[str, str]:
-    """For each clip another one whose sound comes from nothing in view, drawn from (seed, clip name).
-
-    Clips that play nothing are not drawn; a clip for which none fits, or of which it is not known what it shows, is
-    left out.
+def off_screen(labels: Labels, seed: int) -> dict[str, str]:
+    """For each clip another one that plays something, but nothing in view, drawn from (seed, clip name); if one fits.
 
     >>> dog, both = frozenset({"dog"}), frozenset({"cow", "dog"})
     >>> off_screen({"a": ClipLabels((dog,), dog), "b": ClipLabels((both - dog,), both)}, seed=0)
@@ -82,16 +80,13 @@ def off_screen(labels: Mapping[str, ClipLabels], seed: int) -> dict[str, str]:
     return chosen
 
 
-def left_out(
-    conditions: Sequence[str], dataset: AVSBench, labels: Mapping[str, ClipLabels], *, listens: bool = True
-) -> dict[str, str]:
+def left_out(conditions: Sequence[str], dataset: AVSBench, labels: Labels, *, listens: bool = True) -> dict[str, str]:
     """Those of `conditions` that this data does not allow, each with a sentence that says why.
 
-    `listens`: whether the model takes sound; one that does not needs no waveforms. Raises AvsError for a condition that
-    is neither one of `CONDITIONS` nor an SNR.
+    A model that does not listen needs no waveforms. Raises AvsError for an unknown condition.
     """
-    for unknown in (c for c in conditions if c not in CONDITIONS and snr_of(c) is None):
-        raise UsageError(f"unknown condition {unknown!r}; expected one of {', '.join(CONDITIONS)}")
+    if unknown := [c for c in conditions if c not in CONDITIONS and snr_of(c) is None]:
+        raise UsageError(f"unknown condition {unknown[0]!r}; expected one of {', '.join(CONDITIONS)}")
     reasons = {ANOTHER: f"split {dataset.split!r} has one clip"} if len(dataset) < 2 else {}
     if any(label.in_view is None for label in labels.values()):
         reasons[OFF_SCREEN] = "the data does not say what is in view"
@@ -108,15 +103,12 @@ def left_out(
 class Stage:
     """What plays under each condition to the clips of `dataset`, which holds their embeddings, and what sounds then.
 
-    Attributes:
-        labels: of `avslib.data.mini.sources.read_labels`.
-        encoder: None for a model without sound; then the embeddings of `dataset` play throughout.
-        seed: of noise, exchanged and off-screen sounds.
-        batch: clips that the encoder embeds together.
+    encoder: None for a model without sound; then the embeddings of `dataset` play throughout. It embeds `batch` clips
+    together.
     """
 
     dataset: AVSBench
-    labels: Mapping[str, ClipLabels]
+    labels: Labels
     encoder: AudioEncoder | None
     seed: int
     batch: int = 4
@@ -153,10 +145,7 @@ class Stage:
     def sounding(
         self, condition: str, names: Sequence[str], mask: Shaped[Tensor, "N 1 H W"]
     ) -> Bool[Tensor, "N 1 H W"] | None:
-        """Where something sounds in the N = clips * T frames, given what plays; None where it is not known.
-
-        `mask`: that of the clips' own sound.
-        """
+        """Where something sounds in the clips' frames, given what plays; None if unknown. `mask`: of the own sound."""
         if condition in (NOISE, SILENCE, MISSING, OFF_SCREEN):
             return torch.zeros_like(mask, dtype=torch.bool)
         if condition != ANOTHER:
@@ -170,10 +159,10 @@ class Stage:
 def sounding_in_view(
     seen: ClipLabels, heard: ClipLabels, mask: Shaped[Tensor, "T 1 H W"]
 ) -> Bool[Tensor, "T 1 H W"] | None:
-    """Where something sounds in the frames of clip `seen` while the sound of clip `heard` plays.
+    """Where something sounds in the frames of clip `seen` while the sound of clip `heard` plays; None if unknown.
 
-    With outlines: the objects in view of the classes that sound in that second. With categories only (S4 of AVSBench):
-    `mask`, that of the clip's own sound, when both are of one category, else nowhere. None where neither is known.
+    The objects in view of the classes that sound in that second; without outlines (S4 of AVSBench) `mask`, that of the
+    clip's own sound, when both are of one category, else nowhere.
     """
     if seen.in_view is None or heard.played is None:
         return None

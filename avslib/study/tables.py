@@ -3,7 +3,7 @@
 import html
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from rich import box, console, markup
@@ -11,6 +11,8 @@ from rich import table as rich_table
 
 from avslib.core.errors import UsageError
 
+Format = Literal["md", "csv", "rich", "latex", "html"]
+Data = Literal["mini", "avsbench"]
 SUFFIXES = {"md": ".md", "csv": ".csv", "latex": ".tex", "html": ".html"}
 LONG = ("Source", "Runs")  # columns that are aligned left, and moved below the table on a terminal
 LATEX = {c: f"\\{c}" for c in "{}&%$#_"} | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
@@ -32,11 +34,9 @@ def render(tables: list[Table], fmt: str) -> Any:
         return console.Group(*map(_terminal, tables))
     if fmt not in SUFFIXES:
         raise UsageError(f"unknown table format {fmt!r}; expected {', '.join(SUFFIXES)} or rich")
-    return "\n".join({"md": _markdown, "csv": _csv, "latex": _latex, "html": _html}[fmt](table) for table in tables)
-
-
-def _csv(table: Table) -> str:
-    return table.cells.to_csv(index=False, lineterminator="\n")
+    if fmt == "csv":
+        return "\n".join(table.cells.to_csv(index=False, lineterminator="\n") for table in tables)
+    return "\n".join(map({"md": _markdown, "latex": _latex, "html": _html}[fmt], tables))
 
 
 def _markdown(table: Table) -> str:
