@@ -29,6 +29,7 @@ TITLES = {"mini": "Mini-AVS, {} {}: ablation (not comparable with AVSBench)", "a
 # What variants are about; the rest is the size of a study, which must be one for all.
 OF_A_VARIANT = ("model.", "loss.", "data.flip", "data.posterior", "train.init_", "preset")
 MAY_DIFFER = {*NOT_THE_VARIANT, *(field for changes in VARIANTS.values() for field in changes)}
+HEADS = ["Variant", "J", f"{PERCENT} over clips", f"J minus {FULL}", f"{PERCENT} over clips, seeds", "Claim", "F", "n"]
 COLUMNS = ["split", "variant", "J", "J_sd", "J_low", "J_high", "difference", "difference_low", "difference_high"]
 COLUMNS += ["claim", "F", "F_sd", "n", "runs"]
 # Colour and marker of each split in the figure.
@@ -144,24 +145,12 @@ def ablation_table(
 
 
 def _table(title: str, rows: Sequence[Comparison]) -> Table:
-    names = [
-        "Variant",
-        "J",
-        f"{PERCENT} over clips",
-        f"J minus {FULL}",
-        f"{PERCENT} over clips, seeds",
-        "Claim",
-        "F",
-        "n",
-    ]
     cells = []
     for c in rows:
         difference = [signed(c.difference.estimate), c.difference.text()] if c.difference else ["", ""]
-        j, f = (c.row.cell(c.split, name) for name in ("J", "F"))
-        cells.append(
-            [c.row.label, j, f"[{c.j.low:.3f}, {c.j.high:.3f}]", *difference, c.claim, f, str(len(c.row.seeds))]
-        )
-    return Table(title, pd.DataFrame(cells, columns=names))
+        j, f, n = c.row.cell(c.split, "J"), c.row.cell(c.split, "F"), str(len(c.row.seeds))
+        cells.append([c.row.label, j, f"[{c.j.low:.3f}, {c.j.high:.3f}]", *difference, c.claim, f, n])
+    return Table(title, pd.DataFrame(cells, columns=HEADS))
 
 
 def _notes(found: Compared, records: Sequence[RunRecord]) -> list[str]:
@@ -195,16 +184,15 @@ def _notes(found: Compared, records: Sequence[RunRecord]) -> list[str]:
 
 
 def _start(config: dict[str, Any]) -> str:
-    if config["train.init_from"]:
-        modules = config.get("train.init_modules")
-        return f"weights of {config['train.init_from']}" + (f" ({', '.join(modules)})" if modules else "")
+    if start := config["train.init_from"]:
+        return f"weights of {start} ({', '.join(config['train.init_modules'] or ['all modules'])})"
     return "ImageNet weights of the backbone" if config["model.pretrained"] else "random weights"
 
 
 def differences_figure(found: Compared, *, title: str = "") -> Any:
-    """Draw J of each variant minus J of the full model: mean, interval, and (small) the difference of each shared seed.
+    """A matplotlib Figure of J minus J of the full model: mean, interval, and (small) the difference of each seed.
 
-    found: of :func:`compare`. Returns a matplotlib Figure. Raises AvsError when nothing is compared.
+    Raises AvsError when nothing is compared.
     """
     made = [c for rows in found.values() for c in rows if c.difference]
     if not made:
@@ -221,9 +209,8 @@ def differences_figure(found: Compared, *, title: str = "") -> Any:
     seeds = rows.explode("seed").dropna(subset="seed").astype({"seed": float})
     palette = {split: COLOURS[look[0]] for split, look in looks.items()}
     dots = {"hue": "split", "hue_order": list(looks), "palette": palette, "dodge": True, "jitter": False, "size": 4}
-    sns.stripplot(
-        seeds, x="seed", y="variant", ax=axis, legend=False, linewidth=0.6, edgecolor="white", zorder=3, **dots
-    )
+    dots |= {"legend": False, "linewidth": 0.6, "edgecolor": "white", "zorder": 3}
+    sns.stripplot(seeds, x="seed", y="variant", ax=axis, **dots)
     axis.set(ylabel=None, xlabel=f"J minus J of {FULL} (bars: {PERCENT} over clips and seeds; dots: single seeds)")
     axis.set_title(title, fontsize=10, loc="left")
     return figure

@@ -96,12 +96,11 @@ def difference_interval(
 ) -> Interval:
     """Mean of `method` minus mean of `reference` with its 95 % percentile bootstrap interval, over clips and seeds.
 
-    A claim about two methods must survive other clips and other training seeds, so both are redrawn, independently
-    and with replacement (the pigeonhole bootstrap; Owen, Annals of Applied Statistics 1, 2007). Both methods get the
-    same draw of clips; with `same_seeds` (row i of both is one seed) also of seeds. The interval of a method with one
-    seed says nothing about seeds. In simulated studies of 5 seeds and 80 clips it covers the truth in 93 to 99 % of
-    cases, but in 88 % where nearly all the spread is between seeds (77 % with three seeds).
-    Raises AvsError for different numbers of clips, or of seeds where they should be the same.
+    A claim must survive other clips and other training seeds, so both are redrawn, independently and with replacement
+    (the pigeonhole bootstrap; Owen, Annals of Applied Statistics 1, 2007). Both methods get the same draw of clips, and
+    with `same_seeds` (row i of both is one seed) of seeds. In simulated studies of 5 seeds and 80 clips it covers the
+    truth in 93 to 99 % of cases; in 88 % where nearly all the spread is between seeds (77 % with 3). One seed says
+    nothing about seeds. Raises AvsError for numbers of clips, or of equal seeds, that differ.
     """
     if method.shape[1] != reference.shape[1] or (same_seeds and len(method) != len(reference)):
         shapes = f"scores [seeds, clips] are {method.shape} and {reference.shape}"

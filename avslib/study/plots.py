@@ -208,13 +208,7 @@ def comparison_bars(
 
 
 def interval_points(
-    axis: Any,
-    rows: pd.DataFrame,
-    place: str,
-    hue: str,
-    looks: Looks,
-    order: list[str] | None = None,
-    dodge: float = 0.4,
+    axis: Any, rows: pd.DataFrame, place: str, hue: str, looks: Looks, order: list | None = None, dodge: float = 0.4
 ) -> None:
     """Draw `estimate` with the interval from `low` to `high` (columns of `rows`) at each `place`, coloured by `hue`.
 

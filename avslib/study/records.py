@@ -20,12 +20,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import pandas as pd
 import psutil
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from avslib.config import Config
 from avslib.core.errors import RecordError
 from avslib.core.files import atomic_path
+from avslib.core.parsing import LARGEST_JSON, parse_json, read_text
 
 DEFINITIONS = {
     "J": "mean over frames of IoU at sigmoid > 0.5; a frame with an empty mask scores the share of pixels left out",
@@ -204,8 +206,8 @@ def run_id(data: str, task: str, method: str, seed: int, config: Mapping[str, An
 def new_record(*, data: str, task: str, method: str, seed: int, config: Mapping[str, Any], **fields: Any) -> RunRecord:
     """A record of the run that ends now: id, time, command, commit, environment and peak memory are filled in.
 
-    `fields` must hold `dataset`, `selection`, `metrics` and `wall_seconds`, and may hold any other field of
-    `RunRecord`, also in place of what would be filled in. Raises AvsError when a field does not fit.
+    `fields`: `dataset`, `selection`, `metrics`, `wall_seconds`, and any others of `RunRecord`, which replace what would
+    be filled in. Raises AvsError when a field does not fit.
     """
     config = portable(config)
     run = {"data": data, "task": task, "method": method, "seed": seed, "config": config}
@@ -238,10 +240,11 @@ def write_record(folder: str | Path, record: RunRecord, clips: Iterable[Mapping[
     """
     folder = Path(folder)
     if clips is not None:
-        with atomic_path(folder / CLIPS) as part, open(part, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, ["name", "split", "baseline", "J"], restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**clip, "J": f"{float(clip['J']):.6f}"} for clip in clips)
+        table = pd.DataFrame(
+            [{"baseline": ""} | dict(clip) for clip in clips], columns=["name", "split", "baseline", "J"]
+        )
+        with atomic_path(folder / CLIPS) as part:
+            table.astype({"J": float}).to_csv(part, index=False, float_format="%.6f", lineterminator="\n")
         record.clips_sha256 = _text_sha256(folder / CLIPS)
     record.content_hash = _content_hash(record.model_dump(mode="json"))
     text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
@@ -256,7 +259,7 @@ def _content_hash(values: Mapping[str, Any]) -> str:
 
 
 def _text_sha256(path: Path) -> str:
-    """Of the lines: a checkout on Windows may end them differently."""
+    # of the lines: a checkout on Windows may end them differently
     return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
@@ -265,15 +268,13 @@ def load_records(root: str | Path) -> list[RunRecord]:
 
     Raises AvsError when the folder is missing, a record is damaged or of another version, or two have the same id.
     """
-    root = Path(root)
-    if not root.is_dir():
+    if not Path(root).is_dir():
         raise RecordError(f"{root}: no such folder of run records; runs are kept in results/runs")
     records: dict[str, RunRecord] = {}
-    for path in sorted(root.rglob(RECORD)):
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RecordError(f"{path}: not a readable run record ({error}); restore it or delete it") from None
+    for path in sorted(Path(root).rglob(RECORD)):
+        values = parse_json(
+            read_text(path, LARGEST_JSON, RecordError, "a run record"), path, RecordError, "a run record"
+        )
         record = _validated(values, str(path))
         record._path = path
         if record.content_hash not in ("", _content_hash(values)):
@@ -289,8 +290,7 @@ def load_clips(record: RunRecord) -> list[dict[str, Any]]:
 
     Raises RecordError when the file is damaged, or is not the one that was written with the record.
     """
-    path = record.path.with_name(CLIPS) if record.path else None
-    if path is None or not path.is_file():
+    if record.path is None or not (path := record.path.with_name(CLIPS)).is_file():
         return []
     if record.clips_sha256 and record.clips_sha256 != _text_sha256(path):
         raise RecordError(f"{path}: not the file that was written with run.json: damaged or edited; restore both")

@@ -119,11 +119,8 @@ def summarise(records: Iterable[RunRecord], task: str, data: str = "mini") -> li
 def _difference(config: dict[str, Any], rivals: Sequence[dict[str, Any]], variant: str) -> str:
     """What distinguishes a configuration from others of the same name: up to two fields, else its hash."""
     values = pd.DataFrame([flat_config(other) for other in [config, *rivals]]).map(repr)
-    fields = [
-        f"{n.split('.')[-1]}={flat_config(config).get(n)}"
-        for n in values
-        if values[n].nunique() > 1 and n not in NOT_THE_VARIANT
-    ]
+    names = [name for name in values if values[name].nunique() > 1 and name not in NOT_THE_VARIANT]
+    fields = [f"{name.split('.')[-1]}={flat_config(config).get(name)}" for name in names]
     return "" if not fields else f" ({', '.join(fields)})" if len(fields) < 3 else f" ({variant[:6]})"
 
 
@@ -166,9 +163,8 @@ def _mini_table(rows: Sequence[Row], task: str) -> Table:
     cells |= {"n": [str(len(row.seeds)) for row in rows], "Runs": [", ".join(row.runs) for row in rows]}
     note = f"Data: {', '.join(datasets)}. Mean ± sample sd over n seeds."
     if not rows:
-        note = (
-            f"No run record yet: `avs data build-mini --out DIR`, `avs train --preset mini --data DIR --task {task}`."
-        )
+        train = f"avs train --preset mini --data DIR --task {task}"
+        note = f"No run record yet: `avs data build-mini --out DIR`, then `{train}`."
     return Table(f"Mini-AVS, {task.upper()} (not comparable with AVSBench)", pd.DataFrame(cells), [note])
 
 

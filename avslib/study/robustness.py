@@ -155,9 +155,8 @@ def robustness(
 
 def _name_of(checkpoint: str | Path) -> str:
     """A shipped checkpoint's name, else that of the run's folder."""
-    if str(checkpoint) in shipped_names():
-        return str(checkpoint)
-    return [part for part in Path(checkpoint).resolve().parts if part not in (WEIGHTS, BEST)][-1]
+    parts = [part for part in Path(checkpoint).resolve().parts if part not in (WEIGHTS, BEST)]
+    return str(checkpoint) if str(checkpoint) in shipped_names() else parts[-1]
 
 
 def _hash_of(model: ECMVAE) -> str:
@@ -247,9 +246,8 @@ def robustness_figure(records: Iterable[RunRecord], task: str = "s4", data: Data
     looks = {label: LOOKS[i % len(LOOKS)] for i, label in enumerate(rows.label.unique())}
     order = sorted(rows.condition.unique(), key=_rank)
     figure, axes = styled_axes(9.5, 6.6, 2, dpi=dpi, sharex=True)
-    for (axis,), label, points in zip(
-        axes, ("J (mask of the own sound)", "pixels falsely lit (%)"), (j, lit), strict=True
-    ):
+    panels = {"J (mask of the own sound)": j, "pixels falsely lit (%)": lit}
+    for axis, (label, points) in zip(axes[:, 0], panels.items(), strict=True):
         interval_points(axis, rows[["label", "condition"]].join(points), "condition", "label", looks, order, dodge=0.12)
         axis.set(xlabel=None, ylabel=label, ylim=(-0.03 * axis.get_ylim()[1], None))
     axes[1, 0].get_legend().remove()

@@ -133,7 +133,6 @@ class Stage:
         return dict(zip(self.own, rows, strict=True))
 
     def _noisy(self, index: int, snr: float | None) -> Float[Tensor, "S"]:
-        """The clip's waveform at an SNR; None: the noise without it."""
         waveform = self.dataset.waveform(index)
         noise = white_noise(len(waveform), self.seed, self.dataset.clips[index].name)
         return at_snr(noise, waveform) if snr is None else waveform + at_snr(noise, waveform, snr)

@@ -59,7 +59,7 @@ def test_every_format_shows_every_variant_and_a_terminal_of_80_columns_every_col
 def test_notes_say_data_size_start_intervals_and_chance(study):
     text = ablation_table(study, "s4")
     assert "Data: d0. Size of each run: 128 px, 5 frames per clip, 40 train clips, epochs: 1" in text
-    assert "Start: weights of mini-s4." in text and "4000 draws" in text
+    assert "Start: weights of mini-s4 (all modules)." in text and "4000 draws" in text
     assert "about 0.3 of the 6 intervals would exclude it by chance" in text
     assert "12 run records, code of commit 01234567;" in text
 
