@@ -22,13 +22,11 @@ from typing import Any
 
 from avslib.core.errors import KINDS, RecordError, UsageError
 from avslib.core.files import atomic_path
-from avslib.study.ablation import ablation_table
-from avslib.study.comparisons import Comparison, compare
+from avslib.study.ablation import Comparison, ablation_table, compare, differences_figure
 from avslib.study.plots import save_figure
-from avslib.study.plots_study import differences_figure
 from avslib.study.records import RunRecord, load_records
 from avslib.study.results import SPLITS, table
-from avslib.study.robustness_table import robustness_figure, robustness_table
+from avslib.study.robustness import robustness_figure, robustness_table
 from avslib.study.tables import SUFFIXES
 from benchmarks.growth import growth_figure
 from benchmarks.record import BenchRecord, read_bench_record
@@ -165,7 +163,7 @@ def write(root: str | Path = ".") -> list[Path]:
 
     Raises:
         AvsError: `root` is not a checkout, a page marks a table that does not exist, or as
-            :func:`avslib.study.comparisons.compare`.
+            :func:`avslib.study.ablation.compare`.
     """
     study, changed = _Study(root), []
     for path, text in study.texts().items():

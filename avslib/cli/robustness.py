@@ -18,8 +18,7 @@ def robustness_command(
     quiet: Quiet = False,
 ) -> None:
     """Score a checkpoint when the sound is noisy, exchanged, silent or missing: J, F and the share falsely lit."""
-    from avslib.study.robustness import robustness
-    from avslib.study.robustness_table import robustness_table
+    from avslib.study.robustness import robustness, robustness_table
 
     record = robustness(checkpoint, data, task, out, splits=split or ["test"], seed=seed, progress=not quiet)
     console.print(robustness_table([record], "rich", record.data))

@@ -1,6 +1,6 @@
 """Figures as files: outlines on frames, learning curves, methods side by side. seaborn draws the statistical ones.
 
-Colours are Okabe and Ito's, which any colour vision can distinguish; a line style or a hatch repeats what they say.
+Colours are Okabe and Ito's, which any colour vision can distinguish; line styles and markers repeat what they say.
 Every function draws without a display. Files are written beside the target and renamed.
 """
 
@@ -8,9 +8,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from jaxtyping import Float, Shaped, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
+from PIL import Image
 
 from avslib.core.errors import AvsError, RecordError, UsageError
 from avslib.core.files import atomic_path
@@ -28,7 +35,7 @@ COLOURS = {
     "yellow": "#F0E442",
     "black": "#000000",
 }
-TRUTH = {"colors": COLOURS["sky"], "linestyles": "solid", "linewidths": 2.2}
+TRUTH = {"colors": COLOURS["sky"], "linestyles": ["solid"], "linewidths": 2.2}
 PREDICTION = {"colors": COLOURS["orange"], "linestyles": [(0, (3, 1.5))], "linewidths": 1.4}
 # One colour per kind of term, one line style per branch (seaborn's dashes: lengths of line and gap).
 SOLID, DASHED, DOTTED, DASHDOT = "", (4, 1.5), (1, 1), (4, 1.2, 1, 1.2)
@@ -45,29 +52,21 @@ PARTS = {
     "orthogonality": ("sky", DOTTED),
 }
 SCORES = (("black", SOLID), ("blue", DASHED), ("orange", DOTTED), ("purple", DASHDOT))
-BARS = (("blue", ""), ("orange", "///"), ("purple", "..."))
+BARS = ("blue", "orange", "purple")
 
+Looks = Mapping[str, tuple[str, str]]
 Item = tuple[str, UInt8[np.ndarray, "T H W 3"], Shaped[np.ndarray, "T H W"], Float[np.ndarray, "T H W"]]
 
 
 def style() -> dict[str, Any]:
     """The style sheet of the statistical figures, as matplotlib's rc parameters."""
-    import seaborn as sns
-    from matplotlib import cycler
-
-    return {
-        **sns.axes_style("whitegrid"),
-        "axes.edgecolor": "0.6",
-        "axes.prop_cycle": cycler(color=[COLOURS[name] for name in ("blue", "orange", "green", "vermilion", "purple")]),
-        "grid.color": "0.9",
-    }
+    colours = [COLOURS[name] for name in ("blue", "orange", "green", "vermilion", "purple")]
+    own = {"axes.edgecolor": "0.6", "axes.prop_cycle": mpl.cycler(color=colours), "grid.color": "0.9"}
+    return sns.axes_style("whitegrid") | own
 
 
 def styled_axes(width: float, height: float, rows: int = 1, columns: int = 1, *, dpi: int = 100, **options: Any) -> Any:
     """(matplotlib Figure of `width` x `height` inches, its axes [rows, columns]) in :func:`style`."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     with mpl.rc_context(style()):
         figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
         return figure, figure.subplots(rows, columns, squeeze=False, **options)
@@ -82,20 +81,14 @@ def outlined_frames(items: Sequence[Item], *, frame_inches: float = 1.5, dpi: in
     """Draw one row of frames per clip, the true outline solid and the predicted one (probability 0.5) dashed.
 
     items: (title, frames uint8 [T, H, W, 3], truth 0/1 [T, H, W], probability [T, H, W]) for each clip; without the
-    probability, only the truth is drawn. Returns a matplotlib Figure. Raises AvsError when there is no clip or an
-    item's shapes do not fit each other.
+    probability, only the truth is drawn. Returns a matplotlib Figure. Raises AvsError when shapes do not fit.
     """
-    from matplotlib.figure import Figure
-
     clips = [(str(item[0]), *map(np.asarray, item[1:]), np.zeros_like(item[2]))[:4] for item in items]
-    if not clips:
-        raise UsageError("contact_sheet: no clip to draw; give at least one (title, frames, truth, probability)")
     for title, frames, truth, probability in clips:
-        if frames.ndim != 4 or frames.shape[3] != 3 or not frames.shape[:3] == truth.shape == probability.shape:
-            raise UsageError(
-                f"contact_sheet: clip {title!r}: expected frames [T, H, W, 3], truth and probability [T, H, W]; "
-                f"got {list(frames.shape)}, {list(truth.shape)}, {list(probability.shape)}"
-            )
+        shapes = frames.shape, truth.shape, probability.shape
+        if frames.ndim != 4 or shapes != ((*truth.shape, 3), truth.shape, truth.shape):
+            want = "expected frames [T, H, W, 3], truth and probability [T, H, W]"
+            raise UsageError(f"contact_sheet: clip {title!r}: {want}; got {', '.join(map(str, shapes))}")
     columns = max(len(clip[1]) for clip in clips)
     height = len(clips) * (frame_inches + 0.22) + 0.3
     figure = Figure(figsize=(columns * frame_inches, height), dpi=dpi, layout="none")
@@ -108,28 +101,17 @@ def outlined_frames(items: Sequence[Item], *, frame_inches: float = 1.5, dpi: in
             axis.imshow(frame, interpolation="lanczos")
             draw_outline(axis, true, TRUTH)
             draw_outline(axis, found, PREDICTION)
-    _outline_legend(figure, predicted=any(len(item) > 3 for item in items))
-    figure.subplots_adjust(
-        left=0.003, right=0.997, bottom=0.03 / height, top=1 - 0.42 / height, wspace=0.02, hspace=0.24 / frame_inches
-    )
-    return figure
-
-
-def _outline_legend(figure: Any, predicted: bool) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=TRUTH["colors"], linestyle="solid", linewidth=2.2, label="truth"),
-        Line2D([], [], color=PREDICTION["colors"], linestyle=(0, (3, 1.5)), linewidth=1.6, label="prediction"),
-    ]
-    handles = handles if predicted else handles[:1]
+    looks = {"truth": TRUTH} | ({"prediction": PREDICTION} if any(len(item) > 3 for item in items) else {})
+    styles = {name: {"color": look["colors"], "linestyle": look["linestyles"][0]} for name, look in looks.items()}
+    handles = [Line2D([], [], label=name, **style) for name, style in styles.items()]
     figure.legend(handles=handles, loc="upper right", ncols=2, fontsize=8, frameon=False, borderaxespad=0.2)
+    edges = {"left": 0.003, "right": 0.997, "bottom": 0.03 / height, "top": 1 - 0.42 / height}
+    figure.subplots_adjust(**edges, wspace=0.02, hspace=0.24 / frame_inches)
+    return figure
 
 
 def draw_outline(axis: Any, field: np.ndarray, look: Mapping[str, Any]) -> None:
     """Draw where `field` [H, W] crosses 0.5 on matplotlib axes, in the look `TRUTH` or `PREDICTION`."""
-    from matplotlib.patheffects import Normal, Stroke
-
     field = np.pad(np.asarray(field, dtype=float), 1)  # so that a mask that meets the border closes there
     if field.max() < 0.5 or field.min() >= 0.5:
         return
@@ -143,8 +125,7 @@ def draw_outline(axis: Any, field: np.ndarray, look: Mapping[str, Any]) -> None:
 def data_sheet(root: str | Path, path: str | Path, *, skip: Collection[str] = (), clips: int = 3) -> Path:
     """Draw the first `clips` clips of each split of the data in `root`, both tasks, with their masks.
 
-    Raises:
-        AvsError: as :class:`avslib.data.avsbench.AVSBench`; name clips with faults in `skip`.
+    Raises AvsError as :class:`avslib.data.avsbench.AVSBench`; name clips with faults in `skip`.
     """
     items = []
     for task, layout in LAYOUTS.items():
@@ -172,52 +153,29 @@ def curves_figure(history: Iterable[Mapping[str, Any]] | str | Path, *, dpi: int
     where they were measured; or the path of a CSV with these columns.
     Returns a matplotlib Figure. Raises AvsError when there is nothing to draw.
     """
-    import seaborn as sns
-
-    if isinstance(history, str | Path):
-        if not Path(history).is_file():
-            raise RecordError(f"learning_curves: no file {history}; give the history.csv of a training")
-        rows = pd.read_csv(history)
-    else:
-        rows = pd.DataFrame(list(history))
+    if isinstance(history, str | Path) and not Path(history).is_file():
+        raise RecordError(f"learning_curves: no file {history}; give the history.csv of a training")
+    rows = pd.read_csv(history) if isinstance(history, str | Path) else pd.DataFrame(list(history))
     rows = rows.apply(pd.to_numeric, errors="coerce").dropna(axis="columns", how="all")
-    if "step" not in rows:
-        rows["step"] = range(len(rows))
+    rows = rows if "step" in rows else rows.assign(step=range(len(rows)))
+    parts = {name: PARTS[name.removeprefix("train_")] for name in rows if name.removeprefix("train_") in PARTS}
     metrics = [name for name in rows if name.startswith(("val_", "val/")) and not name.endswith("loss")]
-    looks = {name: PARTS[name.removeprefix("train_")] for name in rows if name.removeprefix("train_") in PARTS}
     scores = dict(zip(metrics, SCORES, strict=False))
-    panels = {"total loss, and its parts before their weights": looks, "score on val": scores}
-    panels = {label: series for label, series in panels.items() if series}
+    panels = {"total loss, and its parts before their weights": parts, "score on val": scores}
+    panels = {label: looks for label, looks in panels.items() if looks}
     if not panels:
-        raise UsageError(
-            "learning_curves: no loss part and no val score in the history; expected step, loss, val_J ..."
-        )
+        raise UsageError("learning_curves: no loss part and no val score in the history; expected step, loss, val_J")
     figure, axes = styled_axes(5.5 * len(panels), 4.6, 1, len(panels), dpi=dpi)
-    for axis, (label, series) in zip(axes[0], panels.items(), strict=True):
-        points = rows.melt("step", list(series), var_name="part").dropna()
-        palette, dashes = ({name: look[i] for name, look in series.items()} for i in (0, 1))
-        palette = {name: COLOURS[colour] for name, colour in palette.items()}
+    for axis, (label, looks) in zip(axes[0], panels.items(), strict=True):
+        points = rows.melt("step", list(looks), var_name="part").dropna()
+        look = {"hue": "part", "style": "part", "dashes": {name: dash for name, (_, dash) in looks.items()}}
+        look["palette"] = {name: COLOURS[colour] for name, (colour, _) in looks.items()}
         few = {"marker": "o", "markersize": 4, "markeredgewidth": 0} if points.groupby("part").size().max() < 30 else {}
-        sns.lineplot(
-            points,
-            x="step",
-            y="value",
-            hue="part",
-            style="part",
-            palette=palette,
-            dashes=dashes,
-            estimator=None,
-            ax=axis,
-            **few,
-        )
+        sns.lineplot(points, x="step", y="value", estimator=None, ax=axis, **look, **few)
         axis.set(xlabel="training step", ylabel=label)
-        sns.move_legend(
-            axis, "upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, title=None, frameon=False, fontsize=7
-        )
-        if series is looks:
-            axis.set_yscale("symlog", linthresh=1e-3)
-        else:
-            axis.set_ylim(0, 1)
+        below = {"bbox_to_anchor": (0.5, -0.15), "ncols": 4, "fontsize": 7}
+        sns.move_legend(axis, "upper center", title=None, frameon=False, **below)
+        axis.set_ylim(0, 1) if label.startswith("score") else axis.set_yscale("symlog", linthresh=1e-3)
     return figure
 
 
@@ -228,37 +186,20 @@ def comparison_bars(
 
     Raises AvsError when no row has the metric on any of the splits.
     """
-    import seaborn as sns
-
     found = [(row, split) for row in rows for split in splits if metric in row.values.get(split, {})]
     if not found:
         raise UsageError(f"comparison_bars: no row has {metric} on a split asked for; pass rows made by summarise()")
-    splits = [split for split in splits if split in {split for _, split in found}]
+    looks = {split: look for split, look in zip(splits, BARS, strict=False) if any(split == s for _, s in found)}
     labels = [row.label for row in rows]
-    scores = [{"row": r.label, "split": s, metric: score} for r, s in found for score in r.values[s][metric].scores]
-    looks = dict(zip(splits, BARS, strict=False))
-    figure, ((axis,),) = styled_axes(8, 0.7 + len(rows) * 0.3 * (len(splits) + 0.6))
-    sns.barplot(
-        pd.DataFrame(scores),
-        x=metric,
-        y="row",
-        hue="split",
-        order=labels,
-        hue_order=splits,
-        errorbar="sd",
-        palette={split: COLOURS[colour] for split, (colour, _) in looks.items()},
-        saturation=1,
-        capsize=0.3,
-        err_kws={"color": "black", "linewidth": 1},
-        edgecolor="white",
-        ax=axis,
-    )
-    for bars, (_, hatch) in zip(axis.containers, looks.values(), strict=False):
-        for bar in bars:
-            bar.set_hatch(hatch)
+    scores = [(row.label, split, score) for row, split in found for score in row.values[split][metric].scores]
+    points = pd.DataFrame(scores, columns=["row", "split", metric])
+    look = {"hue_order": list(looks), "palette": [COLOURS[colour] for colour in looks.values()], "saturation": 1}
+    look |= {"capsize": 0.3, "err_kws": {"color": "black", "linewidth": 1}, "edgecolor": "white"}
+    figure, ((axis,),) = styled_axes(8, 0.7 + len(rows) * 0.3 * (len(looks) + 0.6))
+    sns.barplot(points, x=metric, y="row", hue="split", order=labels, errorbar="sd", ax=axis, **look)
     for row, split in found:
         value = row.values[split][metric]
-        place = labels.index(row.label) + (splits.index(split) - (len(splits) - 1) / 2) * 0.8 / len(splits)
+        place = labels.index(row.label) + (list(looks).index(split) - (len(looks) - 1) / 2) * 0.8 / len(looks)
         axis.text(value.mean + (value.sd or 0) + 0.01, place, value.text(1, 3), va="center", fontsize=7)
     axis.set(xlim=(0, 1), xlabel=f"{metric} (mean; bars: sample sd over seeds)", ylabel=None)
     axis.tick_params(axis="y", labelsize=8)
@@ -266,14 +207,29 @@ def comparison_bars(
     return save_figure(figure, path)
 
 
+def interval_points(
+    axis: Any, rows: pd.DataFrame, place: str, hue: str, looks: Looks, order: list | None = None, dodge: float = 0.4
+) -> None:
+    """Draw `estimate` with the interval from `low` to `high` (columns of `rows`) at each `place`, coloured by `hue`.
+
+    looks: (name of `COLOURS`, marker) by value of `hue`, whose points stand `dodge` apart. With an `order`, places are
+    on the x axis, else on the y axis.
+    """
+    # seaborn sees three values per point: their median is the estimate, their range the interval
+    points = rows.melt([place, hue], ["estimate", "low", "high"])
+    axes = {"x": place, "y": "value"} if order else {"x": "value", "y": place}
+    look = {"palette": [COLOURS[name] for name, _ in looks.values()], "markers": [mark for _, mark in looks.values()]}
+    look |= {"linestyles": "none", "dodge": dodge * (len(looks) - 1), "markersize": 5, "err_kws": {"linewidth": 1.5}}
+    look |= {"hue": hue, "hue_order": list(looks), "order": order, "estimator": "median", "errorbar": ("pi", 100)}
+    sns.pointplot(points, ax=axis, **axes, **look)
+    sns.move_legend(axis, "best", title=None)
+
+
 def save_figure(figure: Any, path: str | Path, palette: bool = False, comment: str = "") -> Path:
     """Write the figure in the format its suffix names; `palette` keeps sheets of photographs small.
 
     `comment` goes into the text of a PNG (without `palette`). Raises AvsError for a suffix that cannot be drawn.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
     path = Path(path)
     kind, canvas = path.suffix.lower().removeprefix(".") or "png", FigureCanvasAgg(figure)
     if kind not in canvas.get_supported_filetypes():
@@ -283,8 +239,7 @@ def save_figure(figure: Any, path: str | Path, palette: bool = False, comment: s
             canvas.draw()
             picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
             picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(part, format="png", optimize=True)
-        else:
-            # nothing that changes with the day or the version
+        else:  # nothing that changes with the day or the version
             plain = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
             figure.savefig(part, format=kind, metadata=plain | ({"Comment": comment} if comment else {}))
     return path

@@ -18,23 +18,16 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
+import pandas as pd
 import psutil
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from avslib.config import Config
 from avslib.core.errors import RecordError
 from avslib.core.files import atomic_path
+from avslib.core.parsing import LARGEST_JSON, parse_json, read_text
 
 DEFINITIONS = {
     "J": "mean over frames of IoU at sigmoid > 0.5; a frame with an empty mask scores the share of pixels left out",
@@ -44,34 +37,12 @@ DEFINITIONS = {
 RECORD, CLIPS = "run.json", "clips.csv"
 # What may differ between two runs of one variant: no score depends on it, or it is the seed itself.
 NOT_THE_VARIANT = (
-    "train.seed",
-    "train.checkpoint_every",
-    "train.channels_last",
-    "train.checkpointing",
-    "train.compile",
-    "data.root",
-    "train.tensorboard",
-    "train.deterministic",
-    "train.nonfinite",
-    "train.max_skipped",
-    "data.workers",
-    "data.timeout",
-    "data.max_corrupt",
-    "data.cache",
+    *(f"train.{name}" for name in ("seed", "checkpoint_every", "channels_last", "checkpointing", "compile")),
+    *(f"train.{name}" for name in ("tensorboard", "deterministic", "nonfinite", "max_skipped")),
+    *(f"data.{name}" for name in ("root", "workers", "timeout", "max_corrupt", "cache")),
 )
-PACKAGES = (
-    "accelerate",
-    "numpy",
-    "pillow",
-    "safetensors",
-    "scipy",
-    "soundfile",
-    "timm",
-    "torch",
-    "torchaudio",
-    "torchmetrics",
-    "torchvision",
-)
+PACKAGES = ("accelerate", "timm", "torch", "torchaudio", "torchmetrics", "torchvision")
+PACKAGES += ("numpy", "pillow", "safetensors", "scipy", "soundfile")
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Metrics = dict[str, Annotated[Share | None, BeforeValidator(lambda v: None if v != v else v)]]  # noqa: PLR0124
@@ -123,15 +94,11 @@ class RunRecord(_Part):
     content_hash: Annotated[str, Field(description="of all the rest, as the file holds it; empty: an old record")] = ""
     _path: Path | None = PrivateAttr(None)
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _unedited(cls, values: Any, validate: ModelWrapValidatorHandler["RunRecord"]) -> "RunRecord":
-        record = validate(values)
-        if record.config_hash != config_hash(record.config):
+    @model_validator(mode="after")
+    def _unedited(self) -> Self:
+        if self.config_hash != config_hash(self.config):
             raise ValueError("config_hash does not match config: the record was edited")
-        if isinstance(values, dict) and values.get("content_hash") not in (None, "", _content_hash(values)):
-            raise ValueError("content_hash does not match the record: it is damaged or was edited")
-        return record
+        return self
 
     @property
     def path(self) -> Path | None:
@@ -147,13 +114,16 @@ def environment() -> dict[str, Any]:
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     packages = {}
-    for name in PACKAGES:
+    for name in sorted(PACKAGES):
         with suppress(importlib.metadata.PackageNotFoundError):
             packages[name] = importlib.metadata.version(name)
+    cpu = platform.processor() or platform.machine()
+    with suppress(OSError, AttributeError):
+        cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text("utf-8", "replace"))[1]
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": cpu.strip(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": world_size(),
@@ -164,26 +134,15 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor() or platform.machine()
-    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return match[1].strip() if match else platform.machine()
-
-
 def git_state() -> dict[str, Any]:
     """Commit of the checkout this package runs from, and whether its code differs from it; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=True)
-        return os.fsdecode(done.stdout).strip()
-
+    commands = ("rev-parse --show-toplevel", "rev-parse HEAD", "status --porcelain -- avslib")
     with suppress(OSError, subprocess.CalledProcessError):
-        if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
-            return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "avslib"))}
+        done = [subprocess.run(["git", *c.split()], cwd=root, capture_output=True, check=True) for c in commands]
+        top, commit, changes = (os.fsdecode(process.stdout).strip() for process in done)
+        if Path(top).resolve() == root:
+            return {"commit": commit, "dirty": bool(changes)}
     return {"commit": None, "dirty": None}
 
 
@@ -197,10 +156,6 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _content_hash(values: Mapping[str, Any]) -> str:
-    return config_hash({key: value for key, value in values.items() if key != "content_hash"})
-
-
 def variant_hash(config: Mapping[str, Any]) -> str:
     """The configuration's hash without `NOT_THE_VARIANT`: equal for the seeds of one variant.
 
@@ -212,9 +167,8 @@ def variant_hash(config: Mapping[str, Any]) -> str:
     defaults, kept = Config().model_dump(mode="json"), dict(config)
     for key, section in config.items():
         if isinstance(section, Mapping):
-            usual = defaults.get(key, {})
-            names = [n for n in section if f"{key}.{n}" not in NOT_THE_VARIANT and section[n] != usual.get(n)]
-            kept[key] = {name: section[name] for name in names}
+            own = {n: v for n, v in section.items() if v != defaults.get(key, {}).get(n)}
+            kept[key] = {n: v for n, v in own.items() if f"{key}.{n}" not in NOT_THE_VARIANT}
     return config_hash(kept)
 
 
@@ -229,10 +183,8 @@ def portable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [portable(item) for item in value]
     if isinstance(value, str | Path):
-        option, path = re.fullmatch(r"([\w.-]+=)?(.*)", str(value), re.DOTALL).groups("")
-        if re.match(r"/|~|[A-Za-z]:[\\/]|\\\\", path):
-            return option + re.split(r"[\\/]", path.rstrip("\\/"))[-1]
-        return str(value)
+        absolute = r"(?s)^([\w.-]+=)?(?=[/~]|[A-Za-z]:[\\/]|\\\\).*?([^\\/]*)[\\/]*$"
+        return re.sub(absolute, r"\1\2", str(value))
     return value
 
 
@@ -254,12 +206,14 @@ def run_id(data: str, task: str, method: str, seed: int, config: Mapping[str, An
 def new_record(*, data: str, task: str, method: str, seed: int, config: Mapping[str, Any], **fields: Any) -> RunRecord:
     """A record of the run that ends now: id, time, command, commit, environment and peak memory are filled in.
 
-    `fields` must hold `dataset`, `selection`, `metrics` and `wall_seconds`, and may hold any other field of
-    `RunRecord`, also in place of what would be filled in. Raises AvsError when a field does not fit.
+    `fields`: `dataset`, `selection`, `metrics`, `wall_seconds`, and any others of `RunRecord`, which replace what would
+    be filled in. Raises AvsError when a field does not fit.
     """
     config = portable(config)
+    run = {"data": data, "task": task, "method": method, "seed": seed, "config": config}
     filled = {
-        "id": run_id(data, task, method, seed, config),
+        "id": run_id(**run),
+        "config_hash": config_hash(config),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(portable([Path(sys.argv[0]).stem.replace("cli", "avs"), *sys.argv[1:]])),
         "git": git_state(),
@@ -267,8 +221,7 @@ def new_record(*, data: str, task: str, method: str, seed: int, config: Mapping[
         "peak_memory_bytes": peak_memory(),
         "definitions": DEFINITIONS,
     }
-    run = {"data": data, "task": task, "method": method, "seed": seed}
-    return _validated(filled | run | {"config": config, "config_hash": config_hash(config)} | fields, "run record")
+    return _validated(filled | run | fields, "run record")
 
 
 def _validated(values: Any, source: str) -> RunRecord:
@@ -276,7 +229,7 @@ def _validated(values: Any, source: str) -> RunRecord:
         return RunRecord.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "the record"
+        name = ".".join(map(str, first["loc"])) or "the record"
         raise RecordError(f"{source}: {name}: {first['msg']}; write records with new_record of avslib.study") from None
 
 
@@ -287,22 +240,26 @@ def write_record(folder: str | Path, record: RunRecord, clips: Iterable[Mapping[
     """
     folder = Path(folder)
     if clips is not None:
-        with atomic_path(folder / CLIPS) as part, open(part, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, ["name", "split", "baseline", "J"], restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**clip, "J": f"{float(clip['J']):.6f}"} for clip in clips)
+        table = pd.DataFrame(
+            [{"baseline": ""} | dict(clip) for clip in clips], columns=["name", "split", "baseline", "J"]
+        )
+        with atomic_path(folder / CLIPS) as part:
+            table.astype({"J": float}).to_csv(part, index=False, float_format="%.6f", lineterminator="\n")
         record.clips_sha256 = _text_sha256(folder / CLIPS)
-    values = record.model_dump(mode="json", exclude={"content_hash"})
-    record.content_hash = _content_hash(values)
-    text = json.dumps(values | {"content_hash": record.content_hash}, indent=1, ensure_ascii=False, allow_nan=False)
+    record.content_hash = _content_hash(record.model_dump(mode="json"))
+    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
     with atomic_path(folder / RECORD) as part:
         part.write_text(text + "\n", encoding="utf-8")
     record._path = folder / RECORD
     return record.path
 
 
+def _content_hash(values: Mapping[str, Any]) -> str:
+    return config_hash({key: value for key, value in values.items() if key != "content_hash"})
+
+
 def _text_sha256(path: Path) -> str:
-    """Of the lines: a checkout on Windows may end them differently."""
+    # of the lines: a checkout on Windows may end them differently
     return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
@@ -311,17 +268,17 @@ def load_records(root: str | Path) -> list[RunRecord]:
 
     Raises AvsError when the folder is missing, a record is damaged or of another version, or two have the same id.
     """
-    root = Path(root)
-    if not root.is_dir():
+    if not Path(root).is_dir():
         raise RecordError(f"{root}: no such folder of run records; runs are kept in results/runs")
     records: dict[str, RunRecord] = {}
-    for path in sorted(root.rglob(RECORD)):
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RecordError(f"{path}: not a readable run record ({error}); restore it or delete it") from None
+    for path in sorted(Path(root).rglob(RECORD)):
+        values = parse_json(
+            read_text(path, LARGEST_JSON, RecordError, "a run record"), path, RecordError, "a run record"
+        )
         record = _validated(values, str(path))
         record._path = path
+        if record.content_hash not in ("", _content_hash(values)):
+            raise RecordError(f"{path}: content_hash does not match: damaged or edited; restore it or delete it")
         if other := records.get(record.id):
             raise RecordError(f"{path} and {other.path}: two run records with the id {record.id}; delete one")
         records[record.id] = record
@@ -333,8 +290,7 @@ def load_clips(record: RunRecord) -> list[dict[str, Any]]:
 
     Raises RecordError when the file is damaged, or is not the one that was written with the record.
     """
-    path = record.path.with_name(CLIPS) if record.path else None
-    if path is None or not path.is_file():
+    if record.path is None or not (path := record.path.with_name(CLIPS)).is_file():
         return []
     if record.clips_sha256 and record.clips_sha256 != _text_sha256(path):
         raise RecordError(f"{path}: not the file that was written with run.json: damaged or edited; restore both")

@@ -13,17 +13,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
-from avslib.core.errors import RecordError, UsageError
+from avslib.core.errors import RecordError
 from avslib.study.records import NOT_THE_VARIANT, RunRecord, load_records, variant_hash
-from avslib.study.tables import FORMATS, Table
+from avslib.study.tables import Data, Format, Table, render
 
 SPLITS = {"mini": ("test", "test_unseen"), "avsbench": ("test",)}
 # How published tables name what our configuration names.
 BACKBONES = {"pvt_v2_b5": "PVTv2-B5", "resnet50": "ResNet-50"}
+KEY = ("method", "backbone", "image_size")
 METHODS = {"ecmvae": "ECMVAE", "deterministic": "TPAVI"}
 
 
@@ -34,8 +35,8 @@ class Value:
     scores: tuple[float, ...]
 
     @property
-    def mean(self) -> float:
-        return statistics.fmean(self.scores)
+    def mean(self) -> float | None:
+        return statistics.fmean(self.scores) if self.scores else None
 
     @property
     def sd(self) -> float | None:
@@ -69,10 +70,7 @@ def frame(records: Iterable[RunRecord] | str | Path) -> pd.DataFrame:
     """One row per run, baseline ("" for the model itself) and split; a column per metric (0 to 1, NaN: undefined).
 
     Other columns: id, created, data, task, dataset, method, variant (:func:`avslib.study.records.variant_hash`), seed.
-    `records` may be the folder to load them from.
-
-    Raises:
-        AvsError: as :func:`avslib.study.records.load_records`.
+    `records` may be the folder to load them from, as :func:`avslib.study.records.load_records` does.
     """
     rows = []
     for r in load_records(records) if isinstance(records, str | Path) else records:
@@ -92,8 +90,8 @@ def published() -> list[dict[str, str]]:
 def summarise(records: Iterable[RunRecord], task: str, data: str = "mini") -> list[Row]:
     """Mean and spread over the seeds of each method, each followed by its baselines.
 
-    Runs are averaged only when they share data and configuration but for the seed; of two runs with one seed the
-    later counts. Raises AvsError for a record that no file holds.
+    Runs are averaged when they differ in the seed only; of two runs with one seed the later counts. Raises AvsError for
+    a record that no file holds.
     """
     groups: dict[tuple[str, str, str], dict[int, RunRecord]] = {}
     for record in sorted(records, key=lambda record: record.created):
@@ -110,19 +108,19 @@ def summarise(records: Iterable[RunRecord], task: str, data: str = "mini") -> li
         name = key[0] + _difference(runs[0].config, rivals, key[2])
         for baseline in ["", *dict.fromkeys(name for run in runs for name in run.baselines)]:
             chosen = [run for run in runs if not baseline or baseline in run.baselines]
-            seeds, ids = tuple(run.seed for run in chosen), tuple(run.id for run in chosen)
-            values = _over_seeds([run.baselines[baseline] if baseline else run.metrics for run in chosen])
             many = sum(baseline in names for names in shared) > 1
             label = f"{name}: {baseline}" if many else baseline or name
-            rows.append(Row(*key[:1], baseline, key[1], chosen[0].config, seeds, ids, values, label))
+            values = _over_seeds([run.baselines[baseline] if baseline else run.metrics for run in chosen])
+            seeds, ids = tuple(run.seed for run in chosen), tuple(run.id for run in chosen)
+            rows.append(Row(key[0], baseline, key[1], chosen[0].config, seeds, ids, values, label))
     return rows
 
 
 def _difference(config: dict[str, Any], rivals: Sequence[dict[str, Any]], variant: str) -> str:
     """What distinguishes a configuration from others of the same name: up to two fields, else its hash."""
-    flat, mine = [flat_config(rival) for rival in rivals], flat_config(config)
-    names = [n for n in dict.fromkeys(n for f in flat for n in f) if len({repr(f.get(n)) for f in flat}) > 1]
-    fields = [f"{n.split('.')[-1]}={mine.get(n)}" for n in names if n not in NOT_THE_VARIANT]
+    values = pd.DataFrame([flat_config(other) for other in [config, *rivals]]).map(repr)
+    names = [name for name in values if values[name].nunique() > 1 and name not in NOT_THE_VARIANT]
+    fields = [f"{name.split('.')[-1]}={flat_config(config).get(name)}" for name in names]
     return "" if not fields else f" ({', '.join(fields)})" if len(fields) < 3 else f" ({variant[:6]})"
 
 
@@ -140,66 +138,57 @@ def _over_seeds(runs: Sequence[dict[str, dict[str, float | None]]]) -> dict[str,
     return found
 
 
-def table(
-    records: Iterable[RunRecord],
-    task: Literal["s4", "ms3"],
-    data: Literal["mini", "avsbench"] = "mini",
-    fmt: Literal["md", "csv", "rich", "latex", "html"] = "md",
-) -> Any:
-    """The table of one task on one data set: text, or a ``rich.table.Table`` for "rich".
+def table(records: Iterable[RunRecord], task: str, data: Data = "mini", fmt: Format = "md") -> Any:
+    """The table of one task on one data set: text, or a ``rich.console.Group`` for "rich".
 
     mini: one row per method or baseline, J, F and F_legacy (0 to 1) on both test splits, mean ± sd over seeds.
     avsbench: the published rows (percent) with their sources beside ours, which stay empty until a record exists.
     """
-    if task not in ("s4", "ms3") or data not in SPLITS or fmt not in FORMATS:
-        raise UsageError(
-            f"table {task}, {data}, {fmt}: task is s4 or ms3, data mini or avsbench, format {', '.join(FORMATS)}"
-        )
     rows = summarise(records, task, data)
-    return FORMATS[fmt](_mini_table(rows, task) if data == "mini" else _avsbench_table(rows, task))
+    return render([_mini_table(rows, task) if data == "mini" else _avsbench_table(rows, task)], fmt)
 
 
 def _metric_names(rows: Sequence[Row], split: str) -> list[str]:
-    legacy = sorted({name for row in rows for name in row.values.get(split, {}) if name.startswith("F_legacy")})
-    return ["J", "F", *legacy]
+    legacy = {name for row in rows for name in row.values.get(split, {}) if name.startswith("F_legacy")}
+    return ["J", "F", *sorted(legacy)]
 
 
 def _mini_table(rows: Sequence[Row], task: str) -> Table:
-    columns = {f"{name} {split}": (split, name) for split in SPLITS["mini"] for name in _metric_names(rows, split)}
     datasets = sorted({row.dataset for row in rows})
     cells: dict[str, list[str]] = {"Method": [row.label for row in rows]}
     if len(datasets) > 1:
         cells["Data"] = [row.dataset for row in rows]
-    cells |= {head: [row.cell(*column) for row in rows] for head, column in columns.items()}
+    for split in SPLITS["mini"]:
+        cells |= {f"{name} {split}": [row.cell(split, name) for row in rows] for name in _metric_names(rows, split)}
     cells |= {"n": [str(len(row.seeds)) for row in rows], "Runs": [", ".join(row.runs) for row in rows]}
-    notes = [f"Data: {datasets[0]}. Mean ± sample sd over n seeds."] if len(datasets) == 1 else []
+    note = f"Data: {', '.join(datasets)}. Mean ± sample sd over n seeds."
     if not rows:
-        commands = f"`avs data build-mini --out DIR`, then `avs train --preset mini --data DIR --task {task}`"
-        notes = [f"No run record yet: {commands}."]
-    return Table(f"Mini-AVS, {task.upper()} (not comparable with AVSBench)", pd.DataFrame(cells), notes)
+        train = f"avs train --preset mini --data DIR --task {task}"
+        note = f"No run record yet: `avs data build-mini --out DIR`, then `{train}`."
+    return Table(f"Mini-AVS, {task.upper()} (not comparable with AVSBench)", pd.DataFrame(cells), [note])
 
 
 def _avsbench_table(rows: Sequence[Row], task: str) -> Table:
     ours = [row for row in rows if not row.baseline]
-    names = _metric_names(ours, "test")
-    made, left = [], {row.runs: row for row in ours}
+    left, names, made = ours, _metric_names(ours, "test"), []
     for paper in published():
-        found = [row for row in ours if _published_key(row) == _key_of(paper)]
-        source = "; ".join(filter(None, (paper["source"], paper["note"])))
+        found = [row for row in ours if _published_key(row) == tuple(map(paper.get, KEY))]
+        left = [row for row in left if row not in found]
         head = {"Method": f"{paper['method']} ({paper['year']})", "Backbone": paper["backbone"]}
         head |= {"Size": paper["image_size"], "Paper J": paper[f"{task}_miou"], "Paper F": paper[f"{task}_f"]}
-        made += [head | {"Source": source} | _ours(row, names) for row in found or [None]]
-        left = {runs: row for runs, row in left.items() if row not in found}
-    for row in left.values():
+        head |= {"Source": "; ".join(filter(None, (paper["source"], paper["note"])))}
+        made += [head | _ours(row, names) for row in found or [None]]
+    for row in left:
         _, backbone, size = _published_key(row)
-        part = f", first {_part(row)} clips of each split" if _part(row) else ""
-        made.append({"Method": row.label + part, "Backbone": backbone, "Size": size} | _ours(row, names))
+        part = flat_config(row.config).get("data.max_clips")
+        label = f"{row.label}, first {part} clips of each split" if part else row.label
+        made.append({"Method": label, "Backbone": backbone, "Size": size} | _ours(row, names))
     epochs = " -o train.epochs=30" if task == "ms3" else ""
     train = f"avs train --preset paper --data DIR --task {task}{epochs} -o model.audio_weights=VGGISH.PTH"
-    notes = ["J and F in percent, as published; ours: mean ± sample sd over n seeds, split test, chosen on val."]
-    for label, option in (("PVTv2-B5", ""), ("ResNet-50", " -o model.backbone=resnet50")):
-        if not any(_published_key(row) == ("ECMVAE", label, "224") for row in ours):
-            notes.append(f"Ours is empty for ECMVAE, {label}, until someone runs `{train}{option}` on AVSBench.")
+    notes = [
+        "J and F in percent, as published; ours: mean ± sample sd over n seeds, split test, chosen on val.",
+        f"Ours is empty until someone runs `{train}` on AVSBench (for ResNet-50 with `-o model.backbone=resnet50`).",
+    ]
     return Table(f"AVSBench, {task.upper()}", pd.DataFrame(made).fillna(""), notes)
 
 
@@ -208,24 +197,15 @@ def _ours(row: Row | None, names: Sequence[str]) -> dict[str, str]:
     return made | {"n": str(len(row.seeds)) if row else "", "Runs": ", ".join(row.runs) if row else ""}
 
 
-def _key_of(paper: dict[str, str]) -> tuple[str, str, str]:
-    return paper["method"], paper["backbone"], paper["image_size"]
-
-
 def _published_key(row: Row) -> tuple[str, str, str]:
-    model = row.config.get("model", {})
-    backbone = str(model.get("backbone", ""))
+    model = row.config["model"]
     # a run on a part of the clips never stands beside a published score
-    method = "" if _part(row) else METHODS.get(row.method, row.method)
-    return method, BACKBONES.get(backbone, backbone), str(model.get("image_size", ""))
-
-
-def _part(row: Row) -> int | None:
-    return row.config.get("data", {}).get("max_clips")
+    method = "" if flat_config(row.config).get("data.max_clips") else METHODS.get(row.method, row.method)
+    return method, BACKBONES.get(model["backbone"], model["backbone"]), str(model["image_size"])
 
 
 def published_row(config: Any, task: str) -> dict[str, str] | None:
     """ECMVAE's published J and F (percent) with this configuration's backbone and size; None if there are none."""
     key = ("ECMVAE", BACKBONES.get(config.model.backbone, config.model.backbone), str(config.model.image_size))
-    rows = [row for row in published() if _key_of(row) == key]
+    rows = [row for row in published() if tuple(map(row.get, KEY)) == key]
     return {"J": rows[0][f"{task}_miou"], "F": rows[0][f"{task}_f"], "source": rows[0]["source"]} if rows else None

@@ -1,5 +1,6 @@
 """Run records of a made-up study, with the J of their clips, for tests of tables and figures."""
 
+import re
 from statistics import fmean
 
 import numpy as np
@@ -7,6 +8,11 @@ import numpy as np
 from avslib.config import load_config
 from avslib.study.records import load_records, new_record, write_record
 from avslib.variants import VARIANTS
+
+
+def squeezed(markdown):
+    """The Markdown without the padding of its cells."""
+    return re.sub(" +", " ", markdown)
 
 
 def study_record(method, seed, test, task="s4", dataset="d0", overrides=(), **fields):

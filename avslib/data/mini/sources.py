@@ -1,6 +1,5 @@
 """What sounds and what is in view, as far as the data says: the classes a clip plays and shows, their outlines."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from avslib.core.errors import RecordError
-from avslib.core.parsing import LARGEST_JSON, first_line, read_text
+from avslib.core.parsing import LARGEST_JSON, first_line, parse_json, read_text
 from avslib.data.avsbench import AVSBench
 from avslib.data.mini.assets import bank_hash
 from avslib.data.mini.build import VERSION
@@ -22,13 +21,12 @@ Outlines = dict[str, Bool[np.ndarray, "T S S"]]
 
 @dataclass(frozen=True)
 class ClipLabels:
-    """Labels of one clip.
+    """Labels of one clip; None where unknown.
 
     Attributes:
-        played: the classes that sound, second by second; None where unknown (MS3 of AVSBench).
-        in_view: classes of the objects in view, sounding or not; None where unknown. On S4 of AVSBench it holds only
-            the clip's category: what else is in view is not annotated.
-        outlines: returns where the objects of each class in view are; None where unknown.
+        played: the classes that sound, second by second.
+        in_view: classes of the objects in view, sounding or not; on S4 of AVSBench only the annotated one.
+        outlines: returns where the objects of each class in view are.
     """
 
     played: tuple[frozenset[str], ...] | None = None
@@ -52,28 +50,22 @@ def read_labels(root: str | Path, dataset: AVSBench) -> dict[str, ClipLabels]:
     """
     path = Path(root) / "manifest.json"
     if not path.is_file():
-        return {clip.name: _labels_avsbench(clip.category, dataset.frames) for clip in dataset.clips}
+        named = [(clip.name, clip.category, frozenset({clip.category})) for clip in dataset.clips]
+        return {name: ClipLabels((own,) * dataset.frames, own) if known else ClipLabels() for name, known, own in named}
+    what = "the manifest of a Mini-AVS build"
+    manifest = parse_json(read_text(path, LARGEST_JSON, RecordError, what), path, RecordError, what)
     try:
-        manifest = json.loads(read_text(path, LARGEST_JSON, RecordError, "the manifest of a Mini-AVS build"))
         clips = {clip["name"]: clip for clip in manifest["clips"]}
         same = (manifest["version"], manifest["assets"]) == (VERSION, bank_hash())
         labels = {clip.name: _labels_mini(clips[clip.name], manifest) for clip in dataset.clips}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RecordError(
-            f"{path}: damaged, or lacks a clip of the csv ({first_line(error)}); build Mini-AVS again "
-            "(avs data build-mini)"
-        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordError(f"{path}: damaged, or lacks a clip ({first_line(error)}); build Mini-AVS again") from None
     if not same:
         raise RecordError(
             f"{path}: this Mini-AVS was built by another version of avslib, so which object plays is not known; "
             "build it again into another folder (avs data build-mini --out DIR)"
         )
     return labels
-
-
-def _labels_avsbench(category: str | None, frames: int) -> ClipLabels:
-    own = frozenset({category})
-    return ClipLabels() if category is None else ClipLabels((own,) * frames, own)
 
 
 def _labels_mini(clip: dict, manifest: dict) -> ClipLabels:
@@ -86,10 +78,8 @@ def _labels_mini(clip: dict, manifest: dict) -> ClipLabels:
 
 
 def _outlines(plan: tuple[str, str, int, int], size: int) -> Outlines:
-    scene = plan_clip(*plan).scene
-    visible = render_scene(scene, size)[1]
-    return {
-        category: np.any([v for v, o in zip(visible, scene.objects, strict=True) if o.category == category], axis=0)
-        for category in {o.category for o in scene.objects}
-        if category
-    }
+    scene, found = plan_clip(*plan).scene, {}
+    for visible, item in zip(render_scene(scene, size)[1], scene.objects, strict=True):
+        if item.category:
+            found[item.category] = visible | found.get(item.category, False)
+    return found

@@ -53,8 +53,6 @@ def test_sheet_of_wrong_shapes_is_refused(tmp_path):
     title, frames, truth, probability = clip()
     with pytest.raises(AvsError, match="expected frames"):
         plots.contact_sheet([(title, frames, truth[:, ::2], probability)], tmp_path / "a.png")
-    with pytest.raises(AvsError, match="no clip"):
-        plots.contact_sheet([], tmp_path / "a.png")
     with pytest.raises(AvsError, match="png"):
         plots.contact_sheet([clip()], tmp_path / "a.docx")
     assert not list(tmp_path.iterdir())

@@ -80,7 +80,7 @@ def test_unreadable_missing_and_double_records_are_named(tmp_path):
     with pytest.raises(AvsError, match="delete one"):
         run_records.load_records(tmp_path)
     (tmp_path / "a" / "run.json").write_text('{"version": 1', encoding="utf-8")
-    with pytest.raises(AvsError, match="not a readable run record"):
+    with pytest.raises(AvsError, match=r"damaged .*; expected a run record"):
         run_records.load_records(tmp_path)
 
 
@@ -158,10 +158,10 @@ def test_every_format_prints_on_a_narrow_terminal(tmp_path, data):
     console.print(results.table(records, "s4", data, "rich"))
     shown = console.file.getvalue()
     assert records[0].id in shown.replace("\n", "") and "…" not in shown
-    assert ("0.500" in shown and "\n ecmvae [1]" in shown) if data == "mini" else "ECMVAE (2023) [" in shown
+    assert ("0.500" in shown and f"ecmvae: {records[0].id}" in shown) if data == "mini" else "ECMVAE (2023): " in shown
     lines = [line for line in results.table(records, "s4", data, "md").splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
-    with pytest.raises(AvsError, match="format md, csv, rich, latex, html"):
+    with pytest.raises(AvsError, match="expected md, csv, latex, html or rich"):
         results.table(records, "s4", data, "docx")
 
 
@@ -176,10 +176,8 @@ class Cells(HTMLParser):
         assert not self.open, "every tag is closed"
 
     def handle_starttag(self, tag, attrs):
-        if tag == "br":
-            return
         self.open.append(tag)
-        self.tags |= {tag, *(f"{name}={value}" for name, value in attrs if name == "scope")}
+        self.tags.add(tag)
         if tag == "tr":
             self.rows.append([])
         elif tag in ("th", "td"):
@@ -199,7 +197,7 @@ def test_latex_and_html_hold_the_cells_of_the_csv(tmp_path, data):
     header, *body = csv.reader(io.StringIO(results.table(records, "s4", data, "csv")))
     found = Cells(results.table(records, "s4", data, "html"))
     assert found.rows[: len(body) + 1] == [header, *body]
-    assert {"caption", "thead", "tbody", "scope=col", "scope=row"} <= found.tags
+    assert {"caption", "thead", "tbody"} <= found.tags
     text = results.table(records, "s4", data, "latex")
     assert re.findall(r"^ *\\(\w+rule)$", text, re.MULTILINE) == ["toprule", "midrule", "bottomrule"]
     lines = [line for line in text.splitlines() if line.endswith(r"\\")]

@@ -14,10 +14,18 @@ from avslib.data.mini.sources import ClipLabels, read_labels
 from avslib.models.ecmvae import ECMVAE
 from avslib.study.plots import save_figure
 from avslib.study.records import load_clips, load_records
-from avslib.study.robustness import CONDITIONS, OWN, evaluate_robustness, falsely_lit_per_frame, robustness
+from avslib.study.robustness import (
+    evaluate_robustness,
+    falsely_lit_per_frame,
+    robustness,
+    robustness_figure,
+    robustness_table,
+)
 from avslib.study.robustness_conditions import (
     ANOTHER,
+    CONDITIONS,
     OFF_SCREEN,
+    OWN,
     Stage,
     at_snr,
     left_out,
@@ -25,11 +33,11 @@ from avslib.study.robustness_conditions import (
     sounding_in_view,
     white_noise,
 )
-from avslib.study.robustness_table import robustness_figure, robustness_table
 from avslib.training.evaluate import evaluate
 from avslib.training.setup import open_split
 from avslib.weights.checkpoints import save_checkpoint
 from tests.helpers.avsbench_folder import write_avsbench
+from tests.helpers.study_records import squeezed
 
 
 @pytest.fixture
@@ -129,7 +137,7 @@ def test_without_audio_every_sound_gives_the_same(tiny, model):
 
 
 def test_unknown_condition(tiny, model):
-    with pytest.raises(AvsError, match="'thunder' is not known; expected one of own sound"):
+    with pytest.raises(AvsError, match="unknown condition 'thunder'; expected one of own sound"):
         evaluate_robustness(model, tiny, "test", ["thunder"])
 
 
@@ -170,7 +178,7 @@ def test_record_table_and_figure(tiny, model, mini_data, tmp_path):
     (loaded,) = load_records(tmp_path / "out")
     assert loaded == record and record.selection == "run" and set(record.baselines) == set(CONDITIONS) - {OWN}
     assert len(load_clips(loaded)) == 3 * len(CONDITIONS)
-    text = robustness_table([loaded])
+    text = squeezed(robustness_table([loaded]))
     assert f"| silence | {record.baselines['silence']['test']['J']:.3f} |" in text and "falsely lit: share" in text
     rows = robustness_table([loaded], "csv").splitlines()
     assert len(rows) == 1 + len(CONDITIONS)
@@ -183,5 +191,5 @@ def test_two_checkpoints_of_one_configuration_have_two_records(tiny, model, mini
         robustness(checkpoint, mini_data, "s4", tmp_path / "out", conditions=["silence"], progress=False)
         next(model.prior.decoder.parameters()).data.mul_(2)
     assert {record.selection for record in load_records(tmp_path / "out")} == {"a", "b"}
-    text = robustness_table(load_records(tmp_path / "out"))
+    text = squeezed(robustness_table(load_records(tmp_path / "out")))
     assert text.count("| own sound |") == 2 and ": a, S4**" in text and ": b, S4**" in text
