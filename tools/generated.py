@@ -2,7 +2,7 @@
 
 A page holds a table between marks, ``<!-- table:ablation-s4 -->`` and ``<!-- /table:ablation-s4 -->``:
 
-    results/runs           mini-s4, mini-ms3, avsbench-s4, avsbench-ms3
+    results/runs           mini (both tasks in short), mini-s4, mini-ms3, avsbench-s4, avsbench-ms3
     results/ablation/runs  ablation-s4, ablation-ms3; table_TASK.{md,csv,tex,html} and differences_TASK.png beside them
     results/robustness     robustness; table.{md,csv,tex,html} and robustness_TASK.png there
     results/bench          bench-targets, bench; growth_DEVICE_BACKBONE.png there
@@ -20,12 +20,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from avslib.core.errors import KINDS, RecordError, UsageError
 from avslib.core.files import atomic_path
 from avslib.study.ablation import Comparison, ablation_table, compare, differences_figure
 from avslib.study.plots import save_figure
 from avslib.study.records import RunRecord, load_records
-from avslib.study.results import SPLITS, table
+from avslib.study.results import SPLITS, summarise, table
 from avslib.study.robustness import robustness_figure, robustness_table
 from avslib.study.tables import SUFFIXES
 from benchmarks.growth import growth_figure
@@ -35,6 +37,10 @@ from tools.reliability import FOLDER, ReliabilityRecord, read_reliability_record
 
 PAGES = (
     "README.md",
+    "docs/avsbench.md",
+    "docs/errors.md",
+    "docs/performance.md",
+    "docs/results.md",
     "results/ablation/README.md",
     "results/robustness/README.md",
     "results/bench/README.md",
@@ -105,6 +111,16 @@ class _Study:
     def results(self, task: str, data: str) -> str:
         return table(self.records("runs"), task, data)
 
+    def both_tasks(self) -> str:
+        """J of every method on both tasks, in a few columns."""
+        rows = [
+            {"task": task.upper(), "method": row.label}
+            | {f"J {split}": row.cell(split, "J") for split in SPLITS["mini"]}
+            for task in TASKS
+            for row in summarise(self.records("runs"), task, "mini")
+        ]
+        return pd.DataFrame(rows).to_markdown(index=False) + "\n"
+
     def robustness(self, fmt: str = "md") -> str:
         return robustness_table(self.records("robustness"), fmt)
 
@@ -113,7 +129,7 @@ class _Study:
         made |= {f"ablation-{task}": partial(self.ablation, task, "md") for task in TASKS}
         made |= {name: partial(self.bench, make) for name, make in BENCH_TABLES.items()}
         made |= {name: partial(self.tried, make) for name, make in RELIABILITY_TABLES.items()}
-        return made | {"robustness": self.robustness, "errors": explained_errors}
+        return made | {"mini": self.both_tasks, "robustness": self.robustness, "errors": explained_errors}
 
     def texts(self) -> dict[Path, str]:
         """Every generated file of text as it should be."""
