@@ -6,9 +6,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
-from avslib.core.errors import InstallError, RecordError
+from avslib.core.errors import RecordError
 from avslib.core.tensors import load_tensors
-from avslib.course.lesson import base_folder
+from avslib.course.lesson import in_checkout
 from avslib.study.records import RunRecord, load_records
 
 # lesson 07's variants: the weights (loss.orthogonality, loss.mi); tools/orthogonality_runs.py trains them
@@ -16,43 +16,27 @@ VARIANTS = {"base": (0.0, 0.0), "orth": (1.0, 0.0), "mi": (0.0, 0.1), "both": (1
 CODES = "codes.safetensors"
 
 
-def committed_results(*parts: str) -> Path:
-    """``results/<parts>`` of the checkout.
-
-    Raises:
-        AvsError: the package is installed without a checkout.
-    """
-    folder = base_folder().joinpath("results", *parts)
-    if not folder.is_dir():
-        raise InstallError(
-            f"{folder}: no such folder; committed results are in the repository, not in the installed package: "
-            "git clone https://github.com/avslib/avslib, then pip install -e avslib"
-        )
-    return folder
-
-
 def committed_runs() -> Path:
     """The folder with the run records of the demo: the full model, and without sound."""
-    return committed_results("runs")
+    return in_checkout("results/runs")
 
 
 def committed_study() -> Path:
     """The folder with the run records of the committed ablation study (``configs/ablate-mini.yaml``)."""
-    return committed_results("ablation", "runs")
+    return in_checkout("results/ablation/runs")
 
 
 def committed_variant(name: str) -> Path:
     """The folder with the committed run of one of lesson 07's `VARIANTS`."""
-    return committed_results("course", "orthogonality", name)
+    return in_checkout(f"results/course/orthogonality/{name}")
 
 
 @dataclass
 class VariantRun:
     """A variant of lesson 07: its record, the learning curve's file, and the prior's codes of the test clips.
 
-    Attributes:
-        codes: "s_v", "s_a", "c" -> prior mean [clips * T, K]; "s_v_sd", "s_a_sd", "c_sd" -> its standard deviation,
-            that of the noise that sampling adds; "clip" -> [clips * T], the clip that each row is from.
+    `codes` holds "s_v", "s_a", "c": the prior's mean [clips * T, K]; "s_v_sd", "s_a_sd", "c_sd": its standard
+    deviation, that of the noise that sampling adds; "clip": [clips * T], the clip that each row is from.
     """
 
     record: RunRecord

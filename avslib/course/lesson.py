@@ -13,24 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 
 from avslib.config import Config, load_config
-from avslib.core.errors import DataError, NotebookError
+from avslib.core.errors import DataError, InstallError, NotebookError
 from avslib.core.files import atomic_path
 from avslib.data.avsbench import AVSBench
 from avslib.data.mini.build import build_mini
 from avslib.models.ecmvae import ECMVAE
 from avslib.training.loop import open_split
 from avslib.weights.checkpoints import load_checkpoint
+from avslib.weights.devices import select_device
 
 METRICS = "metrics.json"
-# the parameters that every notebook has, and what each must be
-STANDARD: dict[str, tuple[type, str]] = {
-    "FAST": (bool, "True (small sizes, for a quick look and for tests) or False"),
-    "SEED": (int, "a whole number from 0 on"),
-    "DATA_ROOT": (str, "a folder in AVSBench layout, or '' for Mini-AVS, built once"),
-    "OUT_DIR": (str, "a folder for what the notebook writes, or '' for build/notebooks/<name>"),
-    "DEVICE": (str, "'auto', 'cpu', 'cuda' or 'mps'"),
+# the parameters that every notebook has
+STANDARD = {"FAST": bool, "SEED": NonNegativeInt, "DATA_ROOT": str, "OUT_DIR": str, "DEVICE": str}
+WORDS = {
+    bool: "True or False",
+    int: "a whole number",
+    NonNegativeInt: "a whole number from 0 on",
+    float: "a finite number",
+    str: "a text",
+    list[int]: "a list of whole numbers",
+    list[str]: "a list of texts",
 }
 VERSIONS = ("avslib", "torch", "torchvision", "timm", "numpy", "matplotlib", "torchmetrics")
 
@@ -39,12 +44,8 @@ VERSIONS = ("avslib", "torch", "torchvision", "timm", "numpy", "matplotlib", "to
 class Lesson:
     """A running notebook: its parameters, resolved, and what all notebooks do with them.
 
-    Attributes:
-        name: file name without suffix.
-        fast, seed: parameters FAST and SEED.
-        data: folder in AVSBench layout.
-        out: folder for what the notebook writes; exists.
-        device: where models run.
+    `name` is the file name without suffix, `data` a folder in AVSBench layout, `out` the folder for what the notebook
+    writes (it exists), `device` where models run.
     """
 
     name: str
@@ -72,7 +73,7 @@ class Lesson:
 
     def model(self, source: str | Path = "mini-s4") -> ECMVAE:
         """A trained model by the name of a shipped checkpoint or by folder, on the lesson's device, in eval mode."""
-        return load_checkpoint(source).to(self.device).eval()
+        return load_checkpoint(source, self.device)
 
     def generator(self, offset: int = 0) -> torch.Generator:
         """A generator of its own for each random act: seeded with SEED + `offset`, on the CPU."""
@@ -81,20 +82,12 @@ class Lesson:
     def check(self, label: str, yours: Any, true: Any, tolerance: float = 1e-6) -> None:
         """Compare what the notebook derived with what the package gives; print both where they are single numbers.
 
-        Args:
-            label: what is compared.
-            yours, true: numbers, bools, arrays or tensors of one shape.
-            tolerance: absolute, plus the same relative to `true`; 0 compares exactly.
-
-        Raises:
-            AssertionError: they differ; the message names the check and the largest difference.
+        `yours` and `true` are numbers, bools, arrays or tensors of one shape; `tolerance` is absolute, plus the same
+        relative to `true`, and 0 compares exactly. Raises AssertionError with the label and the largest difference.
         """
         a, b = (torch.as_tensor(x).detach().cpu().double() for x in (yours, true))
-        if a.shape != b.shape:
-            raise AssertionError(f"{label}: yours has shape {tuple(a.shape)}, expected {tuple(b.shape)}")
-        if not torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True):
-            gap = (a - b).abs().max().item()
-            raise AssertionError(f"{label}: yours differs from the true value by up to {gap:.3g} (allowed {tolerance})")
+        tolerances = {"rtol": tolerance, "atol": tolerance, "equal_nan": True}
+        torch.testing.assert_close(a, b, **tolerances, msg=lambda text: f"{label}: yours differs from the true: {text}")
         self.checks += 1
         values = f"yours {a.item():.4f}, true {b.item():.4f}" if a.numel() == 1 else f"{a.numel()} values"
         print(f"[ok] {label}: {values}, equal within {tolerance:g}")
@@ -107,8 +100,7 @@ class Lesson:
         """
         values = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
         for name, value in values.items():
-            plain = isinstance(value, bool | int | float | str)
-            if not plain or (isinstance(value, float) and not math.isfinite(value)):
+            if not isinstance(value, str) and not (isinstance(value, int | float) and math.isfinite(value)):
                 raise NotebookError(f"metric {name!r} is {value!r}; expected a finite number, a bool or a str")
         content = {
             "notebook": self.name,
@@ -124,22 +116,23 @@ class Lesson:
         print(f"{self.name}: {self.checks} checks passed, {len(values)} metrics written to {METRICS}")
 
 
-def start(name: str, namespace: dict[str, Any], *own: str, say: Callable[[str], None] = print) -> Lesson:
+def start(name: str, namespace: dict[str, Any], *, say: Callable[[str], None] = print, **own: Any) -> Lesson:
     """Begin a notebook: check its parameters, seed, choose the device, build or find the data, style the plots.
 
     Args:
         name: file name of the notebook without suffix.
         namespace: ``globals()`` of the notebook, which holds the parameters.
-        own: names of the notebook's own parameters, beside FAST, SEED, DATA_ROOT, OUT_DIR and DEVICE.
         say: called with a line on versions, device and data.
+        own: types of the notebook's own parameters, such as ``CLIPS=int``, beside `STANDARD`.
 
     Raises:
-        AvsError: a parameter that does not exist (papermill itself only warns), is missing, of another type or out of
-            range; a device that is not there; a data folder that is not one.
+        AvsError: a parameter that does not exist (papermill itself only warns), is missing or of the wrong type; a
+            device that is not there; a data folder that does not exist.
     """
-    _check_parameters(name, namespace, [*STANDARD, *own])
+    _check_parameters(name, namespace, STANDARD | own)
     fast, seed, data_root, out_dir, device_name = (namespace[n] for n in STANDARD)
-    device = _device(device_name)
+    # lessons compute in float64 here and there, which Apple's GPU lacks: it must be named
+    device = select_device("cpu" if device_name == "auto" and not torch.cuda.is_available() else device_name)
     os.environ["ACCELERATE_USE_CPU"] = str(device.type == "cpu").lower()  # training chooses its device by this
     out = Path(out_dir) if out_dir else base_folder() / "build" / "notebooks" / name
     out.mkdir(parents=True, exist_ok=True)
@@ -164,30 +157,46 @@ def base_folder() -> Path:
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
 
-def _check_parameters(name: str, namespace: dict[str, Any], known: list[str]) -> None:
-    """Raise unless the parameters are there, the standard ones valid, and no other variable looks like one."""
-    if missing := [n for n in known if n not in namespace]:
-        raise NotebookError(f"{name}: parameter {missing[0]} is missing; run the parameters cell first")
-    for n, (kind, expected) in STANDARD.items():
-        if type(namespace[n]) is not kind or (n == "SEED" and namespace[n] < 0):
-            raise NotebookError(f"{n}: expected {expected}; got {namespace[n]!r}")
+def in_checkout(name: str) -> Path:
+    """A folder of the checkout, such as ``results/runs``; raises an AvsError where there is no checkout."""
+    if not (folder := base_folder() / name).is_dir():
+        raise InstallError(
+            f"{folder}: no such folder; notebooks and committed results are only in the repository: "
+            "git clone https://github.com/avslib/avslib, then pip install -e avslib"
+        )
+    return folder
+
+
+def as_parameter(name: str, kind: Any, value: Any, *, strict: bool = True) -> Any:
+    """`value` if it is of the type `kind`; without `strict`, a text is read as that type by pydantic.
+
+    >>> as_parameter("SEED", int, "010", strict=False)
+    10
+
+    Raises:
+        AvsError: another type; names the parameter and what is expected.
+    """
+    try:
+        return TypeAdapter(kind, config=ConfigDict(strict=strict, allow_inf_nan=False)).validate_python(value)
+    except ValidationError:
+        raise NotebookError(f"{name}: expected {WORDS.get(kind, kind)}; got {value!r}") from None
+
+
+def _check_parameters(name: str, namespace: dict[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raise unless the parameters are there and of their types, and no other variable looks like one."""
+    for n, kind in kinds.items():
+        if n not in namespace:
+            raise NotebookError(f"{name}: parameter {n} is missing; run the parameters cell first")
+        as_parameter(n, kind, namespace[n])
     if any(isinstance(value, Lesson) for value in namespace.values()):
         return  # started before: by now the reader's own variables are there
     imported = [vars(module) for key, module in list(sys.modules.items()) if key.split(".")[0] == "avslib"]
     for n, value in namespace.items():
         literal = isinstance(value, bool | int | float | str | list | tuple | dict | None)
-        if not literal or n.startswith("_") or n in {"In", "Out", *known}:
+        if not literal or n.startswith("_") or n in {"In", "Out", *kinds}:
             continue
         if not any(constants.get(n) is value for constants in imported):  # COLOURS, say
-            raise NotebookError(f"{name}: there is no parameter {n!r}; the parameters are {', '.join(known)}")
-
-
-def _device(name: str) -> torch.device:
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    chosen = ("cuda" if there["cuda"] else "cpu") if name == "auto" else name
-    if not there.get(chosen):
-        raise NotebookError(f"DEVICE: expected {STANDARD['DEVICE'][1]}; PyTorch finds no such device here: {name!r}")
-    return torch.device(chosen)
+            raise NotebookError(f"{name}: there is no parameter {n!r}; the parameters are {', '.join(kinds)}")
 
 
 def _style_plots() -> None:

@@ -16,46 +16,31 @@ from avslib.core.errors import UsageError
 def show(figure: Any, alt: str) -> Any:
     """A matplotlib figure, or the path of a PNG, as a cell's output: 256 colours, so that the notebook stays small.
 
-    Args:
-        figure: ``matplotlib.figure.Figure`` (closed afterwards, so that it is not drawn twice), or a path.
-        alt: what the picture shows, for screen readers; kept beside the picture.
+    A figure is closed, so that it is not drawn twice. `alt` says what the picture shows, for screen readers.
 
     Raises:
         AvsError: no `alt`.
     """
     import matplotlib.pyplot as plt
     from IPython.display import Image
-    from PIL import Image as Picture
 
-    _require(alt)
-    if isinstance(figure, str | Path):
-        return Image(small_png(Picture.open(figure)), format="png", alt=alt)
-    picture = Image(figure_png(figure), format="png", alt=alt)
-    plt.close(figure)
+    picture = Image(small_png(figure), format="png", alt=_require(alt))
+    if not isinstance(figure, str | Path):
+        plt.close(figure)
     return picture
 
 
-def player(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int = SAMPLE_RATE) -> Any:
-    """The `player_html` of a sound as a cell's output (``IPython.display.HTML``)."""
-    from IPython.display import HTML
-
-    return HTML(player_html(waveform, label, sample_rate))
-
-
-def figure_png(figure: Any) -> bytes:
-    """A matplotlib figure as a PNG of 256 colours."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi="figure")
-    return small_png(Image.open(buffer))
-
-
 def small_png(picture: Any) -> bytes:
-    """A PIL picture as a PNG of 256 colours."""
+    """A matplotlib figure, a PIL picture or the path of one as a PNG of 256 colours."""
+    from matplotlib.figure import Figure
     from PIL import Image
 
     buffer = io.BytesIO()
+    if isinstance(picture, Figure):
+        picture.savefig(drawn := io.BytesIO(), format="png", dpi="figure")
+        picture = Image.open(drawn)
+    elif isinstance(picture, str | Path):
+        picture = Image.open(picture)
     picture.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(buffer, format="png", optimize=True)
     return buffer.getvalue()
 
@@ -66,20 +51,21 @@ def image_html(figure: Any, onload: str = "") -> str:
     Raises:
         AvsError: a figure without a label.
     """
-    alt = _require(figure.get_label())
-    return (
-        f'<img alt="{escape(alt)}" src="{data_url("image/png", figure_png(figure))}" '
-        f'style="max-width: 100%; height: auto" onload="{escape(onload)}">'
-    )
+    alt, source = escape(_require(figure.get_label())), _data_url("image/png", small_png(figure))
+    return f'<img alt="{alt}" src="{source}" style="max-width: 100%; height: auto" onload="{escape(onload)}">'
+
+
+def player(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int = SAMPLE_RATE) -> Any:
+    """The `player_html` of a sound as a cell's output (``IPython.display.HTML``)."""
+    from IPython.display import HTML
+
+    return HTML(player_html(waveform, label, sample_rate))
 
 
 def player_html(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int = SAMPLE_RATE) -> str:
-    """An ``<audio>`` element that holds the sound as Ogg Vorbis, about 20 kB for 5 s.
+    """An ``<audio>`` element that holds a mono sound (-1 to 1) as Ogg Vorbis, about 20 kB for 5 s.
 
-    Args:
-        waveform: mono, -1 to 1; a tensor or an array.
-        label: what is heard; read out by screen readers and shown above the player.
-        sample_rate: in Hz.
+    `label` says what is heard: shown above the player and read out by screen readers. IPython's own Audio has none.
 
     Raises:
         AvsError: a waveform that is not mono, [samples].
@@ -91,12 +77,22 @@ def player_html(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int =
         raise UsageError(f"player: the waveform has shape {list(samples.shape)}; expected mono, [samples]")
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, sample_rate, format="OGG", subtype="VORBIS")
-    source, text = data_url("audio/ogg", buffer.getvalue()), escape(label)
-    audio = f'<audio controls aria-label="{text}" src="{source}"></audio>'
-    return f"<figure style='margin: 0'><figcaption>{text}</figcaption>{audio}</figure>"
+    return _media_html("audio", "audio/ogg", buffer.getvalue(), label)
 
 
-def data_url(kind: str, data: bytes) -> str:
+def video_html(path: str | Path, label: str, width: int = 320) -> str:
+    """A ``<video>`` element that holds an mp4 file itself, with controls; `label` is shown and read out."""
+    layout = f' width="{width}" style="max-width: 100%"'
+    return _media_html("video", "video/mp4", Path(path).read_bytes(), label, layout)
+
+
+def _media_html(tag: str, kind: str, data: bytes, label: str, layout: str = "") -> str:
+    text, source = escape(label), _data_url(kind, data)
+    element = f'<{tag} controls{layout} aria-label="{text}" src="{source}"></{tag}>'
+    return f"<figure style='margin: 0'><figcaption>{text}</figcaption>{element}</figure>"
+
+
+def _data_url(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 

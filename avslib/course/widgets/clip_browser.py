@@ -8,15 +8,8 @@ import numpy as np
 from avslib.audio import SAMPLE_RATE
 from avslib.core.errors import NotebookError
 from avslib.course.show import player_html
-from avslib.course.widgets.parts import (
-    check_clip,
-    clip_options,
-    clip_title,
-    control,
-    frames_of,
-    ipywidgets_module,
-    panel,
-)
+from avslib.course.widgets import parts
+from avslib.course.widgets.parts import check_clip, clip_title, control
 from avslib.data.avsbench import AVSBench
 from avslib.study.plots import COLOURS, TRUTH, draw_outline
 
@@ -24,12 +17,9 @@ PATCH_SECONDS = 0.96  # VGGish's patch for each second
 
 
 def clip_figure(dataset: AVSBench, index: int, frame: int | None = None, outline: bool = True) -> Any:
-    """Frames of a clip, its waveform and its log-mel patches.
+    """Frames of clip `index` of `dataset` with the true outline of what sounds, its waveform and its log-mel patches.
 
-    Args:
-        index: of the clip in `dataset`.
-        frame: from 0; the frame to show, with its second marked in the sound. None shows all frames.
-        outline: draw the true outline of what sounds.
+    `frame`, counted from 0, shows this frame only and marks its second in the sound; None shows all.
     """
     from matplotlib.figure import Figure
 
@@ -37,27 +27,26 @@ def clip_figure(dataset: AVSBench, index: int, frame: int | None = None, outline
     if frame is not None and not 0 <= frame < dataset.frames:
         raise NotebookError(f"frame {frame}: the clip has frames 0 to {dataset.frames - 1}")
     item = dataset[index]
-    frames, masks = frames_of(item), item["mask"][:, 0].numpy()
+    frames, masks = parts.frames_of(item), item["mask"][:, 0].numpy()
     shown = range(dataset.frames) if frame is None else [frame]
     figure = Figure(figsize=(7.5, 4.0 if frame is None else 3.0), dpi=80, layout="constrained")
     if frame is None:
         pictures, sound = figure.subfigures(2, 1, height_ratios=(1.7, 2.3))
     else:
         pictures, sound = figure.subfigures(1, 2, width_ratios=(3, 4.5))
-    notes = []
     for k, axis in zip(shown, pictures.subplots(1, len(shown), squeeze=False)[0], strict=True):
         axis.imshow(frames[k])
         axis.set_axis_off()
         known = bool(item["annotated"][k])
-        notes.append(f"frame {k}: " + (f"{100 * masks[k].mean():.1f} % sounds" if known else "no mask"))
-        axis.set_title(notes[-1], fontsize=8)
+        axis.set_title(f"frame {k}: " + (f"{100 * masks[k].mean():.1f} % sounds" if known else "no mask"), fontsize=8)
         if outline and known:
             draw_outline(axis, masks[k], TRUTH)
+    notes = "; ".join(axis.get_title() for axis in pictures.axes)
     _draw_sound(sound, dataset, index, frame)
     drawn = "true outline drawn" if outline else "no outline drawn"
     second = "" if frame is None else f"; second {frame} to {frame + 1} is marked"
     figure.set_label(
-        f"Clip {clip_title(dataset, index)}: {'; '.join(notes)} ({drawn}). Waveform and log-mel of its sound{second}."
+        f"Clip {clip_title(dataset, index)}: {notes} ({drawn}). Waveform and log-mel of its sound{second}."
     )
     return figure
 
@@ -85,10 +74,10 @@ def _draw_sound(figure: Any, dataset: AVSBench, index: int, frame: int | None) -
 
 def clip_browser(dataset: AVSBench) -> Any:
     """A list of clips, a slider over the frames, a box for the true outline, and a player above `clip_figure`."""
-    clip = control("Dropdown", "Clip", options=clip_options(dataset, range(len(dataset))))
+    clip = control("Dropdown", "Clip", options=parts.clip_options(dataset, range(len(dataset))))
     frame = control("IntSlider", "Frame (second)", min=0, max=dataset.frames - 1)
     outline = control("Checkbox", "Draw the true outline of what sounds", value=True)
-    player = ipywidgets_module().HTML()
+    player = parts.ipywidgets_module().HTML()
 
     def change_sound(_: Any = None) -> None:
         title = f"Sound of {clip_title(dataset, clip.value)}"
@@ -97,4 +86,4 @@ def clip_browser(dataset: AVSBench) -> Any:
 
     change_sound()
     clip.observe(change_sound, names="value")  # only the clip: a new player at each frame would stop the sound
-    return panel({"index": clip, "frame": frame, "outline": outline}, partial(clip_figure, dataset), player)
+    return parts.panel({"index": clip, "frame": frame, "outline": outline}, partial(clip_figure, dataset), player)

@@ -23,9 +23,7 @@ SYMBOLS = dict(zip(PRIOR, ("s_v", "s_a", "c"), strict=True))
 class LatentAxes:
     """Principal axes of a cloud of codes: rows of length 1 by falling spread.
 
-    Attributes:
-        deviation: standard deviation along each axis.
-        share: of the whole variance.
+    `deviation` is the standard deviation along each axis, `share` its share of the whole variance.
     """
 
     axes: Float[Tensor, "n K"]
@@ -34,11 +32,10 @@ class LatentAxes:
 
     def offset(self, shift: Sequence[float]) -> Float[Tensor, "K"]:
         """What to add to a code to move it by `shift` standard deviations along the first axes."""
-        if len(shift) > len(self.axes):
-            raise NotebookError(
-                f"a shift has {len(shift)} numbers for {len(self.axes)} axes; give at most one per axis"
-            )
-        return torch.tensor(shift, dtype=torch.float32) * self.deviation[: len(shift)] @ self.axes[: len(shift)]
+        n = len(shift)
+        if n > len(self.axes):
+            raise NotebookError(f"a shift has {n} numbers for {len(self.axes)} axes; give at most one per axis")
+        return torch.tensor(shift, dtype=torch.float32) * self.deviation[:n] @ self.axes[:n]
 
 
 def principal_axes(codes: Float[Tensor, "N K"], n: int = 2) -> LatentAxes:
@@ -77,8 +74,7 @@ def code_axes(predictor: Predictor, dataset: AVSBench, n: int = 2) -> dict[str, 
         raise NotebookError(f"this model has model.latent={latent}: open a factorised one, with codes s_v, s_a and c")
     for index in range(len(dataset)):
         item = dataset[index]
-        audio = item["audio"].to(predictor.device)
-        audio = audio if model.config.model.use_audio else torch.zeros_like(audio)
+        audio = item["audio"].to(predictor.device) * model.config.model.use_audio
         latents = model.prior.encode(model.normalize(item["image"].to(predictor.device)), audio, None)
         for name in PRIOR:
             means[name].append(latents[name][0].cpu())
@@ -88,12 +84,9 @@ def code_axes(predictor: Predictor, dataset: AVSBench, n: int = 2) -> dict[str, 
 def latent_figure(
     predictor: Predictor, dataset: AVSBench, index: int, shifts: Shifts, axes: Mapping[str, LatentAxes] | None = None
 ) -> Any:
-    """Masks of a clip with its mean codes, with shifted ones, and how far each pixel's probability moved.
+    """Masks of clip `index` with its mean codes, with shifted ones, and how far each pixel's probability moved.
 
-    Args:
-        index: of the clip in `dataset`.
-        shifts: for ``vs`` (s_v), ``as`` (s_a), ``vac`` (c).
-        axes: from `code_axes`; computed over `dataset` when left out.
+    `shifts` are for ``vs`` (s_v), ``as`` (s_a), ``vac`` (c); `axes`, from `code_axes`, are computed when left out.
     """
     check_clip(dataset, index, sound=True)
     if unknown := [name for name in shifts if name not in PRIOR]:
@@ -110,18 +103,20 @@ def latent_figure(
     changed = 100 * ((before > 0.5) != (after > 0.5)).float().mean().item()
     gap = (after - before).abs()
     moves = ", ".join(f"{SYMBOLS[k]} ({' '.join(f'{x:+.1f}' for x in v)})" for k, v in shifts.items() if any(v))
-    titles = (
-        f"{clip_title(dataset, index)}, mean codes: lit {lit[0]:.1f} %",
-        f"shifted by {moves + ' sd' if moves else 'nothing'}: lit {lit[1]:.1f} %, changed {changed:.1f} %",
-        f"change of probability, white where it is largest: {gap.max():.2f}",
-    )
-    frames = frames_of(item)
+    frames, true = frames_of(item), truth.numpy()
     grey = (255 * gap / gap.max().clamp(min=1e-6)).byte()[..., None].expand(-1, -1, -1, 3).numpy()
-    rows = zip(
-        titles, (frames, frames, grey), [truth.numpy()] * 3, map(Tensor.numpy, (before, after, after)), strict=True
-    )
-    figure = outlined_frames(list(rows), dpi=80)
-    figure.set_label(f"Clip with true and predicted outlines. {'; '.join(titles)}.")
+    rows = [
+        (f"{clip_title(dataset, index)}, mean codes: lit {lit[0]:.1f} %", frames, true, before.numpy()),
+        (
+            f"shifted by {moves + ' sd' if moves else 'nothing'}: lit {lit[1]:.1f} %, changed {changed:.1f} %",
+            frames,
+            true,
+            after.numpy(),
+        ),
+        (f"change of probability, white where it is largest: {gap.max():.2f}", grey, true, after.numpy()),
+    ]
+    figure = outlined_frames(rows, dpi=80)
+    figure.set_label(f"Clip with true and predicted outlines. {'; '.join(row[0] for row in rows)}.")
     return figure
 
 

@@ -22,7 +22,7 @@ def divergences(mu_p: float, sigma_p: float, mu_q: float, sigma_q: float) -> dic
     Raises:
         AvsError: a number that is not finite, a sigma that is not positive.
 
-    >>> {name: round(value, 3) for name, value in divergences(0, 1, 1, 1).items()}["KL(p‖q)"]
+    >>> round(divergences(0, 1, 1, 1)["KL(p‖q)"], 3)
     0.5
     """
     values = (mu_p, sigma_p, mu_q, sigma_q)
@@ -68,18 +68,17 @@ def divergence_figure(mu_p: float, sigma_p: float, mu_q: float, sigma_q: float) 
     right.text(math.log(2), -0.75, " log 2", fontsize=7, va="center")
     right.set(xlabel="nats", xlim=(0, 1.2 * max(2.0, *found.values())), ylim=(len(found) - 0.4, -1.2))
     numbers = "; ".join(f"{name} {value:.3f}" for name, value in found.items())
-    figure.set_label(
-        f"Gaussians p (mu {mu_p:.1f}, sigma {sigma_p:.1f}) and q (mu {mu_q:.1f}, sigma {sigma_q:.1f}). {numbers} nats."
-    )
+    gaussians = f"Gaussians p (mu {mu_p:.1f}, sigma {sigma_p:.1f}) and q (mu {mu_q:.1f}, sigma {sigma_q:.1f})"
+    figure.set_label(f"{gaussians}. {numbers} nats.")
     return figure
 
 
 def loss_playground() -> Any:
     """Sliders for mean and sigma of p and q above `divergence_figure`."""
-    sliders = {"mu_p": ("Mean of p", -4, 0), "sigma_p": ("Sigma of p", 0.2, 1)}
-    sliders |= {"mu_q": ("Mean of q", -4, 1.5), "sigma_q": ("Sigma of q", 0.2, 1)}
-    controls = {
-        name: control("FloatSlider", label, min=low, max=4, step=0.1, value=value, readout_format=".1f")
-        for name, (label, low, value) in sliders.items()
-    }
+
+    def slider(label: str, low: float, value: float) -> Any:
+        return control("FloatSlider", label, min=low, max=4, step=0.1, value=value, readout_format=".1f")
+
+    controls = {"mu_p": slider("Mean of p", -4, 0), "sigma_p": slider("Sigma of p", 0.2, 1)}
+    controls |= {"mu_q": slider("Mean of q", -4, 1.5), "sigma_q": slider("Sigma of q", 0.2, 1)}
     return panel(controls, divergence_figure)

@@ -39,21 +39,17 @@ def ipywidgets_module() -> Any:
 def control(kind: str, description: str, **options: Any) -> Any:
     """An ipywidgets control by class name, its whole label in a column of its own (a checkbox has it behind)."""
     widgets = ipywidgets_module()
-    layout, style = widgets.Layout(width="min(640px, 98%)"), {"description_width": "190px"}
-    own = {"indent": False} if kind == "Checkbox" else {"style": style}
+    own = {"indent": False} if kind == "Checkbox" else {"style": {"description_width": "190px"}}
+    layout = widgets.Layout(width="min(640px, 98%)")
     return getattr(widgets, kind)(description=description, layout=layout, **own, **options)
 
 
 def panel(controls: Mapping[str, Any], draw: Callable[..., Any], *extra: Any) -> Any:
     """Controls above a picture: whenever a control changes, the picture becomes ``draw(**values)``.
 
-    Args:
-        controls: by the name of the argument that each one sets.
-        draw: returns a figure whose label is its alt text; called once for each change.
-        extra: more widgets, shown between the controls and the picture.
-
-    Returns:
-        ``ipywidgets.VBox``; its last child is the ``HTML`` with the picture.
+    `controls` are named as the arguments that they set; `draw` returns a figure whose label is its alt text, and is
+    called once for each change; `extra` widgets stand between the controls and the picture. Returns an
+    ``ipywidgets.VBox`` whose last child is the ``HTML`` with the picture.
     """
     widgets = ipywidgets_module()
     picture = widgets.HTML()
@@ -70,13 +66,10 @@ def panel(controls: Mapping[str, Any], draw: Callable[..., Any], *extra: Any) ->
 
 def check_clip(dataset: AVSBench, *indices: int, sound: bool = False) -> None:
     """Raise AvsError unless each is the index of a clip and, with `sound`, the clips have sound embeddings."""
-    for index in indices:
-        if not isinstance(index, int | np.integer) or not 0 <= index < len(dataset):
-            raise NotebookError(f"clip {index!r}: the dataset has clips 0 to {len(dataset) - 1}")
+    if wrong := [index for index in indices if index not in range(len(dataset))]:
+        raise NotebookError(f"clip {wrong[0]!r}: the dataset has clips 0 to {len(dataset) - 1}")
     if sound and dataset.audio is None:
-        raise NotebookError(
-            "the dataset has no sound embeddings; open it by lesson.dataset(...) or dataset.with_audio(...)"
-        )
+        raise NotebookError("the dataset has no sound embeddings; open it by lesson.dataset() or dataset.with_audio()")
 
 
 def clip_title(dataset: AVSBench, index: int) -> str:

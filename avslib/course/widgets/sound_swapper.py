@@ -23,11 +23,9 @@ from avslib.video.predictor import Predictor
 class Swap:
     """Two predictions for the same pictures: with their own sound, and with another.
 
-    Attributes:
-        fields: both predictions' probabilities, at the size of the masks.
-        lit: share of pixels above 0.5 in each.
-        j: J of each against the outline of what sounds in the pictures' own clip.
-        moved: 1 - overlap of the two predictions (intersection over union): 0 the same, 1 apart.
+    `fields` are their probabilities at the size of the masks, `lit` the share of pixels above 0.5 in each, `j` J of
+    each against the outline of what sounds in the pictures' own clip, and `moved` is 1 - overlap of the two
+    (intersection over union): 0 the same, 1 apart.
     """
 
     fields: list[Float[Tensor, "T H W"]]
@@ -40,14 +38,15 @@ def swap(predictor: Predictor, item: dict, audio: Float[Tensor, "T D"]) -> Swap:
     """Predict an item of a dataset with its own sound and with `audio`."""
     truth, seen = item["mask"][:, 0], item["annotated"]
     fields = [resize_to(predictor(item["image"], sound), truth.shape[-2:]) for sound in (item["audio"], audio)]
-    own, swapped = (field > 0.5 for field in fields)
-    union = (own | swapped).sum().item()
+    own, swapped = masks = [field > 0.5 for field in fields]
     logits = [torch.logit(field[seen].clamp(1e-6, 1 - 1e-6)) for field in fields]
-    lit, j = (
-        [m.float().mean().item() for m in (own, swapped)],
-        [iou_per_frame(x, truth[seen]).mean().item() for x in logits],
+    union = (own | swapped).sum().item()
+    return Swap(
+        fields,
+        lit=[mask.float().mean().item() for mask in masks],
+        j=[iou_per_frame(x, truth[seen]).mean().item() for x in logits],
+        moved=1 - (own & swapped).sum().item() / union if union else 0.0,
     )
-    return Swap(fields, lit, j, moved=1 - (own & swapped).sum().item() / union if union else 0.0)
 
 
 def swap_figure(predictor: Predictor, dataset: AVSBench, picture: int, sound: int) -> Any:
@@ -88,10 +87,7 @@ def swap_pairs(dataset: AVSBench) -> list[tuple[int, int]]:
     Raises:
         AvsError: the dataset is not an S4 build of Mini-AVS, whose manifest says what is in view.
     """
-    path = dataset.folder.parent / "manifest.json"
-    if dataset.task != "s4" or not path.is_file():
-        raise NotebookError(f"{path}: swap_pairs needs the manifest of Mini-AVS and its S4 clips; choose clips by hand")
-    what = "the manifest of a Mini-AVS build; build Mini-AVS again"
+    path, what = dataset.folder.parent / "manifest.json", "the manifest of a Mini-AVS build, which swap_pairs needs"
     manifest = parse_json(read_bytes(path, LARGEST_JSON, NotebookError, what), path, NotebookError, what)
     try:
         seen = {r["name"]: sorted(o["category"] for o in r["objects"]) for r in manifest["clips"]}
@@ -101,5 +97,5 @@ def swap_pairs(dataset: AVSBench) -> list[tuple[int, int]]:
     return [
         (a, b)
         for (a, (things, heard)), (b, (others, other)) in combinations(enumerate(clips), 2)
-        if things == others == sorted([heard, other]) and heard != other
+        if heard and other and things == others == sorted([heard, other]) and heard != other
     ]

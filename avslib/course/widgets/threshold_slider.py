@@ -50,8 +50,7 @@ def _draw(frames: Tensor, probability: Tensor, true: Tensor, f: Tensor, threshol
     at = THRESHOLDS[place].item()
     lit = probability >= at
     hits = (lit & true).flatten(1).sum(1)
-    precision = (hits / lit.flatten(1).sum(1).clamp(min=1)).mean().item()
-    recall = (hits / true.flatten(1).sum(1)).mean().item()
+    precision, recall = ((hits / x.flatten(1).sum(1).clamp(min=1)).mean().item() for x in (lit, true))
     numbers = f"F {f[place]:.3f}, precision {precision:.3f}, recall {recall:.3f}"
     top = f"best: F {f[best]:.3f} at {THRESHOLDS[best]:.2f}"
     figure = Figure(figsize=(8.5, 3.2), dpi=80, layout="constrained")
@@ -65,19 +64,15 @@ def _draw(frames: Tensor, probability: Tensor, true: Tensor, f: Tensor, threshol
     axis.set(xlabel="threshold", ylabel=f"F, mean over {len(frames)} frames", xlim=(-0.02, 1.02), ylim=(0, 1.02))
     axis.set_title(f"at {at:.2f}: {numbers}", fontsize=9)
     axis.legend(fontsize=8, loc="lower center", frameon=False)
-    for one, number, shown, outline, found in zip(
-        right.subplots(2, 2).flat, frames.tolist(), probability.numpy(), true.numpy(), lit.numpy(), strict=False
-    ):
-        drawn = one.imshow(shown, cmap="cividis", vmin=0, vmax=1)
-        draw_outline(one, outline, TRUTH)
-        draw_outline(one, found, PREDICTION)
-        one.set_title(f"frame {number}", fontsize=8)
+    for k, one in zip(range(len(frames)), right.subplots(2, 2).flat, strict=False):
+        drawn = one.imshow(probability[k], cmap="cividis", vmin=0, vmax=1)
+        draw_outline(one, true[k], TRUTH)
+        draw_outline(one, lit[k], PREDICTION)
+        one.set_title(f"frame {frames[k]}", fontsize=8)
     for one in right.axes:
         one.set_axis_off()
     right.suptitle("truth solid, prediction dashed", fontsize=8)
     right.colorbar(drawn, ax=right.axes, label="probability", shrink=0.9)
-    figure.set_label(
-        f"F curve over {len(frames)} frames; {top}. At threshold {at:.2f}: {numbers}, "
-        f"{100 * lit.float().mean():.1f} % of the pixels lit."
-    )
+    share = f"{100 * lit.float().mean():.1f} % of the pixels lit"
+    figure.set_label(f"F curve over {len(frames)} frames; {top}. At threshold {at:.2f}: {numbers}, {share}.")
     return figure

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from avslib.core.errors import AvsError, NotebookError
-from avslib.course.show import data_url, image_html
+from avslib.course.show import image_html, video_html
 from avslib.course.widgets.parts import control, ipywidgets_module
 from avslib.video.filmstrip import Spread, strip_figure
 from avslib.video.overlay import Second, overlay_video
@@ -16,23 +16,10 @@ from avslib.video.predictor import Predictor
 LARGEST = 200 * 10**6  # bytes; a whole upload lies in memory
 
 
-def video_html(path: str | Path, label: str, width: int = 320) -> str:
-    """A ``<video>`` element that holds the file itself, with controls; `label` is shown and read out."""
-    source, text = data_url("video/mp4", Path(path).read_bytes()), escape(label)
-    video = f'<video controls width="{width}" style="max-width: 100%" aria-label="{text}" src="{source}"></video>'
-    return f"<figure><figcaption>{text}</figcaption>{video}</figure>"
-
-
 def video_upload(predictor: Predictor, longest: int = 480) -> Any:
     """A button to choose a video file, one to segment it, and the result: overlay with sound, and a strip of frames.
 
-    An error in a file becomes a sentence below the buttons.
-
-    Args:
-        longest: longer side of the shown video, in pixels; the file's own size is kept when it is smaller.
-
-    Returns:
-        ``ipywidgets.VBox``: upload, samples, button, message, result.
+    An error in a file becomes a sentence below the buttons. The shown video's longer side has at most `longest` pixels.
     """
     widgets = ipywidgets_module()
     layout = widgets.Layout(width="220px")
@@ -52,7 +39,7 @@ def video_upload(predictor: Predictor, longest: int = 480) -> Any:
         try:
             if not upload.value:
                 raise NotebookError("No video is chosen yet; choose one first.")
-            name, content = upload.value[0]["name"], bytes(upload.value[0]["content"])
+            name, content = upload.value[0]["name"], upload.value[0]["content"]
             if len(content) > LARGEST:
                 size = f"{len(content) / 1e6:.0f} MB"
                 raise NotebookError(f"{name}: {size} is too much for an upload; use `avs predict FILE`")
@@ -69,25 +56,24 @@ def video_upload(predictor: Predictor, longest: int = 480) -> Any:
 
 def _segmented(predictor: Predictor, name: str, content: bytes, samples: int, longest: int, message: Any) -> str:
     """HTML of the overlay and the strip; `message` counts the seconds."""
+    kept = Spread(longest=640)
+
+    def counted(video: Path) -> Iterator[Second]:
+        for second in predictor.predict(video, samples=samples):
+            message.value = f"{escape(name)}: {second.index + 1} s done"
+            kept.add(second)
+            yield second
+
     with tempfile.TemporaryDirectory() as folder:  # a name that a browser sends may hold anything
         video, overlay = Path(folder) / "upload", Path(folder) / "overlay.mp4"
         video.write_bytes(content)
-        kept = Spread(longest=640)
-
-        def counted() -> Iterator[Second]:
-            for second in predictor.predict(video, samples=samples):
-                message.value = f"{escape(name)}: {second.index + 1} s done"
-                kept.add(second)
-                yield second
-
+        results = counted(video)
         try:
-            results = counted()
             overlay_video(video, results, overlay, longest=longest)
             for _ in results:  # those that the overlay did not take
                 pass
         except AvsError as error:
             raise NotebookError(str(error).replace(str(video), name)) from None
-        message.value = f"{escape(name)}: done."
-        return video_html(overlay, f"{name} with what sounds outlined", longest) + image_html(
-            strip_figure(kept.seconds)
-        )
+        html = video_html(overlay, f"{name} with what sounds outlined", longest)
+    message.value = f"{escape(name)}: done."
+    return html + image_html(strip_figure(kept.seconds))
