@@ -51,13 +51,11 @@ def load_variant(folder: str | Path) -> VariantRun:
         AvsError: the folder or one of its files is missing or damaged.
     """
     folder = Path(folder)
-    missing = [name for name in ("run.json", "history.csv", CODES) if not (folder / name).is_file()]
-    if missing:
-        raise RecordError(f"{folder}: {missing[0]} is missing; restore it from git, or set TRAIN = True in lesson 07")
     try:
         codes = load_tensors(folder / CODES)[0]
-    except SafetensorError as error:
-        raise RecordError(f"{folder / CODES}: damaged safetensors file ({error}); train the variant again") from None
+    except (OSError, SafetensorError) as error:
+        remedy = "restore it from git, or set TRAIN = True in lesson 07"
+        raise RecordError(f"{folder / CODES}: missing or damaged ({error}); {remedy}") from None
     (record,) = load_records(folder)
     codes = {name: z.float() if z.is_floating_point() else z for name, z in codes.items()}
     return VariantRun(record, folder / "history.csv", codes)

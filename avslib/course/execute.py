@@ -44,18 +44,11 @@ def parameters(path: Path) -> dict[str, Any]:
         raise NotebookError(f"{path.name}: its parameters cell must hold only lines NAME = literal") from None
 
 
-def kind_of(name: str, default: Any) -> Any:
-    """The type that a parameter must have; a list is one of texts unless the default's items are others."""
-    if isinstance(default, list):
-        return list[type(default[0]) if default else str]
-    return STANDARD.get(name, type(default))
-
-
 def check_parameters(path: Path, given: Mapping[str, Any], *, as_text: bool = False) -> dict[str, Any]:
     """`given`, whose names must be parameters of the notebook and whose values of their types.
 
-    With `as_text`, texts from a command line are read as the type of the parameter: a text as typed, numbers decimal, a
-    list as ``[a, b]``.
+    The type of a parameter is that of its default. With `as_text`, texts from a command line are read as that type: a
+    text as typed, numbers decimal, a list as ``[a, b]``.
 
     Raises:
         AvsError: a name that the notebook does not have, with the nearest one and the whole list; a wrong value.
@@ -66,13 +59,19 @@ def check_parameters(path: Path, given: Mapping[str, Any], *, as_text: bool = Fa
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise NotebookError(f"{path.name}: no parameter {name!r}; {hint}the parameters are {', '.join(known)}")
-        if as_text and isinstance(known[name], list):
-            try:
-                value = yaml.load(value, yaml.BaseLoader)  # noqa: S506 - it makes only lists, mappings and texts
-            except yaml.YAMLError:
-                raise NotebookError(f"{name}: expected a list such as [a, b]; got {value!r}") from None
-        values[name] = as_parameter(name, kind_of(name, known[name]), value, strict=not as_text)
+        kind = STANDARD.get(name, type(known[name]))
+        if kind is list:
+            kind = list[type(known[name][0]) if known[name] else str]
+            value = _split(value) if as_text else value
+        values[name] = as_parameter(name, kind, value, strict=not as_text)
     return values
+
+
+def _split(text: str) -> Any:
+    try:
+        return yaml.load(text, yaml.BaseLoader)  # which makes only lists, mappings and texts
+    except yaml.YAMLError:
+        return text
 
 
 def read_parameters(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -107,9 +106,9 @@ def run_notebook(path: Path, out: Path, given: Mapping[str, Any] = {}, *, progre
     import papermill
 
     given = check_parameters(path, {"OUT_DIR": str(out), **given})
-    out.mkdir(parents=True, exist_ok=True)
     copy, metrics = out / path.name, Path(given["OUT_DIR"]) / METRICS
     _require_same(copy, given)
+    out.mkdir(parents=True, exist_ok=True)
     metrics.unlink(missing_ok=True)
     try:
         papermill.execute_notebook(path, copy, given, kernel_name="python3", cwd=path.parent, progress_bar=progress)

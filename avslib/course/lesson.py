@@ -28,16 +28,6 @@ from avslib.weights.devices import select_device
 METRICS = "metrics.json"
 # the parameters that every notebook has
 STANDARD = {"FAST": bool, "SEED": NonNegativeInt, "DATA_ROOT": str, "OUT_DIR": str, "DEVICE": str}
-WORDS = {
-    bool: "True or False",
-    int: "a whole number",
-    NonNegativeInt: "a whole number from 0 on",
-    float: "a finite number",
-    str: "a text",
-    list[int]: "a list of whole numbers",
-    list[str]: "a list of texts",
-}
-VERSIONS = ("avslib", "torch", "torchvision", "timm", "numpy", "matplotlib", "torchmetrics")
 
 
 @dataclass
@@ -102,15 +92,9 @@ class Lesson:
         for name, value in values.items():
             if not isinstance(value, str) and not (isinstance(value, int | float) and math.isfinite(value)):
                 raise NotebookError(f"metric {name!r} is {value!r}; expected a finite number, a bool or a str")
-        content = {
-            "notebook": self.name,
-            "fast": self.fast,
-            "seed": self.seed,
-            "device": self.device.type,
-            "checks": self.checks,
-            "seconds": round(time.perf_counter() - self.began, 1),
-            "metrics": values,
-        }
+        seconds = round(time.perf_counter() - self.began, 1)
+        content = {"notebook": self.name, "fast": self.fast, "seed": self.seed, "device": self.device.type}
+        content |= {"checks": self.checks, "seconds": seconds, "metrics": values}
         with atomic_path(self.out / METRICS) as part:
             part.write_text(json.dumps(content, indent=1), encoding="utf-8")
         print(f"{self.name}: {self.checks} checks passed, {len(values)} metrics written to {METRICS}")
@@ -136,8 +120,9 @@ def start(name: str, namespace: dict[str, Any], *, say: Callable[[str], None] = 
     os.environ["ACCELERATE_USE_CPU"] = str(device.type == "cpu").lower()  # training chooses its device by this
     out = Path(out_dir) if out_dir else base_folder() / "build" / "notebooks" / name
     out.mkdir(parents=True, exist_ok=True)
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in VERSIONS)
-    say(f"Python {platform.python_version()}, {versions}")
+    packages = ("avslib", "torch", "torchvision", "timm", "numpy", "matplotlib", "torchmetrics")
+    versions = [f"{package} {importlib.metadata.version(package)}" for package in packages]
+    say(f"Python {platform.python_version()}, {', '.join(versions)}")
     data = Path(data_root) if data_root else base_folder() / "build" / "data" / "mini-small"
     if not data_root:
         say(f"Mini-AVS in {data} (built once, in about half a minute); device {device}")
@@ -168,18 +153,19 @@ def in_checkout(name: str) -> Path:
 
 
 def as_parameter(name: str, kind: Any, value: Any, *, strict: bool = True) -> Any:
-    """`value` if it is of the type `kind`; without `strict`, a text is read as that type by pydantic.
+    """`value` if it is of the type `kind`; without `strict`, a text is read as that type.
 
     >>> as_parameter("SEED", int, "010", strict=False)
     10
 
     Raises:
-        AvsError: another type; names the parameter and what is expected.
+        AvsError: the wrong type; names the parameter and what is expected.
     """
     try:
         return TypeAdapter(kind, config=ConfigDict(strict=strict, allow_inf_nan=False)).validate_python(value)
-    except ValidationError:
-        raise NotebookError(f"{name}: expected {WORDS.get(kind, kind)}; got {value!r}") from None
+    except ValidationError as error:
+        expected = error.errors()[0]["msg"].removeprefix("Input should be ")
+        raise NotebookError(f"{name}: expected {expected}; got {value!r}") from None
 
 
 def _check_parameters(name: str, namespace: dict[str, Any], kinds: Mapping[str, Any]) -> None:
@@ -193,9 +179,8 @@ def _check_parameters(name: str, namespace: dict[str, Any], kinds: Mapping[str, 
     imported = [vars(module) for key, module in list(sys.modules.items()) if key.split(".")[0] == "avslib"]
     for n, value in namespace.items():
         literal = isinstance(value, bool | int | float | str | list | tuple | dict | None)
-        if not literal or n.startswith("_") or n in {"In", "Out", *kinds}:
-            continue
-        if not any(constants.get(n) is value for constants in imported):  # COLOURS, say
+        own = literal and not n.startswith("_") and n not in {"In", "Out", *kinds}
+        if own and not any(constants.get(n) is value for constants in imported):  # COLOURS, say
             raise NotebookError(f"{name}: there is no parameter {n!r}; the parameters are {', '.join(kinds)}")
 
 

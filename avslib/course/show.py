@@ -56,14 +56,7 @@ def image_html(figure: Any, onload: str = "") -> str:
 
 
 def player(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int = SAMPLE_RATE) -> Any:
-    """The `player_html` of a sound as a cell's output (``IPython.display.HTML``)."""
-    from IPython.display import HTML
-
-    return HTML(player_html(waveform, label, sample_rate))
-
-
-def player_html(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int = SAMPLE_RATE) -> str:
-    """An ``<audio>`` element that holds a mono sound (-1 to 1) as Ogg Vorbis, about 20 kB for 5 s.
+    """A mono sound (-1 to 1) as a cell's output (``IPython.display.HTML``), in Ogg Vorbis, about 20 kB for 5 s.
 
     `label` says what is heard: shown above the player and read out by screen readers. IPython's own Audio has none.
 
@@ -71,19 +64,21 @@ def player_html(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int =
         AvsError: a waveform that is not mono, [samples].
     """
     import soundfile
+    from IPython.display import HTML
 
     samples = np.clip(np.asarray(waveform, dtype=np.float32), -1, 1)
     if samples.ndim != 1:
         raise UsageError(f"player: the waveform has shape {list(samples.shape)}; expected mono, [samples]")
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, sample_rate, format="OGG", subtype="VORBIS")
-    return _media_html("audio", "audio/ogg", buffer.getvalue(), label)
+    return HTML(_media_html("audio", "audio/ogg", buffer.getvalue(), label))
 
 
 def video_html(path: str | Path, label: str, width: int = 320) -> str:
     """A ``<video>`` element that holds an mp4 file itself, with controls; `label` is shown and read out."""
-    layout = f' width="{width}" style="max-width: 100%"'
-    return _media_html("video", "video/mp4", Path(path).read_bytes(), label, layout)
+    return _media_html(
+        "video", "video/mp4", Path(path).read_bytes(), label, f' width="{width}" style="max-width: 100%"'
+    )
 
 
 def _media_html(tag: str, kind: str, data: bytes, label: str, layout: str = "") -> str:

@@ -13,8 +13,6 @@ from avslib.video.filmstrip import Spread, strip_figure
 from avslib.video.overlay import Second, overlay_video
 from avslib.video.predictor import Predictor
 
-LARGEST = 200 * 10**6  # bytes; a whole upload lies in memory
-
 
 def video_upload(predictor: Predictor, longest: int = 480) -> Any:
     """A button to choose a video file, one to segment it, and the result: overlay with sound, and a strip of frames.
@@ -37,12 +35,7 @@ def video_upload(predictor: Predictor, longest: int = 480) -> Any:
     def segment(_: Any = None) -> None:
         button.disabled, result.value = True, ""
         try:
-            if not upload.value:
-                raise NotebookError("No video is chosen yet; choose one first.")
             name, content = upload.value[0]["name"], upload.value[0]["content"]
-            if len(content) > LARGEST:
-                size = f"{len(content) / 1e6:.0f} MB"
-                raise NotebookError(f"{name}: {size} is too much for an upload; use `avs predict FILE`")
             result.value = _segmented(predictor, name, content, samples.value, longest, message)
         except AvsError as error:
             message.value = f'<span role="alert">{escape(str(error))}</span>'

@@ -99,24 +99,17 @@ def latent_figure(
     codes = {name: output.codes[name].cpu() + axes[name].offset(shift) for name, shift in shifts.items()}
     both = output.logits[:, 0].float().sigmoid().cpu(), predictor.with_codes(image, audio, codes)
     before, after = (resize_to(field, truth.shape[-2:]) for field in both)
-    lit = [100 * (field > 0.5).float().mean().item() for field in (before, after)]
-    changed = 100 * ((before > 0.5) != (after > 0.5)).float().mean().item()
+    was, now = before > 0.5, after > 0.5
+    lit, relit, changed = (f"{100 * mask.float().mean():.1f} %" for mask in (was, now, was != now))
     gap = (after - before).abs()
     moves = ", ".join(f"{SYMBOLS[k]} ({' '.join(f'{x:+.1f}' for x in v)})" for k, v in shifts.items() if any(v))
-    frames, true = frames_of(item), truth.numpy()
-    grey = (255 * gap / gap.max().clamp(min=1e-6)).byte()[..., None].expand(-1, -1, -1, 3).numpy()
-    rows = [
-        (f"{clip_title(dataset, index)}, mean codes: lit {lit[0]:.1f} %", frames, true, before.numpy()),
-        (
-            f"shifted by {moves + ' sd' if moves else 'nothing'}: lit {lit[1]:.1f} %, changed {changed:.1f} %",
-            frames,
-            true,
-            after.numpy(),
-        ),
-        (f"change of probability, white where it is largest: {gap.max():.2f}", grey, true, after.numpy()),
-    ]
+    first = f"{clip_title(dataset, index)}, mean codes: lit {lit}"
+    second = f"shifted by {moves + ' sd' if moves else 'nothing'}: lit {relit}, changed {changed}"
+    third = f"change of probability, white where it is largest: {gap.max():.2f}"
+    frames, grey = frames_of(item), (255 * gap / gap.max().clamp(min=1e-6)).byte()[..., None].expand(-1, -1, -1, 3)
+    rows = [(first, frames, truth, before), (second, frames, truth, after), (third, grey, truth, after)]
     figure = outlined_frames(rows, dpi=80)
-    figure.set_label(f"Clip with true and predicted outlines. {'; '.join(row[0] for row in rows)}.")
+    figure.set_label(f"Clip with true and predicted outlines. {first}; {second}; {third}.")
     return figure
 
 
