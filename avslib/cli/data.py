@@ -117,8 +117,6 @@ def pack_command(
         size = sum(shard.bytes for shard in found.shards) / 1e6
         say(f"{out}: {name}: {len(found.names)} clips in {len(found.shards)} shards, {size:.1f} MB")
     if measure:
-        from benchmarks.feeding import packed_speed
-        from benchmarks.record import BenchSettings
+        from benchmarks.command import packed_sentence
 
-        speed, ratio = packed_speed(BenchSettings(data=str(root), task=task), out)
-        say(f"train: packed {speed:.1f} clips/s; packed / loose {ratio:.2f}, read and decoded")
+        say(packed_sentence(root, task, out))

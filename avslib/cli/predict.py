@@ -13,9 +13,7 @@ def predict_command(
     checkpoint: Annotated[str, typer.Option(help=CHECKPOINT)] = "mini-s4",
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default: build/predict/<name>.")] = None,
     audio: Annotated[Path | None, typer.Option(help="Take the sound from this file.")] = None,
-    track: Annotated[
-        int | None, typer.Option(min=1, help="Number of the sound track to use.")
-    ] = None,
+    track: Annotated[int | None, typer.Option(min=1, help="Number of the sound track to use.")] = None,
     samples: Annotated[int, typer.Option(min=0, help="0: the mean code; K: K codes of the prior, uncertainty.")] = 0,
     seed: Annotated[int, typer.Option(help="Random seed for the samples.")] = 0,
     fps: Annotated[str, typer.Option(help="Masks per second: 1 up to the video's own rate, or native.")] = "1",

@@ -46,11 +46,7 @@ def small_png(picture: Any) -> bytes:
 
 
 def image_html(figure: Any, onload: str = "") -> str:
-    """An ``<img>`` that holds a matplotlib figure; its label is the alternative text; `onload` is a script.
-
-    Raises:
-        AvsError: a figure without a label.
-    """
+    """An ``<img>`` that holds a matplotlib figure, whose label is the alternative text; `onload` is a script."""
     alt, source = escape(_require(figure.get_label())), _data_url("image/png", small_png(figure))
     return f'<img alt="{alt}" src="{source}" style="max-width: 100%; height: auto" onload="{escape(onload)}">'
 
@@ -66,10 +62,9 @@ def player(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int = SAMP
     import soundfile
     from IPython.display import HTML
 
-    samples = np.clip(np.asarray(waveform, dtype=np.float32), -1, 1)
+    samples, buffer = np.clip(np.asarray(waveform, dtype=np.float32), -1, 1), io.BytesIO()
     if samples.ndim != 1:
         raise UsageError(f"player: the waveform has shape {list(samples.shape)}; expected mono, [samples]")
-    buffer = io.BytesIO()
     soundfile.write(buffer, samples, sample_rate, format="OGG", subtype="VORBIS")
     return HTML(_media_html("audio", "audio/ogg", buffer.getvalue(), label))
 
@@ -82,8 +77,8 @@ def video_html(path: str | Path, label: str, width: int = 320) -> str:
 
 
 def _media_html(tag: str, kind: str, data: bytes, label: str, layout: str = "") -> str:
-    text, source = escape(label), _data_url(kind, data)
-    element = f'<{tag} controls{layout} aria-label="{text}" src="{source}"></{tag}>'
+    text = escape(label)
+    element = f'<{tag} controls{layout} aria-label="{text}" src="{_data_url(kind, data)}"></{tag}>'
     return f"<figure style='margin: 0'><figcaption>{text}</figcaption>{element}</figure>"
 
 

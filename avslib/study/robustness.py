@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from jaxtyping import Float, Shaped
 from rich.progress import track
 from torch import Tensor
@@ -31,6 +30,7 @@ from avslib.study.run import dataset_info, method_name
 from avslib.training.evaluate import Scores, predict_batches
 from avslib.training.loop import BEST, open_split
 from avslib.weights.checkpoints import WEIGHTS, load_checkpoint, shipped_names
+from avslib.weights.devices import select_device
 
 
 def falsely_lit_per_frame(
@@ -131,6 +131,7 @@ def robustness(
     splits: Sequence[str] = ("test",),
     conditions: Sequence[str] | None = None,
     seed: int = 0,
+    device: str = "auto",
     progress: bool = True,
 ) -> RunRecord:
     """Score a checkpoint under every condition, and write ``run.json`` and ``clips.csv`` into `out`/<id>.
@@ -142,7 +143,7 @@ def robustness(
         AvsError: as `load_checkpoint` and `evaluate_robustness`; `out`/<id> holds a record already.
     """
     start = time.perf_counter()
-    model = load_checkpoint(checkpoint).to(PartialState().device)
+    model = load_checkpoint(checkpoint, select_device(device))
     changes = {"data.root": str(data), "data.task": task, "data.max_clips": None, "train.eval_samples": 0}
     config = model.config.replace(changes)
     kind, dataset = dataset_info(data, task)

@@ -1,4 +1,4 @@
-"""Clip browser and sound swapper: a clip's frames and what sounds in them; the same frames with another clip's sound."""
+"""Clip browser and sound swapper: a clip's frames and what sounds in them; its frames with the sound of another."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -14,16 +14,7 @@ from avslib.audio import SAMPLE_RATE
 from avslib.core.errors import NotebookError
 from avslib.core.parsing import LARGEST_JSON, parse_json, read_bytes
 from avslib.course.show import player
-from avslib.course.widgets.parts import (
-    check_clip,
-    clip_options,
-    clip_title,
-    control,
-    frames_of,
-    ipywidgets_module,
-    panel,
-    resize_to,
-)
+from avslib.course.widgets.parts import check_clip, clip_options, clip_title, control, frames_of, panel, resize_to
 from avslib.data.avsbench import AVSBench
 from avslib.metrics import iou_per_frame
 from avslib.study.plots import COLOURS, TRUTH, draw_outline, outlined_frames
@@ -45,11 +36,8 @@ def clip_figure(dataset: AVSBench, index: int, frame: int | None = None, outline
     item = dataset[index]
     frames, masks = frames_of(item), item["mask"][:, 0].numpy()
     shown = range(dataset.frames) if frame is None else [frame]
-    figure = Figure(figsize=(7.5, 4.0 if frame is None else 3.0), dpi=80, layout="constrained")
-    if frame is None:
-        pictures, sound = figure.subfigures(2, 1, height_ratios=(1.7, 2.3))
-    else:
-        pictures, sound = figure.subfigures(1, 2, width_ratios=(3, 4.5))
+    figure = Figure(figsize=(7.5, 4.0), dpi=80, layout="constrained")
+    pictures, sound = figure.subfigures(2, 1, height_ratios=(1.7, 2.3))
     for k, axis in zip(shown, pictures.subplots(1, len(shown), squeeze=False)[0], strict=True):
         axis.imshow(frames[k])
         axis.set_axis_off()
@@ -82,8 +70,7 @@ def _draw_sound(figure: Any, dataset: AVSBench, index: int, frame: int | None) -
     mel.set(xlabel="time / s", ylabel="mel band", xlim=(0, dataset.frames))
     if frame is not None:
         wave.axvspan(frame, frame + 1, color=COLOURS["orange"], alpha=0.3)
-        for edge in (frame, frame + 1):
-            mel.axvline(edge * PATCH_SECONDS, color=COLOURS["orange"], linewidth=2)
+        mel.axvspan(frame * PATCH_SECONDS, (frame + 1) * PATCH_SECONDS, color=COLOURS["orange"], alpha=0.3)
 
 
 def clip_browser(dataset: AVSBench) -> Any:
@@ -91,7 +78,7 @@ def clip_browser(dataset: AVSBench) -> Any:
     clip = control("Dropdown", "Clip", options=clip_options(dataset, range(len(dataset))))
     frame = control("IntSlider", "Frame (second)", min=0, max=dataset.frames - 1)
     outline = control("Checkbox", "Draw the true outline of what sounds", value=True)
-    sound = ipywidgets_module().HTML()
+    sound = control("HTML", "")
 
     def change_sound(_: Any = None) -> None:
         title, wav = f"Sound of {clip_title(dataset, clip.value)}", dataset.clips[clip.value].wav_path
@@ -105,8 +92,7 @@ def clip_browser(dataset: AVSBench) -> Any:
 def moved(before: Float[Tensor, "T H W"], after: Float[Tensor, "T H W"]) -> float:
     """1 - overlap (intersection over union) of two predictions' masks: 0 the same, 1 apart."""
     a, b = before > 0.5, after > 0.5
-    union = (a | b).sum().item()
-    return 1 - (a & b).sum().item() / union if union else 0.0
+    return (a ^ b).sum().item() / max(1, (a | b).sum().item())
 
 
 def swap_figure(predictor: Predictor, dataset: AVSBench, picture: int, sound: int) -> Any:
@@ -127,8 +113,8 @@ def swap_figure(predictor: Predictor, dataset: AVSBench, picture: int, sound: in
     figure = outlined_frames(rows, dpi=90)
     (first, *_, before), (second, *_, after) = rows
     figure.set_label(
-        f"Frames of clip {title} with the true and the predicted outline. With its {first}. With the {second}. "
-        f"The second mask differs from the first in {100 * moved(before, after):.0f} % of the pixels that either lights."
+        f"Frames of clip {title} with the true and the predicted outline. With its {first}. With the {second}. The "
+        f"second mask differs from the first in {100 * moved(before, after):.0f} % of the pixels that either lights."
     )
     return figure
 

@@ -33,10 +33,8 @@ def divergences(mu_p: float, sigma_p: float, mu_q: float, sigma_q: float) -> dic
     if not all(math.isfinite(x) for x in values) or min(sigma_p, sigma_q) <= 0:
         raise NotebookError(f"expected finite means and positive sigmas; got mu_p, sigma_p, mu_q, sigma_q = {values}")
     eps_p, eps_q = torch.randn(2, SAMPLES, 1, generator=torch.Generator().manual_seed(0))
-    p, q = (
-        (torch.full((SAMPLES, 1), float(mu)), torch.full((SAMPLES, 1), 2 * math.log(sigma)))
-        for mu, sigma in ((mu_p, sigma_p), (mu_q, sigma_q))
-    )
+    given = (mu_p, 2 * math.log(sigma_p)), (mu_q, 2 * math.log(sigma_q))
+    p, q = (tuple(torch.full((SAMPLES, 1), float(x)) for x in gaussian) for gaussian in given)
     found = {
         "KL(p‖q)": gaussian_kl(p, q)[0],
         "KL(q‖p)": gaussian_kl(q, p)[0],
@@ -146,7 +144,6 @@ def _draw(frames: Tensor, probability: Tensor, true: Tensor, f: Tensor, threshol
         one.set_title(f"frame {frames[k]}", fontsize=8)
     for one in right.axes:
         one.set_axis_off()
-    right.suptitle("truth solid, prediction dashed", fontsize=8)
     right.colorbar(drawn, ax=right.axes, label="probability", shrink=0.9)
     share = f"{100 * lit.float().mean():.1f} % of the pixels lit"
     figure.set_label(f"F curve over {len(frames)} frames; {top}. At threshold {at:.2f}: {numbers}, {share}.")

@@ -38,10 +38,9 @@ def ipywidgets_module() -> Any:
 
 def control(kind: str, description: str, **options: Any) -> Any:
     """An ipywidgets control by class name, its whole label in a column of its own (a checkbox has it behind)."""
-    widgets = ipywidgets_module()
     own = {"indent": False} if kind == "Checkbox" else {"style": {"description_width": "190px"}}
-    layout = widgets.Layout(width="min(640px, 98%)")
-    return getattr(widgets, kind)(description=description, layout=layout, **own, **options)
+    options |= {"description": description, "layout": {"width": "min(640px, 98%)"}}
+    return getattr(ipywidgets_module(), kind)(**own, **options)
 
 
 def panel(controls: Mapping[str, Any], draw: Callable[..., Any], *extra: Any) -> Any:
@@ -73,7 +72,6 @@ def check_clip(dataset: AVSBench, *indices: int, sound: bool = False) -> None:
 
 
 def clip_title(dataset: AVSBench, index: int) -> str:
-    """Name and, where there is one, category of a clip."""
     clip = dataset.clips[index]
     return f"{clip.name} ({clip.category})" if clip.category else clip.name
 
@@ -94,7 +92,5 @@ def resize_to(field: Float[Tensor, "T h w"], size: tuple[int, int]) -> Float[Ten
 
 def frames_of(item: Mapping[str, Any]) -> UInt8[np.ndarray, "T H W 3"]:
     """An item's pictures at the size of its masks, as matplotlib draws them."""
-    image, size = item["image"], item["mask"].shape[-2:]
-    if image.shape[-2:] != size:
-        image = F.interpolate(image.float(), size, mode="bilinear", align_corners=False).round().byte()
-    return image.permute(0, 2, 3, 1).numpy()
+    image = F.interpolate(item["image"].float(), item["mask"].shape[-2:], mode="bilinear", align_corners=False)
+    return image.round().byte().permute(0, 2, 3, 1).numpy()

@@ -20,23 +20,20 @@ def video_upload(predictor: Predictor, longest: int = 480) -> Any:
     An error in a file becomes a sentence below the buttons. The shown video's longer side has at most `longest` pixels.
     """
     widgets = ipywidgets_module()
-    layout = widgets.Layout(width="220px")
-    upload = widgets.FileUpload(accept="video/*", multiple=False, description="Choose a video", layout=layout)
+    upload = widgets.FileUpload(accept="video/*", description="Choose a video", layout={"width": "220px"})
     samples = control("IntSlider", "Samples (0: mean code)", min=0, max=16, value=0)
     button = widgets.Button(description="Segment", disabled=True, button_style="primary")
     message, result = widgets.HTML("Choose a video file that has sound."), widgets.HTML()
 
     def chosen(_: Any = None) -> None:
         button.disabled = not upload.value
-        if upload.value:
-            size = len(upload.value[0]["content"]) / 1e6
-            message.value = f"{escape(upload.value[0]['name'])}, {size:.1f} MB: press Segment."
+        for file in upload.value:
+            message.value = f"{escape(file['name'])}, {len(file['content']) / 1e6:.1f} MB: press Segment."
 
     def segment(_: Any = None) -> None:
         button.disabled, result.value = True, ""
         try:
-            name, content = upload.value[0]["name"], upload.value[0]["content"]
-            result.value = _segmented(predictor, name, content, samples.value, longest, message)
+            result.value = _segmented(predictor, upload.value[0], samples.value, longest, message)
         except AvsError as error:
             message.value = f'<span role="alert">{escape(str(error))}</span>'
         finally:
@@ -47,9 +44,9 @@ def video_upload(predictor: Predictor, longest: int = 480) -> Any:
     return widgets.VBox([upload, samples, button, message, result])
 
 
-def _segmented(predictor: Predictor, name: str, content: bytes, samples: int, longest: int, message: Any) -> str:
+def _segmented(predictor: Predictor, file: dict, samples: int, longest: int, message: Any) -> str:
     """HTML of the overlay and the strip; `message` counts the seconds."""
-    kept = Spread(longest=640)
+    name, kept = file["name"], Spread(longest=640)
 
     def counted(video: Path) -> Iterator[Second]:
         for second in predictor.predict(video, samples=samples):
@@ -59,7 +56,7 @@ def _segmented(predictor: Predictor, name: str, content: bytes, samples: int, lo
 
     with tempfile.TemporaryDirectory() as folder:  # a name that a browser sends may hold anything
         video, overlay = Path(folder) / "upload", Path(folder) / "overlay.mp4"
-        video.write_bytes(content)
+        video.write_bytes(file["content"])
         results = counted(video)
         try:
             overlay_video(video, results, overlay, longest=longest)
