@@ -57,8 +57,7 @@ def _machine() -> Iterator[Finding]:
     from avslib.models.speed_options import has_compiler
     from avslib.study.records import environment, git_state
 
-    found, commit = environment(), git_state()["commit"]
-    own = importlib.metadata.version("avslib") + (f", commit {commit[:10]}" if commit else "")
+    found, own = environment(), f"{importlib.metadata.version('avslib')}, commit {git_state()['commit'] or 'unknown'}"
     for name, version in {"avslib": own, "Python": found["python"], **found["packages"]}.items():
         yield Finding("software", name, version)
     for name, module, enables in MODULES:
@@ -71,9 +70,7 @@ def _machine() -> Iterator[Finding]:
     yield Finding("machine", "memory", f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB")
     yield Finding("machine", "disk here", f"{disk.free / 1e9:.1f} GB free")
     yield Finding("programs", "C++ compiler", "found" if has_compiler() else "", "train.compile on a CPU")
-    browsers = filter(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
-    yield Finding("programs", "Chromium", next(browsers, ""), "the browser tests")
-    yield Finding("programs", "git", shutil.which("git") or "", "commits in run records")
+    yield Finding("programs", "git", "found" if shutil.which("git") else "", "commits in run records")
 
 
 def _data(folders: Sequence[Path]) -> Iterator[Finding]:

@@ -90,7 +90,7 @@ def book_command(
 def _name_and_value(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"parameter {text!r}: expected NAME=VALUE, for example -p SEED=1 (or -p NAME VALUE)")
+        raise UsageError(f"parameter {text!r}: expected NAME=VALUE or NAME VALUE, for example -p SEED=1")
     return name, str(Path(value).resolve()) if name in PATHS and value else value
 
 

@@ -119,9 +119,6 @@ def _committed(check: bool) -> None:
 
     found = stale(Path()) if check else write(Path())
     for path in found:
-        print(f"{path}: {'stale' if check else 'written'}")
+        print(f"{path}: {'stale; update it with `avs table --write`' if check else 'written'}")
     if check and found:
-        print("update them with `avs table --write`")
         raise typer.Exit(1)
-    if not check and not found:
-        print("nothing changed: all was up to date")

@@ -1,7 +1,7 @@
 """Results that the repository keeps for the lessons: run records, and the four short trainings of lesson 07."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -31,12 +31,11 @@ def committed_variant(name: str) -> Path:
     return in_checkout(f"results/course/orthogonality/{name}")
 
 
-@dataclass
-class VariantRun:
+class VariantRun(NamedTuple):
     """A variant of lesson 07: its record, the learning curve's file, and the prior's codes of the test clips.
 
-    `codes` holds "s_v", "s_a", "c": the prior's mean [clips * T, K]; "s_v_sd", "s_a_sd", "c_sd": its standard
-    deviation, that of the noise that sampling adds; "clip": [clips * T], the clip that each row is from.
+    `codes` holds the prior's means "s_v", "s_a", "c" [clips * T, K], their standard deviations "s_v_sd", "s_a_sd",
+    "c_sd", which sampling adds as noise, and "clip" [clips * T], the clip of each row.
     """
 
     record: RunRecord

@@ -95,9 +95,7 @@ def given_for(path: Path, by_number: Mapping[str, Mapping[str, Any]]) -> dict[st
 
 
 def run_notebook(path: Path, out: Path, given: Mapping[str, Any] = {}, *, progress: bool = False) -> dict[str, Any]:
-    """Execute a copy of a notebook in the folder `out` by papermill, with parameters by name.
-
-    `out` is also OUT_DIR unless that is given. Returns the notebook's ``metrics.json``.
+    """Execute a copy of a notebook in the folder `out` (also OUT_DIR, unless given) by papermill: its ``metrics.json``.
 
     Raises:
         AvsError: unknown parameters; `out` holds a copy that was run with other ones; a cell that fails (its error and

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,7 @@ STANDARD = {"FAST": bool, "SEED": NonNegativeInt, "DATA_ROOT": str, "OUT_DIR": s
 
 @dataclass
 class Lesson:
-    """A running notebook: its parameters, resolved, and what all notebooks do with them.
-
-    `name` is the file name without suffix, `data` a folder in AVSBench layout, `out` the folder for what the notebook
-    writes (it exists), `device` where models run.
-    """
+    """A running notebook: its parameters, resolved (the folder `out` exists), and what all notebooks do with them."""
 
     name: str
     fast: bool
@@ -100,14 +96,11 @@ class Lesson:
         print(f"{self.name}: {self.checks} checks passed, {len(values)} metrics written to {METRICS}")
 
 
-def start(name: str, namespace: dict[str, Any], *, say: Callable[[str], None] = print, **own: Any) -> Lesson:
+def start(name: str, namespace: dict[str, Any], **own: Any) -> Lesson:
     """Begin a notebook: check its parameters, seed, choose the device, build or find the data, style the plots.
 
-    Args:
-        name: file name of the notebook without suffix.
-        namespace: ``globals()`` of the notebook, which holds the parameters.
-        say: called with a line on versions, device and data.
-        own: types of the notebook's own parameters, such as ``CLIPS=int``, beside `STANDARD`.
+    `name` is the file name without suffix, `namespace` the ``globals()`` of the notebook, which hold the parameters,
+    and `own` the types of its own parameters beside `STANDARD`: ``start("00_start_here", globals(), CLIPS=int)``.
 
     Raises:
         AvsError: a parameter that does not exist (papermill itself only warns), is missing or of the wrong type; a
@@ -122,10 +115,10 @@ def start(name: str, namespace: dict[str, Any], *, say: Callable[[str], None] = 
     out.mkdir(parents=True, exist_ok=True)
     packages = ("avslib", "torch", "torchvision", "timm", "numpy", "matplotlib", "torchmetrics")
     versions = [f"{package} {importlib.metadata.version(package)}" for package in packages]
-    say(f"Python {platform.python_version()}, {', '.join(versions)}")
+    print(f"Python {platform.python_version()}, {', '.join(versions)}")
     data = Path(data_root) if data_root else base_folder() / "build" / "data" / "mini-small"
     if not data_root:
-        say(f"Mini-AVS in {data} (built once, in about half a minute); device {device}")
+        print(f"Mini-AVS in {data} (built once, in about half a minute); device {device}")
         build_mini(data, "small", seed=0, progress=False)
     elif not data.is_dir():
         raise DataError(f"DATA_ROOT: {data} is not a folder; give one in AVSBench layout, or '' for Mini-AVS")
@@ -190,7 +183,7 @@ def _style_plots() -> None:
 
     from avslib.study.plots import COLOURS
 
-    names, dashes = ("blue", "orange", "green", "vermilion", "purple", "black"), ("-", "--", "-.", ":", "-", "--")
-    cycle = cycler(color=[COLOURS[n] for n in names]) + cycler(linestyle=list(dashes))
+    names = ("blue", "orange", "green", "vermilion", "purple", "black")
+    cycle = cycler(color=[COLOURS[n] for n in names], linestyle=["-", "--", "-.", ":", "-", "--"])
     size = {"figure.dpi": 80, "figure.figsize": (7, 3), "font.size": 9, "figure.constrained_layout.use": True}
     plt.rcParams.update({"axes.prop_cycle": cycle, "image.cmap": "viridis", "axes.grid": False, **size})

@@ -1,7 +1,9 @@
-"""Pictures and sounds as cell outputs or HTML: small, with words for those who do not see or hear them."""
+"""Pictures, sounds and learning curves as cell outputs or HTML: small, with words for screen readers."""
 
 import base64
 import io
+import time
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,37 @@ def video_html(path: str | Path, label: str, width: int = 320) -> str:
     return _media_html(
         "video", "video/mp4", Path(path).read_bytes(), label, f' width="{width}" style="max-width: 100%"'
     )
+
+
+class LiveCurves:
+    """Draws each new row of a training: ``train(config, out, on_row=LiveCurves())``.
+
+    The first row opens a display under the running cell, later ones redraw it at most once in `every` seconds; val
+    scores are always drawn. All `rows` are kept, outside a notebook too; pass the earlier ones where a run resumes.
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, float]] = (), every: float = 2.0) -> None:
+        self.rows = [dict(row) for row in rows]
+        self.every = every
+        self._drawn = 0.0
+        self._handle: Any = None
+
+    def __call__(self, row: Mapping[str, float]) -> None:
+        from IPython import get_ipython
+        from IPython.display import display
+
+        from avslib.study.plots import curves_figure
+
+        self.rows.append(dict(row))
+        soon = time.monotonic() - self._drawn < self.every and "val_J" not in row
+        if get_ipython() is None or (soon and self._handle is not None):
+            return
+        picture = show(curves_figure(self.rows, dpi=80), f"Loss parts and scores on val up to step {row['step']}")
+        if self._handle is None:
+            self._handle = display(picture, display_id=True)
+        else:
+            self._handle.update(picture)
+        self._drawn = time.monotonic()
 
 
 def _media_html(tag: str, kind: str, data: bytes, label: str, layout: str = "") -> str:

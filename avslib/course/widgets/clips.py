@@ -1,5 +1,6 @@
 """Clip browser and sound swapper: a clip's frames and what sounds in them; its frames with the sound of another."""
 
+import json
 from collections.abc import Iterable
 from functools import partial
 from itertools import combinations
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from avslib.audio import SAMPLE_RATE
 from avslib.core.errors import NotebookError
-from avslib.core.parsing import LARGEST_JSON, parse_json, read_bytes
 from avslib.course.show import player
 from avslib.course.widgets.parts import check_clip, clip_options, clip_title, control, frames_of, panel, resize_to
 from avslib.data.avsbench import AVSBench
@@ -135,13 +135,13 @@ def swap_pairs(dataset: AVSBench) -> list[tuple[int, int]]:
     Raises:
         AvsError: the dataset is not an S4 build of Mini-AVS, whose manifest says what is in view.
     """
-    path, what = dataset.folder.parent / "manifest.json", "the manifest of a Mini-AVS build, which swap_pairs needs"
-    manifest = parse_json(read_bytes(path, LARGEST_JSON, NotebookError, what), path, NotebookError, what)
+    path = dataset.folder.parent / "manifest.json"
     try:
-        seen = {r["name"]: sorted(o["category"] for o in r["objects"]) for r in manifest["clips"]}
+        records = json.loads(path.read_text(encoding="utf-8"))["clips"]
+        seen = {record["name"]: sorted(thing["category"] for thing in record["objects"]) for record in records}
         clips = [(seen[clip.name], clip.category) for clip in dataset.clips]
-    except (KeyError, TypeError) as error:
-        raise NotebookError(f"{path}: lacks {error}; expected {what}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotebookError(f"{path}: swap_pairs needs the manifest of a build with these clips ({error})") from None
     return [
         (a, b)
         for (a, (things, heard)), (b, (others, other)) in combinations(enumerate(clips), 2)

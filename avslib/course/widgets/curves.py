@@ -13,7 +13,7 @@ from avslib.core.errors import NotebookError
 from avslib.course.widgets.parts import control, panel
 from avslib.losses import gaussian_kl, geometric_js, monte_carlo_js, official_js, symmetric_kl
 from avslib.metrics import THRESHOLDS, f_curves
-from avslib.study.plots import COLOURS, PREDICTION, TRUTH, draw_outline, style, styled_axes
+from avslib.study.plots import COLOURS, PREDICTION, TRUTH, draw_outline, styled_axes
 
 SAMPLES = 20_000  # standard error of the Monte-Carlo JS below 0.003
 
@@ -114,8 +114,7 @@ def _curve(probability: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, F
 
 def _draw(frames: Tensor, probability: Tensor, true: Tensor, f: Tensor, threshold: float) -> Any:
     import seaborn as sns
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    from torchvision.utils import make_grid
 
     if not 0 <= threshold <= 1:
         raise NotebookError(f"threshold {threshold}: expected a number from 0 to 1")
@@ -126,25 +125,21 @@ def _draw(frames: Tensor, probability: Tensor, true: Tensor, f: Tensor, threshol
     precision, recall = ((hits / x.flatten(1).sum(1).clamp(min=1)).mean().item() for x in (lit, true))
     numbers = f"F {f[place]:.3f}, precision {precision:.3f}, recall {recall:.3f}"
     top = f"best: F {f[best]:.3f} at {THRESHOLDS[best]:.2f}"
-    figure = Figure(figsize=(8.5, 3.2), dpi=80, layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.2, 1))
-    with rc_context(style()):
-        axis = left.subplots()
-    sns.lineplot(x=THRESHOLDS.numpy(), y=f.numpy(), estimator=None, ax=axis, color=COLOURS["blue"])
-    axis.axvline(at, color=COLOURS["orange"], linestyle="--")
-    axis.plot(at, f[place], "o", color=COLOURS["orange"], markeredgecolor="black")
-    axis.plot(THRESHOLDS[best], f[best], "^", color=COLOURS["black"], label=top)
-    axis.set(xlabel="threshold", ylabel=f"F, mean over {len(frames)} frames", xlim=(-0.02, 1.02), ylim=(0, 1.02))
-    axis.set_title(f"at {at:.2f}: {numbers}", fontsize=9)
-    axis.legend(fontsize=8, loc="lower center", frameon=False)
-    for k, one in zip(range(len(frames)), right.subplots(2, 2).flat, strict=False):
-        drawn = one.imshow(probability[k], cmap="cividis", vmin=0, vmax=1)
-        draw_outline(one, true[k], TRUTH)
-        draw_outline(one, lit[k], PREDICTION)
-        one.set_title(f"frame {frames[k]}", fontsize=8)
-    for one in right.axes:
-        one.set_axis_off()
-    right.colorbar(drawn, ax=right.axes, label="probability", shrink=0.9)
+    figure, ((left, right),) = styled_axes(8.5, 3.2, 1, 2, dpi=80, width_ratios=(1.2, 1))
+    sns.lineplot(x=THRESHOLDS.numpy(), y=f.numpy(), estimator=None, ax=left, color=COLOURS["blue"])
+    left.axvline(at, color=COLOURS["orange"], linestyle="--")
+    left.plot(at, f[place], "o", color=COLOURS["orange"], markeredgecolor="black")
+    left.plot(THRESHOLDS[best], f[best], "^", color=COLOURS["black"], label=top)
+    left.set(xlabel="threshold", ylabel=f"F, mean over {len(frames)} frames", xlim=(-0.02, 1.02), ylim=(0, 1.02))
+    left.set_title(f"at {at:.2f}: {numbers}", fontsize=9)
+    left.legend(fontsize=8, loc="lower center", frameon=False)
+    first = [make_grid(field[:4, None].float(), nrow=2)[0].numpy() for field in (probability, true, lit)]
+    right.set_axis_off()
+    drawn = right.imshow(first[0], cmap="cividis", vmin=0, vmax=1)
+    draw_outline(right, first[1], TRUTH)
+    draw_outline(right, first[2], PREDICTION)
+    right.set_title(f"frames {', '.join(map(str, frames[:4].tolist()))}; prediction dashed", fontsize=9)
+    figure.colorbar(drawn, ax=right, label="probability", shrink=0.9)
     share = f"{100 * lit.float().mean():.1f} % of the pixels lit"
     figure.set_label(f"F curve over {len(frames)} frames; {top}. At threshold {at:.2f}: {numbers}, {share}.")
     return figure

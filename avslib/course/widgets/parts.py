@@ -29,10 +29,8 @@ def ipywidgets_module() -> Any:
     try:
         import ipywidgets
     except ImportError:
-        raise InstallError(
-            'the widgets need ipywidgets: install it by `python -m pip install "ipywidgets>=8.1"` and restart the '
-            "kernel, or use the figure function of the same module"
-        ) from None
+        advice = 'install it by `python -m pip install "ipywidgets>=8.1"`, or use the figure function'
+        raise InstallError(f"the widgets need ipywidgets: {advice} of the same module") from None
     return ipywidgets
 
 
@@ -44,11 +42,10 @@ def control(kind: str, description: str, **options: Any) -> Any:
 
 
 def panel(controls: Mapping[str, Any], draw: Callable[..., Any], *extra: Any) -> Any:
-    """Controls above a picture: whenever a control changes, the picture becomes ``draw(**values)``.
+    """Controls above a picture: whenever a control changes, the picture becomes ``draw(**values)``, a labelled figure.
 
-    `controls` are named as the arguments that they set; `draw` returns a figure whose label is its alt text, and is
-    called once for each change; `extra` widgets stand between the controls and the picture. Returns an
-    ``ipywidgets.VBox`` whose last child is the ``HTML`` with the picture.
+    `controls` are named as the arguments that they set; `extra` widgets stand between them and the picture, which is
+    the last child of the ``ipywidgets.VBox`` that is returned.
     """
     widgets = ipywidgets_module()
     picture = widgets.HTML()
