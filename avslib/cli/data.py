@@ -111,8 +111,8 @@ def pack_command(
 
     if measure:
         require_beside("benchmarks", "avs data pack --measure")
-    skipped = read_skip_list(skip) if skip else ()
-    index = pack(root, out, task, split, shard_mb=shard_mb, skip=skipped, masks=masks, progress=not quiet)
+    options = {"shard_mb": shard_mb, "skip": read_skip_list(skip) if skip else (), "masks": masks}
+    index = pack(root, out, task, split, **options, progress=not quiet)
     for name, found in index.splits.items():
         size = sum(shard.bytes for shard in found.shards) / 1e6
         say(f"{out}: {name}: {len(found.names)} clips in {len(found.shards)} shards, {size:.1f} MB")

@@ -2,12 +2,15 @@
 
 import importlib.metadata
 import shutil
+from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from avslib.cli.options import console
 from avslib.core.errors import AvsError
@@ -20,15 +23,8 @@ MODULES = (
     ("extra tensorboard", "tensorboard", "losses in TensorBoard (train.tensorboard)"),
     ("extra test", "pytest", "python run.py test"),
 )
-
-
-class Finding(NamedTuple):
-    """One thing looked for; `found` is "" where it is not there."""
-
-    group: str
-    name: str
-    found: str
-    enables: str = ""
+# one thing looked for; `found` is "" where it is not there
+Finding = namedtuple("Finding", ["group", "name", "found", "enables"], defaults=[""])
 
 
 def doctor_command(
@@ -36,8 +32,6 @@ def doctor_command(
     vggish: Annotated[Path | None, typer.Option(help="File of the released VGGish weights.")] = None,
 ) -> None:
     """Print versions, devices, free disk and memory, and the data and weights that are found."""
-    from rich.table import Table
-
     table = Table("", "", "found", "what it enables")
     for finding in examine(data or (), vggish):
         table.add_row(*finding._replace(found=finding.found or "[yellow]none[/yellow]"))
@@ -62,32 +56,28 @@ def _machine() -> Iterator[Finding]:
         yield Finding("software", name, version)
     for name, module, enables in MODULES:
         yield Finding("software", name, "installed" if find_spec(module) else "", enables)
-    cpu = f"{found['cpu']}, {found['cores']} cores, {found['threads']} threads, {found['system']}"
-    yield Finding("machine", "CPU", cpu)
+    yield Finding("machine", "CPU", f"{found['cpu']}, {found['cores']} cores, {found['system']}")
     gpus = found["gpus"] or ["Apple GPU"] * torch.backends.mps.is_available()
     yield Finding("machine", "GPU", ", ".join(gpus), "training at full size (preset paper) in reasonable time")
-    memory, disk = psutil.virtual_memory(), psutil.disk_usage(".")
-    yield Finding("machine", "memory", f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB")
-    yield Finding("machine", "disk here", f"{disk.free / 1e9:.1f} GB free")
+    yield Finding("machine", "memory", f"{psutil.virtual_memory().available / 1e9:.1f} GB free")
+    yield Finding("machine", "disk here", f"{psutil.disk_usage('.').free / 1e9:.1f} GB free")
     yield Finding("programs", "C++ compiler", "found" if has_compiler() else "", "train.compile on a CPU")
     yield Finding("programs", "git", "found" if shutil.which("git") else "", "commits in run records")
 
 
 def _data(folders: Sequence[Path]) -> Iterator[Finding]:
-    from avslib.data.layout import LAYOUTS, find_folder, read_csv
+    from avslib.data.layout import LAYOUTS
+    from avslib.study.run import dataset_info
 
     def clips(folder: Path, task: str) -> str:
-        splits = [row["split"] for row in read_csv(find_folder(folder, task) / LAYOUTS[task].csv, task)]
-        counts = ", ".join(f"{splits.count(split)} {split}" for split in dict.fromkeys(splits))
-        return f"{'Mini-AVS' if (folder / 'manifest.json').is_file() else 'AVSBench'}: {counts}"
+        kind, info = dataset_info(folder, task)
+        counts = ", ".join(f"{count} {split}" for split, count in info.clips.items())
+        return f"{'Mini-AVS' if kind == 'mini' else 'AVSBench'}: {counts}"
 
-    for folder in folders:
-        for task in LAYOUTS:
-            yield Finding("data", f"{folder.name}, {task}", _or_sentence(clips, folder, task))
+    for folder, task in product(folders, LAYOUTS):
+        yield Finding("data", f"{folder.name}, {task}", _or_sentence(clips, folder, task))
     if not folders:
-        yield Finding(
-            "data", "data folder", "", "training and scoring: avs data build-mini makes one, --data DIR names one"
-        )
+        yield Finding("data", "data folder", "", "training, scoring: avs data build-mini makes one, --data names one")
 
 
 def _weights(vggish: str | Path | None) -> Iterator[Finding]:

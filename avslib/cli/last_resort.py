@@ -1,12 +1,8 @@
-"""Errors that no part of avslib turned into a sentence become one here, with nothing but the standard library.
-
-torch may be what is missing or broken, so neither it nor a module that imports it is used.
-"""
+"""Unforeseen errors become a sentence here, by the standard library only, since torch may be what is broken."""
 
 import errno
 import importlib.metadata
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -35,9 +31,7 @@ def as_avs_error(error: Exception) -> AvsError:
     if words or isinstance(error, MemoryError):
         return MemoryLimitError("memory ran out; use a smaller batch or size, or close other programs")
     if package := _broken_package(error):
-        return InstallError(
-            f"the package {package} cannot be imported ({first}); install it, or avslib, again with pip"
-        )
+        return InstallError(f"the package {package} cannot be imported ({first}); install it, or avslib, again")
     return InternalError(f"unforeseen {type(error).__name__}: {first}; this is a bug: report it with {_report(error)}")
 
 
@@ -56,10 +50,10 @@ def _report(error: Exception) -> str:
         "platform": f"{platform.platform()}, Python {platform.python_version()}",
         "packages": {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()},
     }
+    options = {"prefix": "avs-error-", "suffix": ".txt", "encoding": "utf-8", "errors": "replace", "delete": False}
     try:
-        handle, name = tempfile.mkstemp(prefix="avs-error-", suffix=".txt")
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as stream:
+        with tempfile.NamedTemporaryFile("w", **options) as stream:
             stream.write(json.dumps(facts, indent=1) + "\n" + "".join(traceback.format_exception(error)))
+            return stream.name
     except OSError:
         return "the traceback that avs -v prints"
-    return name

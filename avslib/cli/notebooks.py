@@ -49,19 +49,18 @@ def run_command(
     }
     if "OUT_DIR" in own and len(given) > 1:
         raise UsageError("OUT_DIR: several notebooks would share one folder; use --out DIR, which has one for each")
-    failed = 0
+    failed, folder = False, out.resolve() / ("solutions" if solutions else "")
     for path, values in given.items():
         try:
-            folder = out.resolve() / ("solutions" if solutions else "") / path.stem
-            result = run_notebook(path, folder, values, progress=console.is_terminal)
+            result = run_notebook(path, folder / path.stem, values, progress=console.is_terminal)
         except AvsError as error:
-            failed += 1
+            failed = True
             say(f"{path.stem}: failed: {error}")
         else:
             metrics = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in result["metrics"].items()]
             say(", ".join([f"{path.stem}: {result['checks']} checks, {result['seconds']:.0f} s", *metrics]))
     say(f"executed copies: {out}")
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(int(failed))
 
 
 @app.command("refresh")
@@ -77,9 +76,7 @@ def refresh_command(chosen: Chosen = None, solutions: Solutions = False) -> None
 
 
 @app.command("book")
-def book_command(
-    out: Annotated[Path, typer.Option(help="Folder for the site; open its index.html.")] = Path("build/book"),
-) -> None:
+def book_command(out: Annotated[Path, typer.Option(help="Folder for the site.")] = Path("build/book")) -> None:
     """Build the HTML book from the notebooks and their stored outputs, with navigation and search."""
     require_beside("tools", "avs notebooks book")
     from tools.book import build_book
@@ -95,11 +92,7 @@ def _name_and_value(text: str) -> tuple[str, str]:
 
 
 def join_pairs(arguments: list[str]) -> list[str]:
-    """The arguments of avs, of ``avs notebooks run`` with papermill's own form ``-p NAME VALUE`` as ``-p NAME=VALUE``.
-
-    >>> join_pairs(["notebooks", "run", "-p", "SEED", "1", "-p", "FAST=True", "07"])
-    ['notebooks', 'run', '-p', 'SEED=1', '-p', 'FAST=True', '07']
-    """
+    """The arguments of avs, where papermill's form ``-p NAME VALUE`` of notebooks becomes ``-p NAME=VALUE``."""
     joined: list[str] = []
     for argument in arguments:
         if "notebooks" in joined and joined[-2:-1] in (["-p"], ["--parameter"]) and "=" not in joined[-1]:

@@ -13,7 +13,6 @@ console = Console()
 
 CHECKPOINT = "Checkpoint folder or file of `avs train`, or the name of a shipped one."
 OVERRIDE = "Set a field of the configuration (`avs config` lists them); may be repeated."
-DEVICE = "auto (cuda, mps or cpu, the first that is there), cpu, cuda, cuda:N or mps."
 
 Task = Annotated[Literal["s4", "ms3"], typer.Option(help="s4: single source; ms3: several sources.")]
 Data = Annotated[Path, typer.Option(help="Folder in AVSBench layout (a Mini-AVS build is one).")]
@@ -21,7 +20,7 @@ Splits = Annotated[list[str] | None, typer.Option(help="val, test (default) or t
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of processes; default: one for each CPU.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 BFloat16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16: faster where supported, about 3 digits.")]
-Device = Annotated[str, typer.Option(help=DEVICE)]
+Device = Annotated[str, typer.Option(help="auto (the first there is of cuda, mps, cpu), cpu, cuda, cuda:N or mps.")]
 Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", metavar="SECTION.FIELD=VALUE", help=OVERRIDE)]
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from avslib.cli.options import CHECKPOINT, BFloat16, Data, Device, Overrides, Quiet, Splits, Task, console, say
 
@@ -76,8 +77,6 @@ def config_command(
 
 def _print_metrics(metrics: dict, baselines: dict, paper: dict | None = None) -> None:
     """Scores from 0 to 1; the published row, in percent, beside ours where there is one."""
-    from rich.table import Table
-
     names = list(next(iter(metrics.values())))
     view = Table("method", "split", *names)
     for label, splits in {"model": metrics, **baselines}.items():

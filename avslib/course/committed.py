@@ -46,8 +46,7 @@ class VariantRun(NamedTuple):
 def load_variant(folder: str | Path) -> VariantRun:
     """Read what ``tools.orthogonality_runs.train_variant`` left in a folder; codes as float32.
 
-    Raises:
-        AvsError: the folder or one of its files is missing or damaged.
+    Raises AvsError where the folder or one of its files is missing or damaged.
     """
     folder = Path(folder)
     try:

@@ -1,7 +1,6 @@
 """Find the notebooks of the checkout, check their parameters, and execute copies by papermill."""
 
 import ast
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +16,7 @@ from avslib.course.lesson import METRICS, STANDARD, as_parameter, in_checkout
 def find(chosen: Sequence[str] = (), *, solutions: bool = False) -> list[Path]:
     """Notebooks by number ("07"), name or path; all of them, in order, when none is named.
 
-    Raises:
-        AvsError: one that does not exist, with the list of those that do.
+    Raises AvsError for one that does not exist, with the list of those that do.
     """
     known = sorted(in_checkout("notebooks/solutions" if solutions else "notebooks").glob("[0-9][0-9]_*.ipynb"))
     found = [] if chosen else known
@@ -45,20 +43,15 @@ def parameters(path: Path) -> dict[str, Any]:
 
 
 def check_parameters(path: Path, given: Mapping[str, Any], *, as_text: bool = False) -> dict[str, Any]:
-    """`given`, whose names must be parameters of the notebook and whose values of their types.
+    """`given`, whose names must be parameters of the notebook and whose values of the types of their defaults.
 
-    The type of a parameter is that of its default. With `as_text`, texts from a command line are read as that type: a
-    text as typed, numbers decimal, a list as ``[a, b]``.
-
-    Raises:
-        AvsError: a name that the notebook does not have, with the nearest one and the whole list; a wrong value.
+    With `as_text`, texts from a command line are read as that type: a text as typed, numbers decimal, a list as
+    ``[a, b]``. Raises AvsError for a name that the notebook does not have, with all that it has, and for a wrong value.
     """
     known, values = parameters(path), {}
     for name, value in given.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise NotebookError(f"{path.name}: no parameter {name!r}; {hint}the parameters are {', '.join(known)}")
+            raise NotebookError(f"{path.name}: no parameter {name!r}; the parameters are {', '.join(known)}")
         kind = STANDARD.get(name, type(known[name]))
         if kind is list:
             kind = list[type(known[name][0]) if known[name] else str]
@@ -77,8 +70,7 @@ def _split(text: str) -> Any:
 def read_parameters(path: str | Path) -> dict[str, dict[str, Any]]:
     """Parameters by notebook number from a YAML file; ``all`` holds for every notebook that has the name.
 
-    Raises:
-        AvsError: no such file, or not a mapping of mappings.
+    Raises AvsError where the file is missing or not a mapping of mappings.
     """
     text = read_text(path, LARGEST_YAML, NotebookError, "a YAML file of parameters")
     values = parse_yaml(text, str(path), NotebookError) or {}
@@ -97,9 +89,8 @@ def given_for(path: Path, by_number: Mapping[str, Mapping[str, Any]]) -> dict[st
 def run_notebook(path: Path, out: Path, given: Mapping[str, Any] = {}, *, progress: bool = False) -> dict[str, Any]:
     """Execute a copy of a notebook in the folder `out` (also OUT_DIR, unless given) by papermill: its ``metrics.json``.
 
-    Raises:
-        AvsError: unknown parameters; `out` holds a copy that was run with other ones; a cell that fails (its error and
-            where the copy with the traceback is).
+    Raises AvsError for wrong parameters, for an `out` with a copy that was run with other ones, and for a cell that
+    fails (with its error and where the copy with the traceback is).
     """
     import papermill
 

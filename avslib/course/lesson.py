@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
+from matplotlib import cycler
 from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 
 from avslib.config import Config, load_config
@@ -21,6 +23,7 @@ from avslib.core.files import atomic_path
 from avslib.data.avsbench import AVSBench
 from avslib.data.mini.build import build_mini
 from avslib.models.ecmvae import ECMVAE
+from avslib.study.plots import COLOURS
 from avslib.training.loop import open_split
 from avslib.weights.checkpoints import load_checkpoint
 from avslib.weights.devices import select_device
@@ -81,8 +84,7 @@ class Lesson:
     def finish(self, **metrics: float | int | bool | str) -> None:
         """Write ``metrics.json`` into `out`: parameters, seconds, number of checks, and `metrics`.
 
-        Raises:
-            AvsError: a metric that is not a plain finite value.
+        Raises AvsError for a metric that is not a plain finite value.
         """
         values = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
         for name, value in values.items():
@@ -102,9 +104,8 @@ def start(name: str, namespace: dict[str, Any], **own: Any) -> Lesson:
     `name` is the file name without suffix, `namespace` the ``globals()`` of the notebook, which hold the parameters,
     and `own` the types of its own parameters beside `STANDARD`: ``start("00_start_here", globals(), CLIPS=int)``.
 
-    Raises:
-        AvsError: a parameter that does not exist (papermill itself only warns), is missing or of the wrong type; a
-            device that is not there; a data folder that does not exist.
+    Raises AvsError for a parameter that does not exist (papermill itself only warns), is missing or of the wrong type,
+    and for a device or a data folder that is not there.
     """
     _check_parameters(name, namespace, STANDARD | own)
     fast, seed, data_root, out_dir, device_name = (namespace[n] for n in STANDARD)
@@ -138,21 +139,16 @@ def base_folder() -> Path:
 def in_checkout(name: str) -> Path:
     """A folder of the checkout, such as ``results/runs``; raises an AvsError where there is no checkout."""
     if not (folder := base_folder() / name).is_dir():
-        raise InstallError(
-            f"{folder}: no such folder; notebooks and committed results are only in the repository: "
-            "git clone https://github.com/avslib/avslib, then pip install -e avslib"
-        )
+        clone = "git clone https://github.com/avslib/avslib, then pip install -e avslib"
+        raise InstallError(f"{folder}: no such folder; it is only in the repository: {clone}")
     return folder
 
 
 def as_parameter(name: str, kind: Any, value: Any, *, strict: bool = True) -> Any:
-    """`value` if it is of the type `kind`; without `strict`, a text is read as that type.
+    """`value` if it is of the type `kind`, else an AvsError; without `strict`, a text is read as that type.
 
     >>> as_parameter("SEED", int, "010", strict=False)
     10
-
-    Raises:
-        AvsError: the wrong type; names the parameter and what is expected.
     """
     try:
         return TypeAdapter(kind, config=ConfigDict(strict=strict, allow_inf_nan=False)).validate_python(value)
@@ -178,11 +174,6 @@ def _check_parameters(name: str, namespace: dict[str, Any], kinds: Mapping[str, 
 
 
 def _style_plots() -> None:
-    import matplotlib.pyplot as plt
-    from matplotlib import cycler
-
-    from avslib.study.plots import COLOURS
-
     names = ("blue", "orange", "green", "vermilion", "purple", "black")
     cycle = cycler(color=[COLOURS[n] for n in names], linestyle=["-", "--", "-.", ":", "-", "--"])
     size = {"figure.dpi": 80, "figure.figsize": (7, 3), "font.size": 9, "figure.constrained_layout.use": True}

@@ -8,42 +8,38 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+import soundfile
 from jaxtyping import Float
+from matplotlib.figure import Figure
+from PIL import Image as Picture
 
 from avslib.audio import SAMPLE_RATE
 from avslib.core.errors import UsageError
+from avslib.study.plots import curves_figure
 
 
 def show(figure: Any, alt: str) -> Any:
-    """A matplotlib figure, or the path of a PNG, as a cell's output: 256 colours, so that the notebook stays small.
+    """A matplotlib figure as a cell's output: 256 colours, so that the notebook stays small.
 
-    A figure is closed, so that it is not drawn twice. `alt` says what the picture shows, for screen readers.
-
-    Raises:
-        AvsError: no `alt`.
+    The figure is closed, so that it is not drawn twice. `alt` says what it shows, for screen readers; an empty one
+    raises AvsError.
     """
-    import matplotlib.pyplot as plt
     from IPython.display import Image
 
-    picture = Image(small_png(figure), format="png", alt=_require(alt))
-    if not isinstance(figure, str | Path):
-        plt.close(figure)
-    return picture
+    plt.close(figure)
+    return Image(small_png(figure), format="png", alt=_require(alt))
 
 
 def small_png(picture: Any) -> bytes:
-    """A matplotlib figure, a PIL picture or the path of one as a PNG of 256 colours."""
-    from matplotlib.figure import Figure
-    from PIL import Image
-
+    """A matplotlib figure or a PIL picture as a PNG of 256 colours."""
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
         picture.savefig(drawn := io.BytesIO(), format="png", dpi="figure")
-        picture = Image.open(drawn)
-    elif isinstance(picture, str | Path):
-        picture = Image.open(picture)
-    picture.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(buffer, format="png", optimize=True)
+        picture = Picture.open(drawn)
+    colours = picture.convert("RGB").quantize(256, dither=Picture.Dither.FLOYDSTEINBERG)
+    colours.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
 
 
@@ -57,11 +53,8 @@ def player(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int = SAMP
     """A mono sound (-1 to 1) as a cell's output (``IPython.display.HTML``), in Ogg Vorbis, about 20 kB for 5 s.
 
     `label` says what is heard: shown above the player and read out by screen readers. IPython's own Audio has none.
-
-    Raises:
-        AvsError: a waveform that is not mono, [samples].
+    Raises AvsError for a waveform that is not mono.
     """
-    import soundfile
     from IPython.display import HTML
 
     samples, buffer = np.clip(np.asarray(waveform, dtype=np.float32), -1, 1), io.BytesIO()
@@ -94,8 +87,6 @@ class LiveCurves:
     def __call__(self, row: Mapping[str, float]) -> None:
         from IPython import get_ipython
         from IPython.display import display
-
-        from avslib.study.plots import curves_figure
 
         self.rows.append(dict(row))
         soon = time.monotonic() - self._drawn < self.every and "val_J" not in row

@@ -1,7 +1,7 @@
 """Widgets of the course. Each has a figure function that draws the same picture without ipywidgets.
 
-A figure function returns a matplotlib Figure whose label says in words what it shows, which becomes the picture's
-alternative text. It raises an AvsError for a clip that the dataset lacks and other arguments out of range.
+A figure's label says in words what it shows, which becomes the picture's alternative text. Arguments out of range, such
+as a clip that the dataset lacks, raise AvsError.
 """
 # ruff: noqa: F401 - the names of this package
 

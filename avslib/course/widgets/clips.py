@@ -59,10 +59,9 @@ def _draw_sound(figure: Any, dataset: AVSBench, index: int, frame: int | None) -
         wave.text(0.5, 0.5, "no wav file, only its log-mel", transform=wave.transAxes, ha="center", va="center")
     else:
         samples = dataset.waveform(index).numpy()
-        columns = np.array_split(samples, 600)  # one for each pixel: the whole waveform has 80,000 points
-        time = np.linspace(0, len(samples) / SAMPLE_RATE, len(columns))
-        low, high = np.array([(c.min(), c.max()) for c in columns]).T
-        wave.fill_between(time, low, high, color=COLOURS["blue"], linewidth=0.4)
+        columns = samples[: len(samples) // 600 * 600].reshape(600, -1)  # one for each pixel
+        time = np.linspace(0, len(samples) / SAMPLE_RATE, 600)
+        wave.fill_between(time, columns.min(1), columns.max(1), color=COLOURS["blue"], linewidth=0.4)
     patches = dataset.log_mel(index)[:, 0].numpy()
     extent = (0, PATCH_SECONDS * len(patches), 0, 64)
     mel.imshow(np.concatenate(patches).T, origin="lower", aspect="auto", extent=extent, interpolation="nearest")
@@ -132,8 +131,7 @@ def sound_swapper(predictor: Predictor, dataset: AVSBench, clips: Iterable[int])
 def swap_pairs(dataset: AVSBench) -> list[tuple[int, int]]:
     """Pairs of S4 clips that show the same two things, one sounding in each; by Mini-AVS's manifest, not by a result.
 
-    Raises:
-        AvsError: the dataset is not an S4 build of Mini-AVS, whose manifest says what is in view.
+    Raises AvsError where there is no manifest of these clips, which says what is in view.
     """
     path = dataset.folder.parent / "manifest.json"
     try:

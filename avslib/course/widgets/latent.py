@@ -21,10 +21,7 @@ SYMBOLS = dict(zip(PRIOR, ("s_v", "s_a", "c"), strict=True))
 
 @dataclass(frozen=True)
 class LatentAxes:
-    """Principal axes of a cloud of codes: rows of length 1 by falling spread.
-
-    `deviation` is the standard deviation along each axis, `share` its share of the whole variance.
-    """
+    """Principal axes of a cloud of codes by falling spread, the standard deviation and share of variance along each."""
 
     axes: Float[Tensor, "n K"]
     deviation: Float[Tensor, "n"]
@@ -39,15 +36,7 @@ class LatentAxes:
 
 
 def principal_axes(codes: Float[Tensor, "N K"], n: int = 2) -> LatentAxes:
-    """The first `n` principal axes of N codes, each signed so that its largest component is positive.
-
-    Raises:
-        AvsError: codes that are not [N, K] with N >= 2 and 1 <= n <= min(N, K).
-
-    >>> axes = principal_axes(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), n=1)
-    >>> axes.axes.abs().tolist(), round(axes.share.item(), 6)
-    ([[1.0, 0.0]], 0.9)
-    """
+    """The first `n` <= min(N, K) principal axes of N >= 2 codes, signed so that the largest component is positive."""
     shape = list(codes.shape)
     if codes.ndim != 2 or len(codes) < 2 or not 1 <= n <= min(shape):
         raise NotebookError(f"principal_axes: expected codes [N, K], N >= 2, 1 <= n <= min(N, K); got {shape}, n = {n}")
@@ -63,10 +52,8 @@ def principal_axes(codes: Float[Tensor, "N K"], n: int = 2) -> LatentAxes:
 def code_axes(predictor: Predictor, dataset: AVSBench, n: int = 2) -> dict[str, LatentAxes]:
     """Principal axes of the prior's mean codes over all frames of `dataset`: ``vs`` (s_v), ``as`` (s_a), ``vac`` (c).
 
-    Only the latent encoders run, which takes a few seconds for a hundred clips.
-
-    Raises:
-        AvsError: clips without sound embeddings, a model without these three codes.
+    Only the latent encoders run, which takes a few seconds for a hundred clips. Raises AvsError for clips without sound
+    embeddings and for a model without these three codes.
     """
     check_clip(dataset, sound=True)
     model, means = predictor.model, {name: [] for name in PRIOR}
@@ -115,7 +102,6 @@ def latent_figure(
 
 def latent_explorer(predictor: Predictor, dataset: AVSBench, index: int = 0) -> Any:
     """Six sliders, two principal axes for each of s_v, s_a, c, above `latent_figure`. The axes are computed once."""
-    check_clip(dataset, index)
     axes = code_axes(predictor, dataset)
     steps = {"min": -4, "max": 4, "step": 0.5, "value": 0, "readout_format": "+.1f", "continuous_update": False}
     controls = {}

@@ -12,9 +12,9 @@ from avslib.core.errors import InstallError, NotebookError
 from avslib.course.show import image_html
 from avslib.data.avsbench import AVSBench
 
-# What ipywidgets leaves undone, run in the browser when the picture is there. JupyterLab takes arrow keys and letters
-# to move between cells and to edit them, even from a list that has the focus, unless the focused element says no; and
-# a slider's handle has no name for screen readers. The controls may appear a little later than the picture.
+# What ipywidgets leaves undone, run in the browser when the picture is there: JupyterLab takes arrow keys and letters
+# even from a list that has the focus, unless that says no, and a slider's handle has no name for screen readers. The
+# controls may appear a little later than the picture.
 FINISH_CONTROLS = """const picture = this; setTimeout(() => {
   for (const one of picture.closest('.widget-vbox')?.querySelectorAll('select, input, button, [tabindex]') ?? []) {
     one.setAttribute('data-lm-suppress-shortcuts', 'true');
@@ -75,8 +75,7 @@ def clip_title(dataset: AVSBench, index: int) -> str:
 
 def clip_options(dataset: AVSBench, indices: Iterable[int]) -> list[tuple[str, int]]:
     """Options of a dropdown of clips; raises AvsError for an index that is not one, or none at all."""
-    indices = list(indices)
-    check_clip(dataset, *indices)
+    check_clip(dataset, *(indices := list(indices)))
     if not indices:
         raise NotebookError("there is no clip to choose from; give at least one index")
     return [(clip_title(dataset, index), int(index)) for index in indices]
