@@ -135,6 +135,15 @@ def test_runs_by_papermill_with_metrics_in_bounds(path, tmp_path):
 
 
 @pytest.mark.notebook
+def test_papermills_own_form_of_a_wrong_type_stops_a_lesson(tmp_path):
+    import papermill
+
+    given = {"TRAIN": "false", "OUT_DIR": str(tmp_path)}
+    with pytest.raises(papermill.PapermillExecutionError, match="TRAIN: expected a valid boolean; got 'false'"):
+        papermill.execute_notebook(execute.find(["07"])[0], tmp_path / "out.ipynb", given, kernel_name="python3")
+
+
+@pytest.mark.notebook
 def test_the_book_holds_every_page_with_words_for_its_pictures(tmp_path):
     build_book(tmp_path / "book")
     for path in EVERY:
