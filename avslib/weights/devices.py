@@ -1,23 +1,20 @@
-"""The device that a command or a function names."""
+"""The device that a model runs on, by its name."""
 
 import torch
 
-from avslib.core.errors import InstallError, UsageError
+from avslib.core.errors import UsageError
 
 
-def select_device(name: str = "auto") -> torch.device:
-    """The device of a name: auto (cuda, mps or cpu, the first that is there), cpu, cuda, cuda:N or mps.
+def select_device(name: str | torch.device = "auto") -> torch.device:
+    """The device ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; ``auto`` is the first there is of cuda, mps and cpu.
 
     Raises:
-        AvsError: another name, or a device that this machine or this build of PyTorch lacks.
+        AvsError: a different name, or a device that this machine, or this build of PyTorch, lacks.
     """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    apple = torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda" if gpus else "mps" if apple else "cpu")
-    kind, colon, number = str(name).partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not number.isdecimal())):
-        raise UsageError(f"device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
-    if (kind == "cuda" and int(number or 0) >= gpus) or (kind == "mps" and not apple):
-        raise InstallError(f"device {name!r}: not available here; use auto or cpu (avs doctor shows what is there)")
-    return torch.device(name)
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    found = [kind for kind, devices in count.items() if devices]
+    kind, _, number = (found[0] if name == "auto" else str(name)).partition(":")
+    if not (number or "0").isdecimal() or int(number or 0) >= count.get(kind, 0):
+        wanted = "auto, cpu, cuda, cuda:N or mps"
+        raise UsageError(f"device {str(name)!r}: expected {wanted}; this machine has {', '.join(found)}")
+    return torch.device(kind, int(number)) if number else torch.device(kind)

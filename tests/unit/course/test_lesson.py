@@ -53,7 +53,7 @@ def test_a_missing_parameter_and_an_absent_gpu_are_named(names):
     with pytest.raises(AvsError, match="CLIPS is missing"):
         start("99_test", names, CLIPS=int)
     if not torch.cuda.is_available():
-        with pytest.raises(AvsError, match="'cuda': not available here"):
+        with pytest.raises(AvsError, match="device 'cuda': expected auto"):
             start("99_test", names | {"DEVICE": "cuda"})
 
 
