@@ -17,7 +17,8 @@ from avslib.config import Config, load_config
 from avslib.core.errors import UsageError
 from avslib.core.locks import LOCK
 from avslib.core.tensors import save_tensors
-from avslib.course.committed import CODES, VARIANTS, VariantRun, committed_results, load_variant
+from avslib.course.committed import CODES, VARIANTS, VariantRun, load_variant
+from avslib.course.lesson import in_checkout
 from avslib.data.loading import eval_loader
 from avslib.models.ecmvae import ECMVAE
 from avslib.models.latent import PRIOR
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=committed_results("course") / "orthogonality",
+        default=in_checkout("results/course/orthogonality"),
         help="folder that gets one folder for each variant",
     )
     parser.add_argument("--seed", type=int, default=0)

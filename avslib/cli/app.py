@@ -7,27 +7,27 @@ from typing import Annotated
 
 import typer
 
-from avslib.cli import ablate, bench, data, demo, doctor, notebooks, predict, robustness, table, train, weights
+from avslib.cli import ablate, data, doctor, notebooks, predict, study, train, weights
 from avslib.cli.last_resort import as_avs_error
 
 HELP = "ECMVAE for audio-visual segmentation: build data, train, score, print tables."
-
+VERBOSE = "Log to stderr what is read, kept and decided, and print the traceback of an error; -vv logs more."
 NAMES = {"help_option_names": ["-h", "--help"]}
+
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=NAMES)
-for group in (data, weights, notebooks):
-    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
+app.add_typer(data.app, name="data")
+app.add_typer(weights.app, name="weights")
+app.add_typer(notebooks.app, name="notebooks")
 app.command("train")(train.train_command)
 app.command("eval")(train.eval_command)
 app.command("predict")(predict.predict_command)
 app.command("config")(train.config_command)
-app.command("demo")(demo.demo_command)
+app.command("demo")(study.demo_command)
 app.command("ablate")(ablate.ablate_command)
-app.command("bench")(bench.bench_command)
+app.command("bench")(study.bench_command)
 app.command("doctor")(doctor.doctor_command)
-app.command("robustness")(robustness.robustness_command)
-app.command("table")(table.table_command)
-
-VERBOSE = "Log to stderr what is read, kept and decided, and print the traceback of an error; -vv logs more."
+app.command("robustness")(study.robustness_command)
+app.command("table")(study.table_command)
 
 
 @app.callback(help=HELP)
@@ -41,11 +41,8 @@ def main() -> None:
     """Entry point: an error becomes one sentence with its code on stderr, and its exit code (2 for bad input)."""
     if hasattr(sys.stdout, "reconfigure"):  # a letter that the locale lacks (C, say) must not end the command
         sys.stdout.reconfigure(errors="backslashreplace")
-    arguments = sys.argv[1:]
-    if arguments[:2] == ["notebooks", "run"]:
-        arguments = notebooks.join_pairs(arguments)
     try:
-        app(arguments, prog_name="avs")
+        app(notebooks.join_pairs(sys.argv[1:]), prog_name="avs")
     except Exception as error:
         if logging.getLogger("avslib").isEnabledFor(logging.INFO):
             traceback.print_exc()

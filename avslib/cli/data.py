@@ -114,14 +114,12 @@ def pack_command(
 
     if measure:
         require_beside("benchmarks", "avs data pack --measure")
-    skipped = read_skip_list(skip) if skip else ()
-    index = pack(root, out, task, split, shard_mb=shard_mb, skip=skipped, masks=masks, progress=not quiet)
+    options = {"shard_mb": shard_mb, "skip": read_skip_list(skip) if skip else (), "masks": masks}
+    index = pack(root, out, task, split, **options, progress=not quiet)
     for name, found in index.splits.items():
         size = sum(shard.bytes for shard in found.shards) / 1e6
         say(f"{out}: {name}: {len(found.names)} clips in {len(found.shards)} shards, {size:.1f} MB")
     if measure:
-        from benchmarks.feeding import packed_speed
-        from benchmarks.record import BenchSettings
+        from benchmarks.command import packed_sentence
 
-        speed, ratio = packed_speed(BenchSettings(data=str(root), task=task), out)
-        say(f"train: packed {speed:.1f} clips/s; packed / loose {ratio:.2f}, read and decoded")
+        say(packed_sentence(root, task, out))

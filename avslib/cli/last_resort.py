@@ -1,29 +1,26 @@
-"""Errors that no part of avslib turned into a sentence become one here, with nothing but the standard library.
-
-torch may be what is missing or broken, so neither it nor a module that imports it is used.
-"""
+"""Unforeseen errors become a sentence here, by the standard library only, since torch may be what is broken."""
 
 import errno
 import importlib.metadata
 import json
-import os
 import platform
 import sys
 import tempfile
 import traceback
 
-from avslib.core.errors import AvsError, DiskFullError, InternalError, MemoryLimitError, OutputError
+from avslib.core.errors import AvsError, DiskFullError, InstallError, InternalError, MemoryLimitError, OutputError
 
 # torch.OutOfMemoryError is a RuntimeError; the other words are those of the libraries below torch
 NO_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED", "create a primitive", "create a memory")
+OURS = {"avslib", "benchmarks", "tools", "__main__"}
 
 
 def as_avs_error(error: Exception) -> AvsError:
-    """The sentence for an exception that reached the command line.
+    """The sentence for an exception that reached the command line, for the user to act on.
 
-    A refused file and exhausted memory are for the user to fix; anything else is a bug, whose traceback, command and
-    versions are written to a file in the temporary folder, for the report.
+    What is not foreseen is a bug: its traceback, command and versions go to a file in the temporary folder.
     """
+    first = (str(error).strip().splitlines() or ["no message"])[0]
     if isinstance(error, AvsError):
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -33,8 +30,17 @@ def as_avs_error(error: Exception) -> AvsError:
     words = isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
     if words or isinstance(error, MemoryError):
         return MemoryLimitError("memory ran out; use a smaller batch or size, or close other programs")
-    first = (str(error).strip().splitlines() or ["no message"])[0]
+    if package := _broken_package(error):
+        return InstallError(f"the package {package} cannot be imported ({first}); install it, or avslib, again")
     return InternalError(f"unforeseen {type(error).__name__}: {first}; this is a bug: report it with {_report(error)}")
+
+
+def _broken_package(error: Exception) -> str:
+    """The package of others that is missing, or at whose import the error was raised; "" if there is none."""
+    missing = error.name or "" if isinstance(error, ImportError) else ""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>"]
+    packages = [name.partition(".")[0] for name in (missing, *(frame.f_globals["__name__"] for frame in frames))]
+    return next((package for package in packages if package and package not in OURS), "")
 
 
 def _report(error: Exception) -> str:
@@ -44,10 +50,10 @@ def _report(error: Exception) -> str:
         "platform": f"{platform.platform()}, Python {platform.python_version()}",
         "packages": {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()},
     }
+    options = {"prefix": "avs-error-", "suffix": ".txt", "encoding": "utf-8", "errors": "replace", "delete": False}
     try:
-        handle, name = tempfile.mkstemp(prefix="avs-error-", suffix=".txt")
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as stream:
+        with tempfile.NamedTemporaryFile("w", **options) as stream:
             stream.write(json.dumps(facts, indent=1) + "\n" + "".join(traceback.format_exception(error)))
+            return stream.name
     except OSError:
         return "the traceback that avs -v prints"
-    return name

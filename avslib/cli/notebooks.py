@@ -1,10 +1,9 @@
 """`avs notebooks`: run the course by papermill, renew the stored outputs, build the book."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 
 from avslib.cli.options import console, require_beside, say
 from avslib.core.errors import AvsError, UsageError
@@ -12,11 +11,10 @@ from avslib.core.errors import AvsError, UsageError
 app = typer.Typer(help="Run the numbered notebooks, renew their stored outputs, build the book.", no_args_is_help=True)
 # a notebook runs in its own folder, but the user names paths from the current one
 PATHS = ("DATA_ROOT", "OUT_DIR", "AUDIO_WEIGHTS", "VGGISH_WEIGHTS", "VIDEO")
+PARAMETER = "Set one, as typed (a list as [a, b]); may be repeated."
 
 Chosen = Annotated[list[str] | None, typer.Argument(metavar="[NN]...", help="Numbers or names; default: all.")]
-Parameters = Annotated[
-    list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Set one; may be repeated.")
-]
+Parameters = Annotated[list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help=PARAMETER)]
 Solutions = Annotated[bool, typer.Option("--solutions", help="The notebooks with solutions instead.")]
 
 
@@ -44,25 +42,25 @@ def run_command(
     from avslib.course.execute import check_parameters, find, given_for, read_parameters, run_notebook
 
     by_file = read_parameters(params) if params else {}
-    own = ({} if fast is None else {"FAST": fast}) | dict(_parse(text) for text in parameter or [])
-    given = {path: given_for(path, by_file) | own for path in find(chosen or [], solutions=solutions)}
-    for path, values in given.items():
-        check_parameters(path, values)
+    own = ({} if fast is None else {"FAST": str(fast)}) | dict(_name_and_value(text) for text in parameter or [])
+    given = {
+        path: check_parameters(path, given_for(path, by_file) | check_parameters(path, own, as_text=True))
+        for path in find(chosen or [], solutions=solutions)
+    }
     if "OUT_DIR" in own and len(given) > 1:
         raise UsageError("OUT_DIR: several notebooks would share one folder; use --out DIR, which has one for each")
-    failed = 0
+    failed, folder = False, out.resolve() / ("solutions" if solutions else "")
     for path, values in given.items():
         try:
-            folder = out.resolve() / ("solutions" if solutions else "") / path.stem
-            result = run_notebook(path, folder, values, progress=console.is_terminal)
+            result = run_notebook(path, folder / path.stem, values, progress=console.is_terminal)
         except AvsError as error:
-            failed += 1
+            failed = True
             say(f"{path.stem}: failed: {error}")
-            continue
-        metrics = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in result["metrics"].items()]
-        say(f"{path.stem}: " + ", ".join([f"{result['checks']} checks", f"{result['seconds']:.0f} s", *metrics]))
+        else:
+            metrics = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in result["metrics"].items()]
+            say(", ".join([f"{path.stem}: {result['checks']} checks, {result['seconds']:.0f} s", *metrics]))
     say(f"executed copies: {out}")
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(int(failed))
 
 
 @app.command("refresh")
@@ -78,9 +76,7 @@ def refresh_command(chosen: Chosen = None, solutions: Solutions = False) -> None
 
 
 @app.command("book")
-def book_command(
-    out: Annotated[Path, typer.Option(help="Folder for the site; open its index.html.")] = Path("build/book"),
-) -> None:
+def book_command(out: Annotated[Path, typer.Option(help="Folder for the site.")] = Path("build/book")) -> None:
     """Build the HTML book from the notebooks and their stored outputs, with navigation and search."""
     require_beside("tools", "avs notebooks book")
     from tools.book import build_book
@@ -88,28 +84,19 @@ def book_command(
     say(f"open {build_book(out)}")
 
 
-def _parse(text: str) -> tuple[str, Any]:
+def _name_and_value(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"parameter {text!r}: expected NAME=VALUE, for example -p SEED=1 (or -p NAME VALUE)")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        parsed = value
-    if name in PATHS and parsed:
-        return name, str(Path(str(parsed)).resolve())
-    return name, "" if parsed is None else parsed
+        raise UsageError(f"parameter {text!r}: expected NAME=VALUE or NAME VALUE, for example -p SEED=1")
+    return name, str(Path(value).resolve()) if name in PATHS and value else value
 
 
 def join_pairs(arguments: list[str]) -> list[str]:
-    """papermill's own form ``-p NAME VALUE`` as ``-p NAME=VALUE``, which typer can read.
-
-    >>> join_pairs(["run", "-p", "SEED", "1", "-p", "FAST=True", "07"])
-    ['run', '-p', 'SEED=1', '-p', 'FAST=True', '07']
-    """
-    joined, rest = [], list(arguments)
-    while rest:
-        joined.append(rest.pop(0))
-        if joined[-1] in ("-p", "--parameter") and rest and "=" not in rest[0] and len(rest) > 1:
-            joined.append(f"{rest.pop(0)}={rest.pop(0)}")
+    """The arguments of avs, where papermill's form ``-p NAME VALUE`` of notebooks becomes ``-p NAME=VALUE``."""
+    joined: list[str] = []
+    for argument in arguments:
+        if "notebooks" in joined and joined[-2:-1] in (["-p"], ["--parameter"]) and "=" not in joined[-1]:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
     return joined

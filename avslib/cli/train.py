@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
-from avslib.cli.options import CHECKPOINT, BFloat16, Data, Overrides, Quiet, Splits, Task, console, say
+from avslib.cli.options import CHECKPOINT, BFloat16, Data, Device, Overrides, Quiet, Splits, Task, console, say
 
 
 def train_command(
@@ -23,10 +24,9 @@ def train_command(
     from avslib.config import load_config
     from avslib.study.run import default_out, run
 
-    own = {"data.root": str(data), "data.task": task}
-    own |= {} if seed is None else {"train.seed": seed}
-    own |= {"train.deterministic": True} if deterministic else {}
-    config = load_config(preset, override or []).replace(own)
+    own = {"data.root": str(data), "data.task": task, "train.seed": seed, "train.deterministic": deterministic or None}
+    given = {name: value for name, value in own.items() if value is not None}
+    config = load_config(preset, override or []).replace(given)
     record = run(config, out or default_out(config), resume=resume, progress=not quiet, console=console)
     _print_metrics(record.metrics, record.baselines)
     say(f"run record: {record.path}")
@@ -38,6 +38,7 @@ def eval_command(
     task: Task = "s4",
     split: Splits = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips per step; does not affect the scores.")] = 4,
+    device: Device = "auto",
     bf16: BFloat16 = False,
     quiet: Quiet = False,
 ) -> None:
@@ -45,19 +46,18 @@ def eval_command(
     from avslib.study.results import published_row
     from avslib.study.run import dataset_info, score
     from avslib.weights.checkpoints import load_checkpoint
+    from avslib.weights.devices import select_device
     from avslib.weights.speed_options import apply_speed_options
 
-    model = apply_speed_options(load_checkpoint(checkpoint), bf16=bf16)
-    config = model.config.replace(
-        {"data.root": str(data), "data.task": task, "train.eval_batch_size": batch, "data.max_clips": None}
-    )
+    model = apply_speed_options(load_checkpoint(checkpoint, select_device(device)), bf16=bf16)
+    changes = {"data.root": str(data), "data.task": task, "train.eval_batch_size": batch, "data.max_clips": None}
+    config = model.config.replace(changes)
     metrics, baselines = {}, {}
     for name in split or ["test"]:
         for baseline, scores in score(model, config, name, progress=not quiet).items():
             (baselines.setdefault(baseline, {}) if baseline else metrics)[name] = scores.metrics
-    kind, _ = dataset_info(data, task)
-    paper = published_row(config, task) if kind == "avsbench" and "test" in metrics else None
-    _print_metrics(metrics, baselines, paper)
+    published = dataset_info(data, task)[0] == "avsbench" and "test" in metrics
+    _print_metrics(metrics, baselines, published_row(config, task) if published else None)
 
 
 def config_command(
@@ -68,8 +68,7 @@ def config_command(
     from avslib.config import load_config
 
     config = load_config(preset, override or [])
-    for section in ("model", "loss", "data", "train"):
-        part = getattr(config, section)
+    for section, part in list(config)[1:]:  # the first is the preset's name
         console.print(f"[bold]{section}:[/bold]")
         for name, info in type(part).model_fields.items():
             console.print(f"  {name}: {getattr(part, name)!r}", highlight=False, markup=False, end="")
@@ -78,8 +77,6 @@ def config_command(
 
 def _print_metrics(metrics: dict, baselines: dict, paper: dict | None = None) -> None:
     """Scores from 0 to 1; the published row, in percent, beside ours where there is one."""
-    from rich.table import Table
-
     names = list(next(iter(metrics.values())))
     view = Table("method", "split", *names)
     for label, splits in {"model": metrics, **baselines}.items():

@@ -45,5 +45,4 @@ def list_command() -> None:
     """Show the checkpoints that the package ships."""
     from avslib.weights.checkpoints import shipped_names
 
-    for name in shipped_names():
-        say(name)
+    say("\n".join(shipped_names()))

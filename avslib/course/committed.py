@@ -1,14 +1,14 @@
 """Results that the repository keeps for the lessons: run records, and the four short trainings of lesson 07."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError
 from torch import Tensor
 
-from avslib.core.errors import InstallError, RecordError
+from avslib.core.errors import RecordError
 from avslib.core.tensors import load_tensors
-from avslib.course.lesson import base_folder
+from avslib.course.lesson import in_checkout
 from avslib.study.records import RunRecord, load_records
 
 # lesson 07's variants: the weights (loss.orthogonality, loss.mi); tools/orthogonality_runs.py trains them
@@ -16,43 +16,26 @@ VARIANTS = {"base": (0.0, 0.0), "orth": (1.0, 0.0), "mi": (0.0, 0.1), "both": (1
 CODES = "codes.safetensors"
 
 
-def committed_results(*parts: str) -> Path:
-    """``results/<parts>`` of the checkout.
-
-    Raises:
-        AvsError: the package is installed without a checkout.
-    """
-    folder = base_folder().joinpath("results", *parts)
-    if not folder.is_dir():
-        raise InstallError(
-            f"{folder}: no such folder; committed results are in the repository, not in the installed package: "
-            "git clone https://github.com/avslib/avslib, then pip install -e avslib"
-        )
-    return folder
-
-
 def committed_runs() -> Path:
     """The folder with the run records of the demo: the full model, and without sound."""
-    return committed_results("runs")
+    return in_checkout("results/runs")
 
 
 def committed_study() -> Path:
     """The folder with the run records of the committed ablation study (``configs/ablate-mini.yaml``)."""
-    return committed_results("ablation", "runs")
+    return in_checkout("results/ablation/runs")
 
 
 def committed_variant(name: str) -> Path:
     """The folder with the committed run of one of lesson 07's `VARIANTS`."""
-    return committed_results("course", "orthogonality", name)
+    return in_checkout(f"results/course/orthogonality/{name}")
 
 
-@dataclass
-class VariantRun:
+class VariantRun(NamedTuple):
     """A variant of lesson 07: its record, the learning curve's file, and the prior's codes of the test clips.
 
-    Attributes:
-        codes: "s_v", "s_a", "c" -> prior mean [clips * T, K]; "s_v_sd", "s_a_sd", "c_sd" -> its standard deviation,
-            that of the noise that sampling adds; "clip" -> [clips * T], the clip that each row is from.
+    `codes` holds the prior's means "s_v", "s_a", "c" [clips * T, K], their standard deviations "s_v_sd", "s_a_sd",
+    "c_sd", which sampling adds as noise, and "clip" [clips * T], the clip of each row.
     """
 
     record: RunRecord
@@ -63,17 +46,14 @@ class VariantRun:
 def load_variant(folder: str | Path) -> VariantRun:
     """Read what ``tools.orthogonality_runs.train_variant`` left in a folder; codes as float32.
 
-    Raises:
-        AvsError: the folder or one of its files is missing or damaged.
+    Raises AvsError where the folder or one of its files is missing or damaged.
     """
     folder = Path(folder)
-    missing = [name for name in ("run.json", "history.csv", CODES) if not (folder / name).is_file()]
-    if missing:
-        raise RecordError(f"{folder}: {missing[0]} is missing; restore it from git, or set TRAIN = True in lesson 07")
     try:
         codes = load_tensors(folder / CODES)[0]
-    except SafetensorError as error:
-        raise RecordError(f"{folder / CODES}: damaged safetensors file ({error}); train the variant again") from None
+    except (OSError, SafetensorError) as error:
+        remedy = "restore it from git, or set TRAIN = True in lesson 07"
+        raise RecordError(f"{folder / CODES}: missing or damaged ({error}); {remedy}") from None
     (record,) = load_records(folder)
     codes = {name: z.float() if z.is_floating_point() else z for name, z in codes.items()}
     return VariantRun(record, folder / "history.csv", codes)

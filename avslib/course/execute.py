@@ -1,36 +1,24 @@
 """Find the notebooks of the checkout, check their parameters, and execute copies by papermill."""
 
 import ast
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from avslib.core.errors import InstallError, NotebookError, OutputError
+import yaml
+
+from avslib.core.errors import NotebookError, OutputError
 from avslib.core.parsing import LARGEST_YAML, parse_yaml, read_text
-from avslib.course.lesson import METRICS, base_folder
-
-
-def notebooks_folder() -> Path:
-    """``notebooks/`` of the checkout.
-
-    Raises:
-        AvsError: the package is installed without a checkout.
-    """
-    folder = base_folder() / "notebooks"
-    if not folder.is_dir():
-        raise InstallError(f"{folder}: no such folder; the notebooks are only in the repository: run from a checkout")
-    return folder
+from avslib.course.lesson import METRICS, STANDARD, as_parameter, in_checkout
 
 
 def find(chosen: Sequence[str] = (), *, solutions: bool = False) -> list[Path]:
     """Notebooks by number ("07"), name or path; all of them, in order, when none is named.
 
-    Raises:
-        AvsError: one that does not exist, with the list of those that do.
+    Raises AvsError for one that does not exist, with the list of those that do.
     """
-    known = sorted((notebooks_folder() / ("solutions" if solutions else "")).glob("[0-9][0-9]_*.ipynb"))
+    known = sorted(in_checkout("notebooks/solutions" if solutions else "notebooks").glob("[0-9][0-9]_*.ipynb"))
     found = [] if chosen else known
     for text in chosen:
         name = Path(text).name.removesuffix(".ipynb")
@@ -54,25 +42,35 @@ def parameters(path: Path) -> dict[str, Any]:
         raise NotebookError(f"{path.name}: its parameters cell must hold only lines NAME = literal") from None
 
 
-def check_parameters(path: Path, given: Mapping[str, Any]) -> None:
-    """Refuse names that the notebook does not have (papermill only warns).
+def check_parameters(path: Path, given: Mapping[str, Any], *, as_text: bool = False) -> dict[str, Any]:
+    """`given`, whose names must be parameters of the notebook and whose values of the types of their defaults.
 
-    Raises:
-        AvsError: a name that is not a parameter, with the nearest one and the whole list.
+    With `as_text`, texts from a command line are read as that type: a text as typed, numbers decimal, a list as
+    ``[a, b]``. Raises AvsError for a name that the notebook does not have, with all that it has, and for a wrong value.
     """
-    known = parameters(path)
-    for name in given:
+    known, values = parameters(path), {}
+    for name, value in given.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise NotebookError(f"{path.name}: no parameter {name!r}; {hint}the parameters are {', '.join(known)}")
+            raise NotebookError(f"{path.name}: no parameter {name!r}; the parameters are {', '.join(known)}")
+        kind = STANDARD.get(name, type(known[name]))
+        if kind is list:
+            kind = list[type(known[name][0]) if known[name] else str]
+            value = _split(value) if as_text else value
+        values[name] = as_parameter(name, kind, value, strict=not as_text)
+    return values
+
+
+def _split(text: str) -> Any:
+    try:
+        return yaml.load(text, yaml.BaseLoader)  # which makes only lists, mappings and texts
+    except yaml.YAMLError:
+        return text
 
 
 def read_parameters(path: str | Path) -> dict[str, dict[str, Any]]:
     """Parameters by notebook number from a YAML file; ``all`` holds for every notebook that has the name.
 
-    Raises:
-        AvsError: no such file, or not a mapping of mappings.
+    Raises AvsError where the file is missing or not a mapping of mappings.
     """
     text = read_text(path, LARGEST_YAML, NotebookError, "a YAML file of parameters")
     values = parse_yaml(text, str(path), NotebookError) or {}
@@ -88,35 +86,21 @@ def given_for(path: Path, by_number: Mapping[str, Mapping[str, Any]]) -> dict[st
     return everywhere | dict(by_number.get(path.stem[:2], {}))
 
 
-def run_notebook(
-    path: Path, out: Path, given: Mapping[str, Any] | None = None, *, progress: bool = False
-) -> dict[str, Any]:
-    """Execute a copy of a notebook by papermill.
+def run_notebook(path: Path, out: Path, given: Mapping[str, Any] = {}, *, progress: bool = False) -> dict[str, Any]:
+    """Execute a copy of a notebook in the folder `out` (also OUT_DIR, unless given) by papermill: its ``metrics.json``.
 
-    Args:
-        path: the notebook; it is not changed.
-        out: folder for the executed copy and, unless OUT_DIR is given, for what the notebook writes.
-        given: parameters by name.
-
-    Returns:
-        the notebook's ``metrics.json``.
-
-    Raises:
-        AvsError: unknown parameters; `out` holds a copy that was run with other ones; a cell that fails (its error and
-            where the copy with the traceback is).
+    Raises AvsError for wrong parameters, for an `out` with a copy that was run with other ones, and for a cell that
+    fails (with its error and where the copy with the traceback is).
     """
     import papermill
 
-    given = {"OUT_DIR": str(out), **(given or {})}
-    check_parameters(path, given)
-    out.mkdir(parents=True, exist_ok=True)
+    given = check_parameters(path, {"OUT_DIR": str(out), **given})
     copy, metrics = out / path.name, Path(given["OUT_DIR"]) / METRICS
     _require_same(copy, given)
+    out.mkdir(parents=True, exist_ok=True)
     metrics.unlink(missing_ok=True)
     try:
-        papermill.execute_notebook(
-            str(path), str(copy), parameters=given, kernel_name="python3", cwd=str(path.parent), progress_bar=progress
-        )
+        papermill.execute_notebook(path, copy, given, kernel_name="python3", cwd=path.parent, progress_bar=progress)
     except papermill.PapermillExecutionError as error:
         raise NotebookError(
             f"{path.name}: cell {error.exec_count} failed with {error.ename}: {error.evalue}; executed copy: {copy}"

@@ -7,45 +7,35 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
+from matplotlib import cycler
+from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 
 from avslib.config import Config, load_config
-from avslib.core.errors import DataError, NotebookError
+from avslib.core.errors import DataError, InstallError, NotebookError
 from avslib.core.files import atomic_path
 from avslib.data.avsbench import AVSBench
 from avslib.data.mini.build import build_mini
 from avslib.models.ecmvae import ECMVAE
+from avslib.study.plots import COLOURS
 from avslib.training.setup import open_split
 from avslib.weights.checkpoints import load_checkpoint
+from avslib.weights.devices import select_device
 
 METRICS = "metrics.json"
-# the parameters that every notebook has, and what each must be
-STANDARD: dict[str, tuple[type, str]] = {
-    "FAST": (bool, "True (small sizes, for a quick look and for tests) or False"),
-    "SEED": (int, "a whole number from 0 on"),
-    "DATA_ROOT": (str, "a folder in AVSBench layout, or '' for Mini-AVS, built once"),
-    "OUT_DIR": (str, "a folder for what the notebook writes, or '' for build/notebooks/<name>"),
-    "DEVICE": (str, "'auto', 'cpu', 'cuda' or 'mps'"),
-}
-VERSIONS = ("avslib", "torch", "torchvision", "timm", "numpy", "matplotlib", "torchmetrics")
+# the parameters that every notebook has
+STANDARD = {"FAST": bool, "SEED": NonNegativeInt, "DATA_ROOT": str, "OUT_DIR": str, "DEVICE": str}
 
 
 @dataclass
 class Lesson:
-    """A running notebook: its parameters, resolved, and what all notebooks do with them.
-
-    Attributes:
-        name: file name without suffix.
-        fast, seed: parameters FAST and SEED.
-        data: folder in AVSBench layout.
-        out: folder for what the notebook writes; exists.
-        device: where models run.
-    """
+    """A running notebook: its parameters, resolved (the folder `out` exists), and what all notebooks do with them."""
 
     name: str
     fast: bool
@@ -72,7 +62,7 @@ class Lesson:
 
     def model(self, source: str | Path = "mini-s4") -> ECMVAE:
         """A trained model by the name of a shipped checkpoint or by folder, on the lesson's device, in eval mode."""
-        return load_checkpoint(source).to(self.device).eval()
+        return load_checkpoint(source, self.device)
 
     def generator(self, offset: int = 0) -> torch.Generator:
         """A generator of its own for each random act: seeded with SEED + `offset`, on the CPU."""
@@ -81,20 +71,12 @@ class Lesson:
     def check(self, label: str, yours: Any, true: Any, tolerance: float = 1e-6) -> None:
         """Compare what the notebook derived with what the package gives; print both where they are single numbers.
 
-        Args:
-            label: what is compared.
-            yours, true: numbers, bools, arrays or tensors of one shape.
-            tolerance: absolute, plus the same relative to `true`; 0 compares exactly.
-
-        Raises:
-            AssertionError: they differ; the message names the check and the largest difference.
+        `yours` and `true` are numbers, bools, arrays or tensors of one shape; `tolerance` is absolute, plus the same
+        relative to `true`, and 0 compares exactly. Raises AssertionError with the label and the largest difference.
         """
         a, b = (torch.as_tensor(x).detach().cpu().double() for x in (yours, true))
-        if a.shape != b.shape:
-            raise AssertionError(f"{label}: yours has shape {tuple(a.shape)}, expected {tuple(b.shape)}")
-        if not torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True):
-            gap = (a - b).abs().max().item()
-            raise AssertionError(f"{label}: yours differs from the true value by up to {gap:.3g} (allowed {tolerance})")
+        tolerances = {"rtol": tolerance, "atol": tolerance, "equal_nan": True}
+        torch.testing.assert_close(a, b, **tolerances, msg=lambda text: f"{label}: yours differs from the true: {text}")
         self.checks += 1
         values = f"yours {a.item():.4f}, true {b.item():.4f}" if a.numel() == 1 else f"{a.numel()} values"
         print(f"[ok] {label}: {values}, equal within {tolerance:g}")
@@ -102,52 +84,42 @@ class Lesson:
     def finish(self, **metrics: float | int | bool | str) -> None:
         """Write ``metrics.json`` into `out`: parameters, seconds, number of checks, and `metrics`.
 
-        Raises:
-            AvsError: a metric that is not a plain finite value.
+        Raises AvsError for a metric that is not a plain finite value.
         """
         values = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
         for name, value in values.items():
-            plain = isinstance(value, bool | int | float | str)
-            if not plain or (isinstance(value, float) and not math.isfinite(value)):
+            if not isinstance(value, str) and not (isinstance(value, int | float) and math.isfinite(value)):
                 raise NotebookError(f"metric {name!r} is {value!r}; expected a finite number, a bool or a str")
-        content = {
-            "notebook": self.name,
-            "fast": self.fast,
-            "seed": self.seed,
-            "device": self.device.type,
-            "checks": self.checks,
-            "seconds": round(time.perf_counter() - self.began, 1),
-            "metrics": values,
-        }
+        seconds = round(time.perf_counter() - self.began, 1)
+        content = {"notebook": self.name, "fast": self.fast, "seed": self.seed, "device": self.device.type}
+        content |= {"checks": self.checks, "seconds": seconds, "metrics": values}
         with atomic_path(self.out / METRICS) as part:
             part.write_text(json.dumps(content, indent=1), encoding="utf-8")
         print(f"{self.name}: {self.checks} checks passed, {len(values)} metrics written to {METRICS}")
 
 
-def start(name: str, namespace: dict[str, Any], *own: str, say: Callable[[str], None] = print) -> Lesson:
+def start(name: str, namespace: dict[str, Any], **own: Any) -> Lesson:
     """Begin a notebook: check its parameters, seed, choose the device, build or find the data, style the plots.
 
-    Args:
-        name: file name of the notebook without suffix.
-        namespace: ``globals()`` of the notebook, which holds the parameters.
-        own: names of the notebook's own parameters, beside FAST, SEED, DATA_ROOT, OUT_DIR and DEVICE.
-        say: called with a line on versions, device and data.
+    `name` is the file name without suffix, `namespace` the ``globals()`` of the notebook, which hold the parameters,
+    and `own` the types of its own parameters beside `STANDARD`: ``start("00_start_here", globals(), CLIPS=int)``.
 
-    Raises:
-        AvsError: a parameter that does not exist (papermill itself only warns), is missing, of another type or out of
-            range; a device that is not there; a data folder that is not one.
+    Raises AvsError for a parameter that does not exist (papermill itself only warns), is missing or of the wrong type,
+    and for a device or a data folder that is not there.
     """
-    _check_parameters(name, namespace, [*STANDARD, *own])
+    _check_parameters(name, namespace, STANDARD | own)
     fast, seed, data_root, out_dir, device_name = (namespace[n] for n in STANDARD)
-    device = _device(device_name)
+    # lessons compute in float64 here and there, which Apple's GPU lacks: it must be named
+    device = select_device("cpu" if device_name == "auto" and not torch.cuda.is_available() else device_name)
     os.environ["ACCELERATE_USE_CPU"] = str(device.type == "cpu").lower()  # training chooses its device by this
     out = Path(out_dir) if out_dir else base_folder() / "build" / "notebooks" / name
     out.mkdir(parents=True, exist_ok=True)
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in VERSIONS)
-    say(f"Python {platform.python_version()}, {versions}")
+    packages = ("avslib", "torch", "torchvision", "timm", "numpy", "matplotlib", "torchmetrics")
+    versions = [f"{package} {importlib.metadata.version(package)}" for package in packages]
+    print(f"Python {platform.python_version()}, {', '.join(versions)}")
     data = Path(data_root) if data_root else base_folder() / "build" / "data" / "mini-small"
     if not data_root:
-        say(f"Mini-AVS in {data} (built once, in about half a minute); device {device}")
+        print(f"Mini-AVS in {data} (built once, in about half a minute); device {device}")
         build_mini(data, "small", seed=0, progress=False)
     elif not data.is_dir():
         raise DataError(f"DATA_ROOT: {data} is not a folder; give one in AVSBench layout, or '' for Mini-AVS")
@@ -164,39 +136,45 @@ def base_folder() -> Path:
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
 
-def _check_parameters(name: str, namespace: dict[str, Any], known: list[str]) -> None:
-    """Raise unless the parameters are there, the standard ones valid, and no other variable looks like one."""
-    if missing := [n for n in known if n not in namespace]:
-        raise NotebookError(f"{name}: parameter {missing[0]} is missing; run the parameters cell first")
-    for n, (kind, expected) in STANDARD.items():
-        if type(namespace[n]) is not kind or (n == "SEED" and namespace[n] < 0):
-            raise NotebookError(f"{n}: expected {expected}; got {namespace[n]!r}")
+def in_checkout(name: str) -> Path:
+    """A folder of the checkout, such as ``results/runs``; raises an AvsError where there is no checkout."""
+    if not (folder := base_folder() / name).is_dir():
+        clone = "git clone https://github.com/avslib/avslib, then pip install -e avslib"
+        raise InstallError(f"{folder}: no such folder; it is only in the repository: {clone}")
+    return folder
+
+
+def as_parameter(name: str, kind: Any, value: Any, *, strict: bool = True) -> Any:
+    """`value` if it is of the type `kind`, else an AvsError; without `strict`, a text is read as that type.
+
+    >>> as_parameter("SEED", int, "010", strict=False)
+    10
+    """
+    try:
+        return TypeAdapter(kind, config=ConfigDict(strict=strict, allow_inf_nan=False)).validate_python(value)
+    except ValidationError as error:
+        expected = error.errors()[0]["msg"].removeprefix("Input should be ")
+        raise NotebookError(f"{name}: expected {expected}; got {value!r}") from None
+
+
+def _check_parameters(name: str, namespace: dict[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raise unless the parameters are there and of their types, and no other variable looks like one."""
+    for n, kind in kinds.items():
+        if n not in namespace:
+            raise NotebookError(f"{name}: parameter {n} is missing; run the parameters cell first")
+        as_parameter(n, kind, namespace[n])
     if any(isinstance(value, Lesson) for value in namespace.values()):
         return  # started before: by now the reader's own variables are there
     imported = [vars(module) for key, module in list(sys.modules.items()) if key.split(".")[0] == "avslib"]
     for n, value in namespace.items():
         literal = isinstance(value, bool | int | float | str | list | tuple | dict | None)
-        if not literal or n.startswith("_") or n in {"In", "Out", *known}:
-            continue
-        if not any(constants.get(n) is value for constants in imported):  # COLOURS, say
-            raise NotebookError(f"{name}: there is no parameter {n!r}; the parameters are {', '.join(known)}")
-
-
-def _device(name: str) -> torch.device:
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    chosen = ("cuda" if there["cuda"] else "cpu") if name == "auto" else name
-    if not there.get(chosen):
-        raise NotebookError(f"DEVICE: expected {STANDARD['DEVICE'][1]}; PyTorch finds no such device here: {name!r}")
-    return torch.device(chosen)
+        own = literal and not n.startswith("_") and n not in {"In", "Out", *kinds}
+        if own and not any(constants.get(n) is value for constants in imported):  # COLOURS, say
+            raise NotebookError(f"{name}: there is no parameter {n!r}; the parameters are {', '.join(kinds)}")
 
 
 def _style_plots() -> None:
-    import matplotlib.pyplot as plt
-    from matplotlib import cycler
-
-    from avslib.study.plots import COLOURS
-
-    names, dashes = ("blue", "orange", "green", "vermilion", "purple", "black"), ("-", "--", "-.", ":", "-", "--")
-    cycle = cycler(color=[COLOURS[n] for n in names]) + cycler(linestyle=list(dashes))
+    names = ("blue", "orange", "green", "vermilion", "purple", "black")
+    cycle = cycler(color=[COLOURS[n] for n in names], linestyle=["-", "--", "-.", ":", "-", "--"])
     size = {"figure.dpi": 80, "figure.figsize": (7, 3), "font.size": 9, "figure.constrained_layout.use": True}
     plt.rcParams.update({"axes.prop_cycle": cycle, "image.cmap": "viridis", "axes.grid": False, **size})

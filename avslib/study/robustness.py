@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
 from jaxtyping import Float, Shaped
 from rich.progress import track
 from torch import Tensor
@@ -40,6 +39,7 @@ from avslib.training.evaluate import Scores, predict_batches
 from avslib.training.loop import BEST
 from avslib.training.setup import open_split
 from avslib.weights.checkpoints import WEIGHTS, load_checkpoint, shipped_names
+from avslib.weights.devices import select_device
 
 TITLES = {"mini": "Robustness on Mini-AVS (not comparable with AVSBench)", "avsbench": "Robustness on AVSBench"}
 Names = Sequence[str] | None
@@ -119,6 +119,7 @@ def robustness(
     splits: Sequence[str] = ("test",),
     conditions: Names = None,
     seed: int = 0,
+    device: str = "auto",
     progress: bool = True,
 ) -> RunRecord:
     """Score a checkpoint under every condition, and write ``run.json`` and ``clips.csv`` into `out`/<id>.
@@ -128,7 +129,7 @@ def robustness(
     `load_checkpoint` and `evaluate_robustness`, or when `out`/<id> holds a record already.
     """
     start = time.perf_counter()
-    model = load_checkpoint(checkpoint).to(PartialState().device)
+    model = load_checkpoint(checkpoint, select_device(device))
     changes = {"data.root": str(data), "data.task": task, "data.max_clips": None, "train.eval_samples": 0}
     config = model.config.replace(changes)
     kind, dataset = dataset_info(data, task)

@@ -2,14 +2,15 @@
 
 import pytest
 
-from avslib.course.execute import check_parameters, find, given_for, notebooks_folder, parameters, read_parameters
+from avslib.course.execute import check_parameters, find, given_for, parameters, read_parameters
+from avslib.course.lesson import in_checkout
 
 FILES = ("ci", "colab", "paper")
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_name_is_a_parameter_of_its_notebook(name):
-    by_number = read_parameters(notebooks_folder() / "params" / f"{name}.yaml")
+    by_number = read_parameters(in_checkout("notebooks/params") / f"{name}.yaml")
     paths = find()
     assert set(by_number) - {"all"} <= {path.stem.split("_")[0] for path in paths}
     for path in paths:
@@ -18,5 +19,5 @@ def test_every_name_is_a_parameter_of_its_notebook(name):
 
 
 def test_ci_is_small_and_the_others_are_full():
-    fast = {name: read_parameters(notebooks_folder() / "params" / f"{name}.yaml")["all"]["FAST"] for name in FILES}
+    fast = {name: read_parameters(in_checkout("notebooks/params") / f"{name}.yaml")["all"]["FAST"] for name in FILES}
     assert fast == {"ci": True, "colab": False, "paper": False}

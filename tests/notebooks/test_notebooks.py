@@ -68,13 +68,20 @@ def test_opens_with_a_badge_of_its_own_and_the_same_bootstrap(path):
 
 @each
 def test_parameters_are_the_standard_ones_and_those_that_start_checks(path):
-    names = list(execute.parameters(path))
-    assert names[: len(STANDARD)] == list(STANDARD)
+    found = execute.parameters(path)
+    assert list(found)[: len(STANDARD)] == list(STANDARD)
+    own = dict(list(found.items())[len(STANDARD) :])
     source = "\n".join(cell.source for cell in code(path) if not re.search(r"^\s*[!%]", cell.source, re.MULTILINE))
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     starts = [call for call in calls if getattr(call.func, "id", "") == "start"]
-    arguments = [argument.value for argument in starts[0].args if isinstance(argument, ast.Constant)]
-    assert len(starts) == 1 and arguments == [label(path), *names[len(STANDARD) :]]
+    assert len(starts) == 1 and starts[0].args[0].value == label(path)
+    kinds = {keyword.arg: ast.unparse(keyword.value) for keyword in starts[0].keywords}
+    assert list(kinds) == list(own)
+    for name, default in own.items():
+        kind = type(default).__name__
+        if isinstance(default, list):
+            kind = f"list[{type(default[0]).__name__ if default else 'str'}]"
+        assert kinds[name] == kind
 
 
 @each
@@ -125,6 +132,15 @@ def run(path: Path, out: Path, **given) -> None:
 @each
 def test_runs_by_papermill_with_metrics_in_bounds(path, tmp_path):
     run(path, tmp_path)
+
+
+@pytest.mark.notebook
+def test_papermills_own_form_of_a_wrong_type_stops_a_lesson(tmp_path):
+    import papermill
+
+    given = {"TRAIN": "false", "OUT_DIR": str(tmp_path)}
+    with pytest.raises(papermill.PapermillExecutionError, match="TRAIN: expected a valid boolean; got 'false'"):
+        papermill.execute_notebook(execute.find(["07"])[0], tmp_path / "out.ipynb", given, kernel_name="python3")
 
 
 @pytest.mark.notebook

@@ -12,9 +12,9 @@ from avslib.core.errors import InstallError, NotebookError
 from avslib.course.show import image_html
 from avslib.data.avsbench import AVSBench
 
-# What ipywidgets leaves undone, run in the browser when the picture is there. JupyterLab takes arrow keys and letters
-# to move between cells and to edit them, even from a list that has the focus, unless the focused element says no; and
-# a slider's handle has no name for screen readers. The controls may appear a little later than the picture.
+# What ipywidgets leaves undone, run in the browser when the picture is there: JupyterLab takes arrow keys and letters
+# even from a list that has the focus, unless that says no, and a slider's handle has no name for screen readers. The
+# controls may appear a little later than the picture.
 FINISH_CONTROLS = """const picture = this; setTimeout(() => {
   for (const one of picture.closest('.widget-vbox')?.querySelectorAll('select, input, button, [tabindex]') ?? []) {
     one.setAttribute('data-lm-suppress-shortcuts', 'true');
@@ -29,31 +29,23 @@ def ipywidgets_module() -> Any:
     try:
         import ipywidgets
     except ImportError:
-        raise InstallError(
-            'the widgets need ipywidgets: install it by `python -m pip install "ipywidgets>=8.1"` and restart the '
-            "kernel, or use the figure function of the same module"
-        ) from None
+        advice = 'install it by `python -m pip install "ipywidgets>=8.1"`, or use the figure function'
+        raise InstallError(f"the widgets need ipywidgets: {advice} of the same module") from None
     return ipywidgets
 
 
 def control(kind: str, description: str, **options: Any) -> Any:
     """An ipywidgets control by class name, its whole label in a column of its own (a checkbox has it behind)."""
-    widgets = ipywidgets_module()
-    layout, style = widgets.Layout(width="min(640px, 98%)"), {"description_width": "190px"}
-    own = {"indent": False} if kind == "Checkbox" else {"style": style}
-    return getattr(widgets, kind)(description=description, layout=layout, **own, **options)
+    own = {"indent": False} if kind == "Checkbox" else {"style": {"description_width": "190px"}}
+    options |= {"description": description, "layout": {"width": "min(640px, 98%)"}}
+    return getattr(ipywidgets_module(), kind)(**own, **options)
 
 
 def panel(controls: Mapping[str, Any], draw: Callable[..., Any], *extra: Any) -> Any:
-    """Controls above a picture: whenever a control changes, the picture becomes ``draw(**values)``.
+    """Controls above a picture: whenever a control changes, the picture becomes ``draw(**values)``, a labelled figure.
 
-    Args:
-        controls: by the name of the argument that each one sets.
-        draw: returns a figure whose label is its alt text; called once for each change.
-        extra: more widgets, shown between the controls and the picture.
-
-    Returns:
-        ``ipywidgets.VBox``; its last child is the ``HTML`` with the picture.
+    `controls` are named as the arguments that they set; `extra` widgets stand between them and the picture, which is
+    the last child of the ``ipywidgets.VBox`` that is returned.
     """
     widgets = ipywidgets_module()
     picture = widgets.HTML()
@@ -70,25 +62,20 @@ def panel(controls: Mapping[str, Any], draw: Callable[..., Any], *extra: Any) ->
 
 def check_clip(dataset: AVSBench, *indices: int, sound: bool = False) -> None:
     """Raise AvsError unless each is the index of a clip and, with `sound`, the clips have sound embeddings."""
-    for index in indices:
-        if not isinstance(index, int | np.integer) or not 0 <= index < len(dataset):
-            raise NotebookError(f"clip {index!r}: the dataset has clips 0 to {len(dataset) - 1}")
+    if wrong := [index for index in indices if index not in range(len(dataset))]:
+        raise NotebookError(f"clip {wrong[0]!r}: the dataset has clips 0 to {len(dataset) - 1}")
     if sound and dataset.audio is None:
-        raise NotebookError(
-            "the dataset has no sound embeddings; open it by lesson.dataset(...) or dataset.with_audio(...)"
-        )
+        raise NotebookError("the dataset has no sound embeddings; open it by lesson.dataset() or dataset.with_audio()")
 
 
 def clip_title(dataset: AVSBench, index: int) -> str:
-    """Name and, where there is one, category of a clip."""
     clip = dataset.clips[index]
     return f"{clip.name} ({clip.category})" if clip.category else clip.name
 
 
 def clip_options(dataset: AVSBench, indices: Iterable[int]) -> list[tuple[str, int]]:
     """Options of a dropdown of clips; raises AvsError for an index that is not one, or none at all."""
-    indices = list(indices)
-    check_clip(dataset, *indices)
+    check_clip(dataset, *(indices := list(indices)))
     if not indices:
         raise NotebookError("there is no clip to choose from; give at least one index")
     return [(clip_title(dataset, index), int(index)) for index in indices]
@@ -101,7 +88,5 @@ def resize_to(field: Float[Tensor, "T h w"], size: tuple[int, int]) -> Float[Ten
 
 def frames_of(item: Mapping[str, Any]) -> UInt8[np.ndarray, "T H W 3"]:
     """An item's pictures at the size of its masks, as matplotlib draws them."""
-    image, size = item["image"], item["mask"].shape[-2:]
-    if image.shape[-2:] != size:
-        image = F.interpolate(image.float(), size, mode="bilinear", align_corners=False).round().byte()
-    return image.permute(0, 2, 3, 1).numpy()
+    image = F.interpolate(item["image"].float(), item["mask"].shape[-2:], mode="bilinear", align_corners=False)
+    return image.round().byte().permute(0, 2, 3, 1).numpy()

@@ -124,6 +124,15 @@ def test_bad_override(mini_data, capfd, monkeypatch, option, words):
 
 
 @pytest.mark.parametrize(
+    ("command", "device"),
+    [(["eval", "--checkpoint"], "gpu"), (["eval", "--checkpoint"], "cuda:99"), (["robustness"], "cuda:99")],
+)
+def test_a_device_that_is_not_there(mini_data, capfd, monkeypatch, command, device):
+    code, _, err = avs(capfd, monkeypatch, *command, "mini-s4", "--data", mini_data, "--device", device)
+    assert code == 2 and f"device '{device}': expected auto, cpu" in err and err.endswith("[AVS101]\n")
+
+
+@pytest.mark.parametrize(
     "command", [[], ["data"], ["data", "build-mini"], ["data", "check"], ["train"], ["eval"], ["table"], ["demo"]]
 )
 def test_every_command_explains_itself(capfd, monkeypatch, command):

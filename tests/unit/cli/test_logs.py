@@ -11,7 +11,7 @@ import pytest
 
 from avslib import cli
 from avslib.cli.last_resort import as_avs_error
-from avslib.core.errors import DataError, DiskFullError, InternalError, MemoryLimitError, OutputError
+from avslib.core.errors import DataError, DiskFullError, InstallError, InternalError, MemoryLimitError, OutputError
 
 
 def avs(monkeypatch, *arguments):
@@ -47,6 +47,8 @@ def test_verbose_says_what_is_read_and_where_an_error_came_from(monkeypatch, cap
         (PermissionError(errno.EACCES, "Permission denied", "out/run.json"), OutputError),
         (MemoryError(), MemoryLimitError),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryLimitError),
+        (ModuleNotFoundError("No module named 'pandas'", name="pandas"), InstallError),
+        (ImportError("cannot import name 'x' from 'avslib.config'", name="avslib.config"), InternalError),
         (KeyError("epoch"), InternalError),
     ],
 )
@@ -74,6 +76,29 @@ def test_the_last_resort_and_help_do_without_torch(tmp_path):
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
     assert "Usage: avs" in run("--help").stdout
-    done = run("weights", "list")
-    assert done.returncode == 70 and re.search(r"torch.* report it with .*\.txt \[AVS900\]", done.stderr)
-    assert len(list(tmp_path.iterdir())) == 1
+    for command in (["weights", "list"], ["table"], ["doctor"]):
+        done = run(*command)
+        assert done.returncode == 2 and re.fullmatch(
+            r"avs: the package (torch|numpy|pandas) .* \[AVS103\]\n", done.stderr
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "raise ImportError('libtorch_cpu.so: undefined symbol: _ZN3c10')",
+        "raise OSError('libcudart.so.12: cannot open shared object file: No such file or directory')",
+        "raise RuntimeError('operator torchvision::nms does not exist')",
+        "raise AttributeError('_ARRAY_API not found')",
+    ],
+)
+def test_a_broken_package_is_named(tmp_path, monkeypatch, fault):
+    (tmp_path / "brokenpackage").mkdir()
+    (tmp_path / "brokenpackage/__init__.py").write_text("from brokenpackage import inner\n", encoding="utf-8")
+    (tmp_path / "brokenpackage/inner.py").write_text(fault, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Exception, match=r"\w") as caught:
+        __import__("brokenpackage")
+    found = as_avs_error(caught.value)
+    assert type(found) is InstallError and "the package brokenpackage cannot be imported" in str(found)

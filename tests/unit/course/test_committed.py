@@ -3,7 +3,7 @@
 import pytest
 
 from avslib.core.errors import AvsError
-from avslib.course import committed
+from avslib.course import committed, lesson
 from avslib.study.records import load_records
 
 
@@ -12,6 +12,6 @@ def test_records_of_the_checkout():
 
 
 def test_without_a_checkout_it_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(committed, "base_folder", lambda: tmp_path)
+    monkeypatch.setattr(lesson, "base_folder", lambda: tmp_path)
     with pytest.raises(AvsError, match="git clone"):
         committed.committed_runs()

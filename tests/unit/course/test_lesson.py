@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def names(mini_data, tmp_path):
 
 @pytest.fixture
 def lesson(names):
-    return start("99_test", names, say=lambda line: None)
+    return start("99_test", names)
 
 
 def test_a_lesson_offers_data_model_and_generators_by_its_parameters(lesson):
@@ -36,33 +37,53 @@ def test_a_lesson_offers_data_model_and_generators_by_its_parameters(lesson):
     [
         ({"FASST": True}, "there is no parameter 'FASST'; the parameters are FAST, SEED"),
         ({"fast": False}, "there is no parameter 'fast'"),
-        ({"SEED": "1"}, "SEED: expected a whole number"),
-        ({"FAST": 1}, "FAST: expected True"),
-        ({"DEVICE": "tpu"}, "DEVICE: expected"),
+        ({"SEED": "1"}, "SEED: expected a valid integer; got '1'"),
+        ({"SEED": -1}, "SEED: expected greater than or equal to 0"),
+        ({"FAST": 1}, "FAST: expected a valid boolean"),
+        ({"DEVICE": "tpu"}, "device 'tpu': expected auto, cpu"),
         ({"DATA_ROOT": "nowhere"}, "DATA_ROOT: nowhere is not a folder"),
     ],
 )
 def test_wrong_parameters_are_refused(names, change, message):
     with pytest.raises(AvsError, match=message):
-        start("99_test", names | change, say=lambda line: None)
+        start("99_test", names | change)
 
 
 def test_a_missing_parameter_and_an_absent_gpu_are_named(names):
     with pytest.raises(AvsError, match="CLIPS is missing"):
-        start("99_test", names, "CLIPS", say=lambda line: None)
+        start("99_test", names, CLIPS=int)
     if not torch.cuda.is_available():
-        with pytest.raises(AvsError, match="no such device here"):
-            start("99_test", names | {"DEVICE": "cuda"}, say=lambda line: None)
+        with pytest.raises(AvsError, match="device 'cuda': expected auto"):
+            start("99_test", names | {"DEVICE": "cuda"})
+
+
+@pytest.mark.parametrize(
+    "kind, right, wrong, expected",
+    [
+        (bool, False, "false", "a valid boolean"),
+        (int, 8, True, "a valid integer"),
+        (int, 8, 8.5, "a valid integer"),
+        (float, 1, "0.5", "a valid number"),
+        (float, 0.5, math.nan, "a finite number"),
+        (str, "010", 10, "a valid string"),
+        (list[int], [8, 37], [8, "37"], "a valid integer"),
+        (list[str], [], "[]", "a valid list"),
+    ],
+)
+def test_a_lessons_own_parameter_must_be_of_its_type(names, kind, right, wrong, expected):
+    assert start("99_test", names | {"OWN": right}, OWN=kind).seed == 3
+    with pytest.raises(AvsError, match=re.escape(f"OWN: expected {expected}; got {wrong!r}")):
+        start("99_test", names | {"OWN": wrong}, OWN=kind)
 
 
 def test_a_started_lesson_may_be_started_again_beside_the_readers_variables(names, lesson):
-    assert start("99_test", names | {"lesson": lesson, "x": 3}, say=lambda line: None).seed == 3
+    assert start("99_test", names | {"lesson": lesson, "x": 3}).seed == 3
 
 
 def test_check_tells_equal_from_different(lesson, capsys):
     lesson.check("sum", 0.1 + 0.2, 0.3)
     assert "[ok] sum" in capsys.readouterr().out
-    with pytest.raises(AssertionError, match=r"differs from the true value by up to 0\.1"):
+    with pytest.raises(AssertionError, match=r"(?s)sum: yours differs from the true: .*but got 0\.4"):
         lesson.check("sum", 0.4, 0.3)
     with pytest.raises(AssertionError, match="shape"):
         lesson.check("sum", torch.zeros(2), torch.zeros(3))
@@ -131,4 +152,35 @@ def test_notebooks_are_found_by_number_and_name():
 
 
 def test_papermills_form_of_parameters_is_understood():
-    assert join_pairs(["run", "-p", "A", "1", "03", "-p", "B=2"]) == ["run", "-p", "A=1", "03", "-p", "B=2"]
+    words = ["notebooks", "run", "-p", "A", "1", "03", "-p", "B=2", "--parameter", "C", "x=y"]
+    joined = ["notebooks", "run", "-p", "A=1", "03", "-p", "B=2", "--parameter", "C=x=y"]
+    assert join_pairs(words) == joined and join_pairs(["data", "-p", "A", "1"]) == ["data", "-p", "A", "1"]
+
+
+@pytest.mark.parametrize(
+    "text, default, value",
+    [
+        ("010", 0, 10),
+        ("010", "", "010"),
+        ("/data/mini #2", "", "/data/mini #2"),
+        ("no", "", "no"),
+        ("null", "", "null"),
+        ("[a]", "", "[a]"),
+        ("false", True, False),
+        ("1e-3", 0.5, 0.001),
+        ("010", 0.5, 10.0),
+        ("[8, 010]", [8, 37], [8, 10]),
+        ('[no, "a, b", 010]', [], ["no", "a, b", "010"]),
+    ],
+)
+def test_a_text_is_read_as_the_type_of_its_parameter(tmp_path, text, default, value):
+    path = notebook(tmp_path / "01_a.ipynb", parameters=f"N = {default!r}")
+    found = execute.check_parameters(path, {"N": text}, as_text=True)["N"]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("text, default", [("0x10", 0), ("", 0), ("perhaps", True), ("nan", 0.5), ("a", []), ("[", [])])
+def test_a_text_that_does_not_fit_is_refused(tmp_path, text, default):
+    path = notebook(tmp_path / "01_a.ipynb", parameters=f"N = {default!r}")
+    with pytest.raises(AvsError, match="N: expected a "):
+        execute.check_parameters(path, {"N": text}, as_text=True)

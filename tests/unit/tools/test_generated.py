@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from avslib.cli.table import table_command
+from avslib.cli.study import table_command
 from avslib.core.errors import AvsError, InstallError
 from avslib.study.records import write_record
 from tests.helpers.study_records import study_record, write_study

@@ -21,12 +21,7 @@ SYMBOLS = dict(zip(PRIOR, ("s_v", "s_a", "c"), strict=True))
 
 @dataclass(frozen=True)
 class LatentAxes:
-    """Principal axes of a cloud of codes: rows of length 1 by falling spread.
-
-    Attributes:
-        deviation: standard deviation along each axis.
-        share: of the whole variance.
-    """
+    """Principal axes of a cloud of codes by falling spread, the standard deviation and share of variance along each."""
 
     axes: Float[Tensor, "n K"]
     deviation: Float[Tensor, "n"]
@@ -34,23 +29,14 @@ class LatentAxes:
 
     def offset(self, shift: Sequence[float]) -> Float[Tensor, "K"]:
         """What to add to a code to move it by `shift` standard deviations along the first axes."""
-        if len(shift) > len(self.axes):
-            raise NotebookError(
-                f"a shift has {len(shift)} numbers for {len(self.axes)} axes; give at most one per axis"
-            )
-        return torch.tensor(shift, dtype=torch.float32) * self.deviation[: len(shift)] @ self.axes[: len(shift)]
+        n = len(shift)
+        if n > len(self.axes):
+            raise NotebookError(f"a shift has {n} numbers for {len(self.axes)} axes; give at most one per axis")
+        return torch.tensor(shift, dtype=torch.float32) * self.deviation[:n] @ self.axes[:n]
 
 
 def principal_axes(codes: Float[Tensor, "N K"], n: int = 2) -> LatentAxes:
-    """The first `n` principal axes of N codes, each signed so that its largest component is positive.
-
-    Raises:
-        AvsError: codes that are not [N, K] with N >= 2 and 1 <= n <= min(N, K).
-
-    >>> axes = principal_axes(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), n=1)
-    >>> axes.axes.abs().tolist(), round(axes.share.item(), 6)
-    ([[1.0, 0.0]], 0.9)
-    """
+    """The first `n` <= min(N, K) principal axes of N >= 2 codes, signed so that the largest component is positive."""
     shape = list(codes.shape)
     if codes.ndim != 2 or len(codes) < 2 or not 1 <= n <= min(shape):
         raise NotebookError(f"principal_axes: expected codes [N, K], N >= 2, 1 <= n <= min(N, K); got {shape}, n = {n}")
@@ -66,10 +52,8 @@ def principal_axes(codes: Float[Tensor, "N K"], n: int = 2) -> LatentAxes:
 def code_axes(predictor: Predictor, dataset: AVSBench, n: int = 2) -> dict[str, LatentAxes]:
     """Principal axes of the prior's mean codes over all frames of `dataset`: ``vs`` (s_v), ``as`` (s_a), ``vac`` (c).
 
-    Only the latent encoders run, which takes a few seconds for a hundred clips.
-
-    Raises:
-        AvsError: clips without sound embeddings, a model without these three codes.
+    Only the latent encoders run, which takes a few seconds for a hundred clips. Raises AvsError for clips without sound
+    embeddings and for a model without these three codes.
     """
     check_clip(dataset, sound=True)
     model, means = predictor.model, {name: [] for name in PRIOR}
@@ -77,8 +61,7 @@ def code_axes(predictor: Predictor, dataset: AVSBench, n: int = 2) -> dict[str, 
         raise NotebookError(f"this model has model.latent={latent}: open a factorised one, with codes s_v, s_a and c")
     for index in range(len(dataset)):
         item = dataset[index]
-        audio = item["audio"].to(predictor.device)
-        audio = audio if model.config.model.use_audio else torch.zeros_like(audio)
+        audio = item["audio"].to(predictor.device) * model.config.model.use_audio
         latents = model.prior.encode(model.normalize(item["image"].to(predictor.device)), audio, None)
         for name in PRIOR:
             means[name].append(latents[name][0].cpu())
@@ -88,12 +71,9 @@ def code_axes(predictor: Predictor, dataset: AVSBench, n: int = 2) -> dict[str, 
 def latent_figure(
     predictor: Predictor, dataset: AVSBench, index: int, shifts: Shifts, axes: Mapping[str, LatentAxes] | None = None
 ) -> Any:
-    """Masks of a clip with its mean codes, with shifted ones, and how far each pixel's probability moved.
+    """Masks of clip `index` with its mean codes, with shifted ones, and how far each pixel's probability moved.
 
-    Args:
-        index: of the clip in `dataset`.
-        shifts: for ``vs`` (s_v), ``as`` (s_a), ``vac`` (c).
-        axes: from `code_axes`; computed over `dataset` when left out.
+    `shifts` are for ``vs`` (s_v), ``as`` (s_a), ``vac`` (c); `axes`, from `code_axes`, are computed when left out.
     """
     check_clip(dataset, index, sound=True)
     if unknown := [name for name in shifts if name not in PRIOR]:
@@ -106,28 +86,22 @@ def latent_figure(
     codes = {name: output.codes[name].cpu() + axes[name].offset(shift) for name, shift in shifts.items()}
     both = output.logits[:, 0].float().sigmoid().cpu(), predictor.with_codes(image, audio, codes)
     before, after = (resize_to(field, truth.shape[-2:]) for field in both)
-    lit = [100 * (field > 0.5).float().mean().item() for field in (before, after)]
-    changed = 100 * ((before > 0.5) != (after > 0.5)).float().mean().item()
+    was, now = before > 0.5, after > 0.5
+    lit, relit, changed = (f"{100 * mask.float().mean():.1f} %" for mask in (was, now, was != now))
     gap = (after - before).abs()
     moves = ", ".join(f"{SYMBOLS[k]} ({' '.join(f'{x:+.1f}' for x in v)})" for k, v in shifts.items() if any(v))
-    titles = (
-        f"{clip_title(dataset, index)}, mean codes: lit {lit[0]:.1f} %",
-        f"shifted by {moves + ' sd' if moves else 'nothing'}: lit {lit[1]:.1f} %, changed {changed:.1f} %",
-        f"change of probability, white where it is largest: {gap.max():.2f}",
-    )
-    frames = frames_of(item)
-    grey = (255 * gap / gap.max().clamp(min=1e-6)).byte()[..., None].expand(-1, -1, -1, 3).numpy()
-    rows = zip(
-        titles, (frames, frames, grey), [truth.numpy()] * 3, map(Tensor.numpy, (before, after, after)), strict=True
-    )
-    figure = outlined_frames(list(rows), dpi=80)
-    figure.set_label(f"Clip with true and predicted outlines. {'; '.join(titles)}.")
+    first = f"{clip_title(dataset, index)}, mean codes: lit {lit}"
+    second = f"shifted by {moves + ' sd' if moves else 'nothing'}: lit {relit}, changed {changed}"
+    third = f"change of probability, white where it is largest: {gap.max():.2f}"
+    frames, grey = frames_of(item), (255 * gap / gap.max().clamp(min=1e-6)).byte()[..., None].expand(-1, -1, -1, 3)
+    rows = [(first, frames, truth, before), (second, frames, truth, after), (third, grey, truth, after)]
+    figure = outlined_frames(rows, dpi=80)
+    figure.set_label(f"Clip with true and predicted outlines. {first}; {second}; {third}.")
     return figure
 
 
 def latent_explorer(predictor: Predictor, dataset: AVSBench, index: int = 0) -> Any:
     """Six sliders, two principal axes for each of s_v, s_a, c, above `latent_figure`. The axes are computed once."""
-    check_clip(dataset, index)
     axes = code_axes(predictor, dataset)
     steps = {"min": -4, "max": 4, "step": 0.5, "value": 0, "readout_format": "+.1f", "continuous_update": False}
     controls = {}

@@ -1,0 +1,102 @@
+"""`avs demo`, `robustness`, `table` and `bench`: studies of several runs, their tables, and speed."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from avslib.cli.options import CHECKPOINT, Data, Device, Quiet, Splits, Task, console, require_beside, say
+from avslib.core.errors import UsageError
+
+PARTS = "ceilings, fusion, metrics, inference, train, parts (the default: all of these), growth, feeding"
+
+
+def demo_command(
+    seed: Annotated[list[int] | None, typer.Option(help="Training seed; repeat it for mean and sd.")] = None,
+    out: Annotated[Path, typer.Option(help="Records, tables and pictures.")] = Path("build/demo/results"),
+    work: Annotated[Path, typer.Option(help="Data and checkpoints.")] = Path("build/demo"),
+    quiet: Quiet = False,
+) -> None:
+    """The main job: build Mini-AVS, train the full ECMVAE on S4 and MS3, score, print the table, draw the pictures."""
+    from avslib.study.demo import demo
+
+    demo(seeds=tuple(seed or [0]), out=out, work=work, progress=not quiet, console=console)
+
+
+def robustness_command(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help=CHECKPOINT)],
+    data: Data,
+    task: Task = "s4",
+    split: Splits = None,
+    seed: Annotated[int, typer.Option(help="Random seed for noise, exchanged and off-screen sounds.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the run records.")] = Path("results/robustness"),
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Score a checkpoint when the sound is noisy, exchanged, silent or missing: J, F and the share falsely lit."""
+    from avslib.study.robustness import robustness, robustness_table
+
+    options = {"splits": split or ["test"], "seed": seed, "device": device, "progress": not quiet}
+    record = robustness(checkpoint, data, task, out, **options)
+    console.print(robustness_table([record], "rich", record.data))
+    say(f"run record: {record.path}")
+
+
+def bench_command(
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to measure.")] = "cpu",
+    backbone: Annotated[str, typer.Option(help="timm name: resnet50, pvt_v2_b5, or any other.")] = "resnet50",
+    batch: Annotated[int, typer.Option(min=1, help="Clips per training step.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of whole steps; small parts take 3 times as many.")] = 3,
+    part: Annotated[list[str] | None, typer.Option(help=f"{PARTS}; may be repeated.")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Also torch.compile: minutes, a C++ compiler.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A tiny network, which tries the command in seconds.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record instead of tables.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Folder in AVSBench layout, for part feeding.")] = None,
+    task: Task = "s4",
+    out: Annotated[Path | None, typer.Option(help="Default: results/bench, or build/bench with --quick.")] = None,
+) -> None:
+    """Measure speed and memory beside a plain reference form, in one run; write a record."""
+    require_beside("benchmarks", "avs bench")
+    from benchmarks.command import measure
+    from benchmarks.record import BenchSettings
+
+    chosen = {"device": device, "backbone": backbone, "batch": batch, "rounds": rounds, "quick": quick}
+    settings = BenchSettings(**chosen, compile=compile, data=None if data is None else str(data), task=task)
+    measure(settings, part or (), out, as_json, console)
+
+
+def table_command(
+    task: Task = "s4",
+    data: Annotated[Literal["mini", "avsbench"], typer.Option(help="The two never share a table.")] = "mini",
+    runs: Annotated[Path | None, typer.Option(help="Run records; default: results/[ablation/]runs.")] = None,
+    format: Annotated[Literal["rich", "md", "csv", "latex", "html"], typer.Option(help="rich: a terminal.")] = "rich",
+    ablation: Annotated[bool, typer.Option("--ablation", help="Every variant beside the full model.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Rewrite every committed table and figure.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Name those that are stale; exit code 1 if any.")] = False,
+) -> None:
+    """Print a table of run records: Paper | Ours, methods on Mini-AVS, or an ablation; our cells need a run."""
+    if write or check:
+        if (write and check) or ablation or runs:
+            raise UsageError("avs table: give only --write or --check, without other options")
+        _committed(check)
+        return
+    from avslib.study.ablation import ablation_table
+    from avslib.study.records import load_records
+    from avslib.study.results import table
+
+    folder = runs or Path("results/ablation/runs" if ablation else "results/runs")
+    # without a record, the paper's rows and the command that fills ours still stand
+    records = load_records(folder) if folder.is_dir() or runs or (data == "mini" and not ablation) else []
+    made = ablation_table(records, task, format, data=data) if ablation else table(records, task, data, format)
+    console.print(made) if format == "rich" else print(made, end="")
+
+
+def _committed(check: bool) -> None:
+    require_beside("tools", f"avs table --{'check' if check else 'write'}")
+    from tools.generated import stale, write
+
+    found = stale(Path()) if check else write(Path())
+    for path in found:
+        print(f"{path}: {'stale; update it with `avs table --write`' if check else 'written'}")
+    if check and found:
+        raise typer.Exit(1)
