@@ -111,7 +111,7 @@ def _weights(vggish: str | Path | None) -> Iterator[Finding]:
     from huggingface_hub import try_to_load_from_cache
 
     from avslib.audio.vggish import load_vggish
-    from avslib.core.imagenet import PACKAGED
+    from avslib.models.backbones import PACKAGED
     from avslib.weights.checkpoints import shipped_names
 
     yield Finding("weights", "shipped checkpoints", ", ".join(shipped_names()), "avs predict, avs demo, the lessons")
