@@ -44,7 +44,7 @@ def build(name="ecmvae", preset="mini", **more):
 def spread(model, logvar):
     """Prior and posterior at opposite ends."""
     for branch, sign in ((model.prior, 1), (model.posterior, -1)):
-        for encoder in (getattr(branch, n) for n in ("encode_sv", "encode_sa", "encode_c") if hasattr(branch, n)):
+        for encoder in filter(None, (getattr(branch, n, None) for n in ("encode_sv", "encode_sa", "encode_c"))):
             torch.nn.init.constant_(encoder.head.logvar.bias, sign * logvar)
 
 
