@@ -1,6 +1,7 @@
 """avslib: ECMVAE for audio-visual segmentation, trainable, tested, and explained term by term."""
 
 from importlib import import_module
+from importlib.util import find_spec
 
 __version__ = "0.1.0"
 
@@ -12,6 +13,9 @@ _LAZY = {
     "ECMVAEOutput": "avslib.models.ecmvae",
     "load_checkpoint": "avslib.weights.checkpoints",
     "load_official": "avslib.weights.released",
+    "train": "avslib.training.loop",
+    "evaluate": "avslib.training.evaluate",
+    "Predictor": "avslib.video.predictor",
     "AvsError": "avslib.core.errors",
 }
 
@@ -21,9 +25,6 @@ __all__ = [*_LAZY, "__version__"]
 def __getattr__(name: str):
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
-    try:
+    if find_spec(f"avslib.{name}"):
         return import_module(f"avslib.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"avslib.{name}":
-            raise
-        raise AttributeError(f"module 'avslib' has no attribute {name!r}") from None
+    raise AttributeError(f"module 'avslib' has no attribute {name!r}")

@@ -23,13 +23,11 @@ def entropy(p: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
 def entropy_parts(
     samples: Float[Tensor, "k *S"],
 ) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"], Float[Tensor, "*S"]]:
-    """Entropy of the mean prediction, and its two parts, in bits.
+    """Entropy of the mean of k sampled probabilities, and its two parts, in bits.
 
     total = H(mean_k p_k); expected = mean_k H(p_k), which remains when the code is known; their difference is the
     mutual information of label and code, >= 0, and 0 when all samples agree. Source: Depeweg et al., "Decomposition of
     Uncertainty in Bayesian Deep Learning", ICML 2018.
-
-    Shape: samples [k, *S] of probabilities -> total, expected, mutual information, each [*S].
 
     >>> total, expected, information = entropy_parts(torch.tensor([[0.0], [1.0]]))  # two certain samples that disagree
     >>> total.item(), expected.item(), information.item()
@@ -52,12 +50,9 @@ def logits_of_mean_probability(logits: Float[Tensor, "k *S"]) -> Float[Tensor, "
 
 @dataclass
 class Reliability:
-    """A reliability diagram: predicted probability and observed frequency in each bin of predictions.
+    """A reliability diagram: mean probability `predicted` and share of positives `observed` in each bin of predictions.
 
-    Attributes:
-        edges: [bins + 1] from 0 to 1.
-        predicted, observed: [bins] mean probability and share of positives; NaN in an empty bin.
-        share: [bins] of all predictions.
+    `edges` [bins + 1] go from 0 to 1, `share` [bins] is of all predictions; an empty bin holds NaN.
     """
 
     edges: Float[Tensor, "B1"]
@@ -77,18 +72,13 @@ def reliability(p: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], bins: int 
     The calibration error of the result equals torchmetrics' ``BinaryCalibrationError(n_bins=bins, norm="l1")``.
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, in its binary form.
 
-    Raises:
-        AvsError: unequal shapes, no predictions, probabilities outside 0..1, targets that are not 0 or 1.
-
     >>> diagram = reliability(torch.tensor([0.2, 0.2, 0.9, 0.9]), torch.tensor([0, 1, 1, 1]), bins=2)
     >>> diagram.observed.tolist(), round(diagram.error, 3)
     ([0.5, 1.0], 0.2)
     """
     if p.shape != target.shape or p.numel() == 0 or bins < 1:
-        raise UsageError(
-            f"reliability expects probabilities and targets of one shape and at least one bin; "
-            f"got {list(p.shape)}, {list(target.shape)}, {bins} bins"
-        )
+        found = f"{list(p.shape)}, {list(target.shape)}, {bins} bins"
+        raise UsageError(f"reliability expects probabilities and targets of one shape and a bin at least; got {found}")
     p, target = p.detach().flatten().double().cpu(), target.flatten().double().cpu()
     if not ((p >= 0) & (p <= 1)).all() or not ((target == 0) | (target == 1)).all():
         raise UsageError("reliability expects probabilities in [0, 1] and targets of 0 and 1; apply sigmoid to logits")
@@ -107,10 +97,8 @@ def calibration_error(p: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], bins
 def fit_temperature(logits: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], steps: int = 50) -> float:
     """The temperature t > 0 that minimises the binary cross-entropy of sigmoid(logits / t).
 
-    It does not move the boundary at 0.5, so J stays the same. Source: Guo et al., ICML 2017.
-
-    Raises:
-        AvsError: unequal shapes, logits that are not finite, or targets that are all equal, which have no minimum.
+    It does not move the boundary at 0.5, so J stays the same. Targets that are all equal have no minimum and are
+    refused. Source: Guo et al., ICML 2017.
 
     >>> logits = torch.tensor([4.0, 4.0, 4.0, -4.0])  # three of four are right: sigmoid should say 3/4
     >>> round(fit_temperature(logits, torch.tensor([1, 1, 0, 0])) / (4 / torch.tensor(3.0).log().item()), 3)
@@ -119,7 +107,7 @@ def fit_temperature(logits: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], s
     target = target.to(logits.device).float()
     if logits.shape != target.shape or target.unique().tolist() != [0, 1]:
         raise UsageError(
-            "fit_temperature expects logits and targets of the same shape, with zeros and ones among the targets"
+            "fit_temperature expects logits and targets of one shape, with zeros and ones among the targets"
         )
     logits = logits.detach().float()
     if not logits.isfinite().all():

@@ -12,9 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from avslib.core.errors import NonFiniteError, UsageError
 
+Logits = Float[Tensor, "N *frame"]
+Masks = Shaped[Tensor, "N *frame"]
 BETA_SQUARED = 0.3
 # the last one is exactly 1 in float32; the released scores include it
 THRESHOLDS: Float[Tensor, "255"] = torch.linspace(0, 1 - 1e-10, 255)
@@ -25,28 +28,21 @@ _FRAMES_IN_CACHE = 16
 
 @dataclass(frozen=True)
 class FrameScores:
-    """What J and F sum over N frames; see `iou_per_frame` and `f_curves`.
-
-    Attributes:
-        iou: [N], float64.
-        curve: F at every threshold, [N, 255], float64.
-        counted: frames whose mask is not empty, [N].
-    """
+    """What J and F sum over N frames: `iou_per_frame`, and the curve and the counted frames of `f_curves`."""
 
     iou: Float[Tensor, "N"]
     curve: Float[Tensor, "N 255"]
     counted: Bool[Tensor, "N"]
 
 
-def frame_scores(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> FrameScores:
+def frame_scores(logits: Logits, target: Masks) -> FrameScores:
     """IoU and F curve of every frame from one pass over its pixels.
 
-    Equal to comparing all pixels with every threshold, in one pass: histograms of the sigmoids over the thresholds,
-    inside and outside the mask, summed from the top.
-
-    Shape: logits, target [N, 1, H, W] or [N, H, W]. Raises AvsError on other shapes, masks that are not 0/1, and NaN.
+    Equal to comparing all pixels with every threshold: histograms of the sigmoids over the thresholds, inside and
+    outside the mask, summed from the top. Raises AvsError on other shapes, masks that are not 0/1, and NaN.
     """
-    counts = _histograms(logits, target).to(_float64_device(logits))
+    # mps has no float64
+    counts = _histograms(logits, target).to("cpu" if logits.device.type == "mps" else logits.device)
     pixels = target.shape[1:].numel()
     background, hits = counts.flip(-1).cumsum(-1).flip(-1).double()
     true = hits[:, 0]
@@ -62,13 +58,11 @@ def frame_scores(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *f
     return FrameScores(iou, curve.nan_to_num(0.0), ~empty)
 
 
-def iou_per_frame(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> Float[Tensor, "N"]:
+def iou_per_frame(logits: Logits, target: Masks) -> Float[Tensor, "N"]:
     """Intersection over union of every frame at sigmoid > 0.5, float64.
 
     IoU = I / (U + 1e-7); a frame with an empty mask scores the share of its pixels that are correctly left out.
-    Source: AVSBench (Zhou et al., ECCV 2022), mIoU before the mean over frames.
-
-    Shape: logits, target [N, 1, H, W] or [N, H, W] -> [N]. Raises AvsError as `frame_scores`.
+    Source: AVSBench (Zhou et al., ECCV 2022), mIoU before the mean over frames. Raises AvsError as `frame_scores`.
 
     >>> mask = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 0]]])
     >>> logits = torch.tensor([[[9.0, -9.0], [-9.0, -9.0]], [[9.0, -9.0], [-9.0, -9.0]]])
@@ -78,15 +72,12 @@ def iou_per_frame(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *
     return frame_scores(logits, target).iou
 
 
-def f_curves(
-    logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]
-) -> tuple[Float[Tensor, "N 255"], Bool[Tensor, "N"]]:
+def f_curves(logits: Logits, target: Masks) -> tuple[Float[Tensor, "N 255"], Bool[Tensor, "N"]]:
     """F of every frame at every threshold (float64), and which frames have a non-empty mask.
 
     F = (1 + b) P R / (b P + R) with b = beta^2 = 0.3, P = tp / (predicted + 1e-20), R = tp / (true + 1e-20),
-    prediction = sigmoid >= threshold, NaN -> 0. Source: AVSBench (Zhou et al., ECCV 2022).
-
-    Shape: logits, target [N, 1, H, W] or [N, H, W] -> [N, 255], [N]. Raises AvsError as `frame_scores`.
+    prediction = sigmoid >= threshold, NaN -> 0. Source: AVSBench (Zhou et al., ECCV 2022). Raises AvsError as
+    `frame_scores`.
 
     >>> mask = torch.tensor([[[1, 1], [0, 0]]])
     >>> curve, counted = f_curves(torch.tensor([[[0.0, 0.0], [0.0, -9.0]]]), mask)
@@ -97,17 +88,15 @@ def f_curves(
     return scores.curve, scores.counted
 
 
-def _histograms(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"]) -> Int[Tensor, "2 N 256"]:
+def _histograms(logits: Logits, target: Masks) -> Int[Tensor, "2 N 256"]:
     """Pixels outside and inside the mask in each bin; bin k ends where the next threshold begins.
 
     The bin of threshold 0.5 holds only that value, and `_ABOVE_HALF` begins right above it: J uses sigmoid > 0.5, F
     sigmoid >= threshold. (Thresholding the logit at 0 differs: the float32 sigmoid exceeds 0.5 only from 9e-8 on.)
     """
     if logits.shape != target.shape or logits.ndim not in (3, 4) or (logits.ndim == 4 and logits.shape[1] != 1):
-        raise UsageError(
-            "metrics expect logits and masks of the same shape, [N, 1, H, W] or [N, H, W]; "
-            f"got {list(logits.shape)} and {list(target.shape)}"
-        )
+        shapes = f"{list(logits.shape)} and {list(target.shape)}"
+        raise UsageError(f"metrics expect logits and masks of the same shape, [N, 1, H, W] or [N, H, W]; got {shapes}")
     thresholds, found = THRESHOLDS.to(logits.device), []
     # a few frames at a time stay in a CPU's cache
     size = _FRAMES_IN_CACHE if logits.device.type == "cpu" else max(len(logits), 1)
@@ -126,10 +115,6 @@ def _histograms(logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *fr
         index += torch.arange(len(x), device=index.device, dtype=torch.int32)[:, None] * _BINS
         found.append(torch.bincount(index.flatten(), minlength=2 * len(x) * _BINS).view(2, len(x), _BINS))
     return torch.cat(found, dim=1)
-
-
-def _float64_device(tensor: Tensor) -> torch.device:
-    return torch.device("cpu") if tensor.device.type == "mps" else tensor.device
 
 
 class MeanIoU(Metric):
@@ -151,9 +136,7 @@ class MeanIoU(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("frames", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(
-        self, logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"], scores: FrameScores | None = None
-    ) -> None:
+    def update(self, logits: Logits, target: Masks, scores: FrameScores | None = None) -> None:
         """Add N frames; shapes and errors as `frame_scores`, whose result can be passed where it is known."""
         scores = frame_scores(logits, target) if scores is None else scores
         self.total += scores.iou.sum().to(self.total.device)
@@ -183,9 +166,7 @@ class FScore(Metric):
         self.add_state("curve", torch.zeros(len(THRESHOLDS), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("counted", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(
-        self, logits: Float[Tensor, "N *frame"], target: Shaped[Tensor, "N *frame"], scores: FrameScores | None = None
-    ) -> None:
+    def update(self, logits: Logits, target: Masks, scores: FrameScores | None = None) -> None:
         """Add N frames; shapes and errors as `frame_scores`, whose result can be passed where it is known."""
         scores = frame_scores(logits, target) if scores is None else scores
         self.curve += scores.curve[scores.counted].sum(0).to(self.curve.device)
@@ -231,11 +212,7 @@ class LegacyFScore(Metric):
         self.add_state("unplaced", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(
-        self,
-        logits: Float[Tensor, "N *frame"],
-        target: Shaped[Tensor, "N *frame"],
-        index: Shaped[Tensor, "N"] | None = None,
-        scores: FrameScores | None = None,
+        self, logits: Logits, target: Masks, index: Shaped[Tensor, "N"] | None = None, scores: FrameScores | None = None
     ) -> None:
         """Add N frames; `index`: their places in the set (clip number * frames + frame), by default the next N.
 
@@ -256,15 +233,9 @@ class LegacyFScore(Metric):
         """The mean of the batches' best F; NaN before the first frame."""
         if not len(self.index):
             return torch.tensor(float("nan"), dtype=torch.float64)
-        # lists in one process, tensors after a reduction over several
-        curves, counted, index = (
-            torch.cat(x) if isinstance(x, list) else x for x in (self.curves, self.counted, self.index)
-        )
+        curves, counted, index = map(dim_zero_cat, (self.curves, self.counted, self.index))
         if self.unplaced and (self.parts > 1 or self.unplaced < len(index)):
-            raise UsageError(
-                "LegacyFScore depends on the order of the frames in the set: "
-                "with several processes pass update() the places of its rows as `index`"
-            )
+            raise UsageError("LegacyFScore depends on the order of the frames; in several processes pass their `index`")
         places, rows = np.unique(index.cpu(), return_index=True)
         if not np.array_equal(places, np.arange(len(places))):
             raise UsageError("LegacyFScore expects every place from 0 to the last; some rows of the set are missing")

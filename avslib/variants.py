@@ -15,24 +15,13 @@ from typing import Any, get_args
 from avslib.config import Config, LossConfig, load_config, preset_names
 from avslib.core.errors import UsageError
 
-
-def _forms(field: str) -> tuple[str, ...]:
-    return get_args(LossConfig.model_fields[field].annotation)
-
-
-# fields of ``model`` that change the size or the start of a network, not the method
-SIZES = (
-    "model.backbone",
-    "model.pretrained",
-    "model.image_size",
-    "model.audio_encoder",
-    "model.audio_weights",
-    "model.audio_dim",
-    "model.channels",
-    "model.image_encoder_channels",
-    "model.map_encoder_channels",
-    "model.map_vector",
-)
+# fields that define a method; the others change the size or the start of a network
+METHOD = {
+    "model": ("use_audio", "neck", "fusion", "latent", "code_fusion", "injection", "latent_dim", "mi_dim"),
+    "loss": tuple(LossConfig.model_fields),
+    "data": ("flip", "posterior_mask"),
+    "train": ("eval_samples",),
+}
 RELEASED_FORMS = ("loss.structure_weighting", "loss.kl_scale", "loss.divergence_c", "loss.mi_bound", "data.flip")
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -59,7 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 } | {
     f"{field}_{form}": {f"loss.{field}": form}
     for field in ("divergence_c", "kl_scale", "mi_bound", "structure_weighting")
-    for form in _forms(field)
+    for form in get_args(LossConfig.model_fields[field].annotation)
 }
 
 
@@ -84,8 +73,7 @@ def variant(name: str) -> dict[str, Any]:
 def method_name(config: Config) -> str:
     """The name of a configuration in tables: the variant of its preset that it is, then the fields that differ from it.
 
-    Only the fields that define a method count: ``model``, ``loss``, ``data.flip``, ``data.posterior_mask`` and
-    ``train.eval_samples``, without the sizes of network and images.
+    Only the fields that define a method count, not the sizes of network and images.
 
     >>> method_name(load_config("mini", ["loss.mi=0"])), method_name(load_config("demo", ["model.latent_dim=4"]))
     ('without_mi', 'ecmvae, latent_dim=4')
@@ -103,7 +91,5 @@ def method_name(config: Config) -> str:
 def _defining(config: Config, preset: Config) -> dict[str, Any]:
     """The fields that differ from the preset's, of those that define a method."""
     ours, theirs = config.model_dump(mode="json"), preset.model_dump(mode="json")
-    names = [f"{section}.{field}" for section in ("model", "loss") for field in ours[section]]
-    names = [name for name in names if name not in SIZES] + ["data.flip", "data.posterior_mask", "train.eval_samples"]
-    pairs = [(name, *name.split(".")) for name in names]
-    return {name: ours[part][field] for name, part, field in pairs if ours[part][field] != theirs[part][field]}
+    pairs = [(section, field) for section, fields in METHOD.items() for field in fields]
+    return {f"{s}.{field}": ours[s][field] for s, field in pairs if ours[s][field] != theirs[s][field]}

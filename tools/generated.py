@@ -20,7 +20,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from avslib.core.errors import RecordError, UsageError, explained
+from avslib.core.errors import KINDS, RecordError, UsageError
 from avslib.core.files import atomic_path
 from avslib.study.ablation import ablation_table
 from avslib.study.comparisons import Comparison, compare
@@ -66,6 +66,12 @@ def fill_marks(text: str, tables: Mapping[str, Callable[[], str]], source: str) 
     return MARK.sub(lambda m: m[1] + tables[m[2]]() + m[4], text)
 
 
+def explained_errors() -> str:
+    """The codes of errors: what happened and what to do."""
+    rows = [f"| {k.code} | `{k.__name__}` | {k.__doc__} | {k.remedy} |" for k in KINDS.values()]
+    return "\n".join(["| code | from Python | what happened | what to do |", "| --- | --- | --- | --- |", *rows, ""])
+
+
 class _Study:
     """The records of a checkout; each folder is read once, and compared once, however many tables show it."""
 
@@ -109,7 +115,7 @@ class _Study:
         made |= {f"ablation-{task}": partial(self.ablation, task, "md") for task in TASKS}
         made |= {name: partial(self.bench, make) for name, make in BENCH_TABLES.items()}
         made |= {name: partial(self.tried, make) for name, make in RELIABILITY_TABLES.items()}
-        return made | {"robustness": self.robustness, "errors": explained}
+        return made | {"robustness": self.robustness, "errors": explained_errors}
 
     def texts(self) -> dict[Path, str]:
         """Every generated file of text as it should be."""

@@ -23,7 +23,8 @@ from avslib.models.ecmvae import ECMVAE
 from avslib.models.latent import PRIOR
 from avslib.study.run import run
 from avslib.training.evaluate import flatten_clips
-from avslib.training.loop import BEST, open_split
+from avslib.training.loop import BEST
+from avslib.training.setup import open_split
 from avslib.training.state import STATE
 from avslib.weights.checkpoints import load_checkpoint
 

@@ -21,12 +21,9 @@ def mel_filterbank() -> Float[Tensor, "257 64"]:
 
     torchaudio's HTK filterbank draws its triangles linear in Hz, which moves the log-mel by about 1e-2.
     """
-
-    def mel(hz):
-        return 1127 * np.log1p(np.asarray(hz) / 700)
-
-    bins = mel(np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1))[:, None]
-    edges = np.linspace(mel(MEL_LOW_HZ), mel(MEL_HIGH_HZ), MELS + 2)
+    bins = 1127 * np.log1p(np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1) / 700)[:, None]
+    low, high = 1127 * np.log1p(np.array([MEL_LOW_HZ, MEL_HIGH_HZ]) / 700)
+    edges = np.linspace(low, high, MELS + 2)
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
     bank = np.maximum(0, np.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre)))
     bank[0] = 0
@@ -36,17 +33,7 @@ def mel_filterbank() -> Float[Tensor, "257 64"]:
 @cache
 def _mel_spectrogram() -> torchaudio.transforms.MelSpectrogram:
     transform = torchaudio.transforms.MelSpectrogram(
-        SAMPLE_RATE,
-        n_fft=FFT,
-        win_length=WINDOW,
-        hop_length=HOP,
-        n_mels=MELS,
-        f_min=MEL_LOW_HZ,
-        f_max=MEL_HIGH_HZ,
-        power=1,
-        center=False,
-        mel_scale="htk",
-        wkwargs={"periodic": True},
+        SAMPLE_RATE, n_fft=FFT, win_length=WINDOW, hop_length=HOP, n_mels=MELS, power=1, center=False
     )
     transform.mel_scale.fb.copy_(mel_filterbank())
     return transform
@@ -61,8 +48,7 @@ def log_mel(
     remainder at the end is dropped (Hershey et al., "CNN Architectures for Large-Scale Audio Classification", 2017).
 
     Args:
-        waveform: samples in [-1, 1]; channels are averaged, other rates resampled.
-        sample_rate: of the waveform, in Hz.
+        waveform: samples in [-1, 1]; channels are averaged, other rates (`sample_rate`, in Hz) resampled.
         frames: T; the sound is cut or filled with silence to `frames` seconds, which give `frames` patches up
             to 24 s. None: as many patches as the sound fills (77,040 samples give 5).
 
@@ -74,10 +60,8 @@ def log_mel(
         waveform = fit_length(waveform, frames * SAMPLE_RATE)
     needed = WINDOW + (PATCH - 1) * HOP
     if waveform.shape[-1] < needed:
-        raise SoundError(
-            f"waveform lasts {waveform.shape[-1] / SAMPLE_RATE:.3f} s; a log-mel patch needs at least "
-            f"{needed / SAMPLE_RATE:.3f} s"
-        )
+        lasts = waveform.shape[-1] / SAMPLE_RATE
+        raise SoundError(f"waveform lasts {lasts:.3f} s; a log-mel patch needs at least {needed / SAMPLE_RATE:.3f} s")
     # torch centres the 400-sample window in the 512-sample FFT frame: 56 samples on either side undo it
     margin = (FFT - WINDOW) // 2
     mel = _mel_spectrogram()(torch.nn.functional.pad(waveform, (margin, margin)).cpu())

@@ -5,6 +5,7 @@ from importlib import resources
 import torch
 import torchaudio
 from jaxtyping import Float
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,8 +52,7 @@ class SoundNetSlice(nn.Module):
                 for t, statistics in enumerate(seconds):
                     part = x[..., edges[t] : edges[t + 1]]
                     statistics += [part.mean(-1), part.amax(-1), part.std(-1, unbiased=False)]
-            if pool > 1:
-                x = F.max_pool1d(x, pool)
+            x = F.max_pool1d(x, pool)
         return torch.stack([torch.cat(statistics, -1) for statistics in seconds], 1)
 
 
@@ -68,17 +68,15 @@ class SoundNetEmbedding(nn.Module):
     def __init__(self, hidden: int = 256) -> None:
         super().__init__()
         self.slice = SoundNetSlice()
-        self.register_buffer("mean", torch.zeros(self.slice.features))
-        self.register_buffer("std", torch.ones(self.slice.features))
         features = self.slice.features
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
         self.head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, self.dim), nn.ReLU())
         self.eval().requires_grad_(False)
 
     @classmethod
     def pretrained(cls) -> "SoundNetEmbedding":
         """With the weights in `avslib/assets/soundnet`, next to their licence and training record."""
-        from safetensors.torch import load
-
         state = {f"slice.{name}": value for name, value in load((ASSETS / "slice.safetensors").read_bytes()).items()}
         state |= load((ASSETS / "head.safetensors").read_bytes())
         model = cls(hidden=len(state["head.0.bias"]))
@@ -91,14 +89,8 @@ class SoundNetEmbedding(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveform: Float[Tensor, "B S"], frames: int = 5) -> Float[Tensor, "B*T 128"]:
-        """Embed the first `frames` seconds, silence after the end; row b * T + t is second t of clip b.
-
-        Raises:
-            AvsError: a different shape, or samples that are not float.
-        """
+        """Embed the first `frames` seconds, silence after the end; row b * T + t is second t of clip b."""
         if waveform.ndim != 2 or not waveform.is_floating_point():
-            raise UsageError(
-                f"waveform is {waveform.dtype} of shape {list(waveform.shape)}; expected float "
-                f"[clips, samples at {SAMPLE_RATE} Hz] (avslib.audio.to_mono_16k makes one clip)"
-            )
+            found = f"{waveform.dtype} of shape {list(waveform.shape)}"
+            raise UsageError(f"waveform is {found}; expected float [clips, samples] at {SAMPLE_RATE} Hz")
         return self.head(self.standardise(self.slice(waveform, frames))).flatten(0, 1)

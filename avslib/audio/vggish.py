@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from avslib.core.checkpoints import load_strict, read_weights
 from avslib.core.errors import UsageError, WeightsError
-from avslib.core.parsing import first_line
-from avslib.core.tensors import load_tensors, plain_tensor, read_state_dict, save_tensors
+from avslib.core.tensors import read_state_dict, save_tensors
 
 
 class VGGish(nn.Module):
@@ -37,10 +36,8 @@ class VGGish(nn.Module):
     def forward(self, log_mel: Float[Tensor, "N 1 96 64"]) -> Float[Tensor, "N 128"]:
         """Embed each patch. Raises AvsError on a different shape."""
         if log_mel.ndim != 4 or log_mel.shape[1:] != (1, 96, 64):
-            raise UsageError(
-                f"log_mel has shape {list(log_mel.shape)}; VGGish expects [N, 1, 96, 64] "
-                "(avslib.audio.log_mel makes it)"
-            )
+            shape = list(log_mel.shape)
+            raise UsageError(f"log_mel has shape {shape}; VGGish expects [N, 1, 96, 64] from avslib.audio.log_mel")
         # the released weights come from a channels-last framework: flatten as [H, W, C]
         return self.embeddings(self.features(log_mel).permute(0, 2, 3, 1).flatten(1))
 
@@ -48,45 +45,23 @@ class VGGish(nn.Module):
 def load_vggish(path: str | Path) -> VGGish:
     """A frozen VGGish with the weights of a state dict file (.safetensors, or .pth as released).
 
-    Entries `pproc.*` (the PCA that quantises embeddings for AudioSet) are not used.
-
-    Raises:
-        AvsError: the file is missing, is not a plain state dict, or lacks or adds entries.
+    Its entries `pproc.*`, the PCA that quantises embeddings for AudioSet, are not used. Raises AvsError where the file
+    is missing, is not a plain state dict, or lacks or adds entries.
     """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such VGGish weights file; expected the state dict as released")
-    if path.suffix == ".safetensors":
-        try:
-            state, _ = load_tensors(path)
-        except Exception as error:
-            raise WeightsError(
-                f"{path}: not a whole safetensors file ({type(error).__name__}); expected VGGish's state dict"
-            ) from error
-    else:
-        state = read_state_dict(path, "VGGish weights")
-    with torch.device("meta"):
-        model = VGGish()
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {first_line(name): value for name, value in state.items() if not str(name).startswith("pproc.")}
-    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    if missing or unexpected:
-        raise WeightsError(
-            f"{path}: not a VGGish state dict; missing: {', '.join(missing) or 'nothing'}; "
-            f"unexpected: {', '.join(unexpected[:20]) or 'nothing'}"
-        )
-    for name, shape in expected.items():
-        if not plain_tensor(found[name]) or tuple(found[name].shape) != shape:
-            raise WeightsError(f"{path}: entry {name} is not a tensor of shape {list(shape)}, as VGGish's is")
-    model.load_state_dict({name: value.float() for name, value in found.items()}, assign=True)
+    state = read_weights(path)[1] if path.suffix == ".safetensors" else read_state_dict(path, "VGGish weights")
+    model = VGGish()
+    used = {name: value for name, value in state.items() if not str(name).startswith("pproc.")}
+    load_strict(model, used, f"{path} does not hold VGGish's state dict", "get it as released")
     return model.eval().requires_grad_(False)
 
 
 def import_vggish(source: str | Path, out: str | Path) -> Path:
-    """Write released VGGish weights as safetensors: only the entries that the network uses, checked by name and shape.
+    """Write released VGGish weights as safetensors, only the entries that the network uses.
 
-    Raises:
-        AvsError: see :func:`load_vggish`; or `out` does not end in ``.safetensors``, or holds other weights.
+    Raises AvsError as `load_vggish`, and where `out` does not end in ``.safetensors`` or holds other weights.
     """
     out = Path(out)
     if out.suffix != ".safetensors":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import soundfile
 import torch
 import torchaudio
 from jaxtyping import Float
@@ -16,56 +17,55 @@ SAMPLE_RATE = 16000
 RATES = (1000, 384_000)  # sample rates of sound hardware; others come from damaged headers
 MOST_CHANNELS = 32
 MOST_SAMPLES = 2**28  # of all channels: 1 GiB as float32, 46 minutes of stereo at 48 kHz
+LOUDEST = 8.0  # 18 dB over full scale: loud mixes stay below, samples in the scale of integers do not
 
 
 def load_wav(path: str | Path | BinaryIO, seconds: float | None = None) -> tuple[Float[Tensor, "C S"], int]:
-    """Read a sound file, by path or from its open bytes, as float samples in [-1, 1].
+    """The float32 samples [C, S] in [-1, 1] of a sound file, by path or from its open bytes, and their rate in Hz.
 
-    Any format of libsndfile works: WAV, FLAC, OGG, MP3. The header is checked before any sample is read.
-
-    Args:
-        seconds: read at most this much from the beginning; None: all.
-
-    Returns:
-        waveform [C, S] float32, and its rate in Hz.
+    Any format of libsndfile works: WAV, FLAC, OGG, MP3. The header is checked before any sample is read; `seconds`: at
+    most this much from the beginning; None: all.
 
     Raises:
-        AvsError: the file is missing, not a sound file, empty, or holds samples that are not finite; a rate outside
-            `RATES`, more than `MOST_CHANNELS` channels, more than `MOST_SAMPLES` samples to be read.
+        AvsError: the file is missing, not a sound file, empty, or holds samples that are not finite or far beyond 1; a
+            rate outside `RATES`, more than `MOST_CHANNELS` channels, more than `MOST_SAMPLES` samples.
     """
-    import soundfile
-
-    opened = hasattr(path, "read")
-    if not opened and not Path(path).is_file():
+    if isinstance(path, (str, Path)) and not Path(path).is_file():
         raise SoundError(f"{path}: no such sound file")
     try:
-        with soundfile.SoundFile(path if opened else str(path)) as sound:
+        with soundfile.SoundFile(str(path) if isinstance(path, Path) else path) as sound:
             rate = sound.samplerate
-            frames = _frames_to_read(path, sound.frames, sound.channels, rate, seconds)
-            samples = sound.read(frames, dtype="float32", always_2d=True)
+            samples = sound.read(_frames_to_read(sound, path, seconds), dtype="float32", always_2d=True)
     except SoundError:
         raise
     except (RuntimeError, ValueError, TypeError) as error:
         raise SoundError(f"{path}: cannot be read as a sound file ({error}); convert it to WAV") from error
     if samples.size == 0:
         raise SoundError(f"{path}: holds no samples; record or convert it again")
-    if not np.isfinite(samples).all():
-        raise SoundError(f"{path}: holds samples that are NaN or infinite; convert it again")
-    return torch.from_numpy(np.ascontiguousarray(samples.T)), int(rate)
+    waveform = torch.from_numpy(np.ascontiguousarray(samples.T))
+    _require_scale(waveform, path)
+    return waveform, rate
 
 
-def _frames_to_read(path: str | Path | BinaryIO, frames: int, channels: int, rate: int, seconds: float | None) -> int:
-    """How many samples of each channel to read from a file with this header."""
-    if not RATES[0] <= rate <= RATES[1] or not 1 <= channels <= MOST_CHANNELS:
+def _require_scale(waveform: Tensor, source: object) -> None:
+    peak = float(waveform.abs().max())
+    if not math.isfinite(peak):
+        raise SoundError(f"{source}: holds NaN or infinite samples; read or convert it again")
+    if peak > LOUDEST:
         raise SoundError(
-            f"{path}: its header declares {channels} channels at {rate} Hz; expected at most {MOST_CHANNELS} channels "
-            f"at {RATES[0]} to {RATES[1]} Hz: convert it to 16 kHz WAV"
+            f"{source}: its samples reach {peak:.0f}; expected float samples in [-1, 1]: divide them by the full scale "
+            "of their format, which is 32768 for 16-bit samples"
         )
-    frames = frames if seconds is None else min(frames, math.ceil(seconds * rate))
-    if frames * channels > MOST_SAMPLES:
+
+
+def _frames_to_read(sound: soundfile.SoundFile, source: object, seconds: float | None) -> int:
+    frames = sound.frames if seconds is None else min(sound.frames, math.ceil(seconds * sound.samplerate))
+    possible = RATES[0] <= sound.samplerate <= RATES[1] and 1 <= sound.channels <= MOST_CHANNELS
+    if not possible or frames * sound.channels > MOST_SAMPLES:
         raise SoundError(
-            f"{path}: its header declares {frames / rate:.0f} s in {channels} channels; expected at most "
-            f"{MOST_SAMPLES} samples: cut it into shorter files"
+            f"{source}: its header declares {frames} samples in {sound.channels} channels at {sound.samplerate} Hz; "
+            f"expected at most {MOST_SAMPLES} samples in {MOST_CHANNELS} channels at {RATES[0]} to {RATES[1]} Hz: "
+            "convert it to 16 kHz WAV, or cut it into shorter files"
         )
     return frames
 
@@ -74,22 +74,20 @@ def to_mono_16k(waveform: Float[Tensor, "C S"] | Float[Tensor, "S"], rate: int) 
     """Mean of the channels, resampled to 16 kHz (windowed sinc).
 
     Raises:
-        AvsError: a different number of dimensions, no samples, samples that are not finite, a rate outside `RATES`, or
-            one that shares almost no divisor with 16 kHz, so that the resampling filter would need gigabytes.
+        AvsError: a different number of dimensions, samples as in `load_wav`, a rate outside `RATES`, or one that shares
+            almost no divisor with 16 kHz, so that the resampling filter would need gigabytes.
     """
     waveform = torch.as_tensor(waveform)
-    if waveform.ndim not in (1, 2) or waveform.numel() == 0:
-        raise SoundError(f"waveform has shape {list(waveform.shape)}; expected [samples] or [channels, samples]")
-    if not waveform.is_floating_point():
-        raise SoundError(f"waveform is of type {waveform.dtype}; expected float samples in [-1, 1]")
-    if not torch.isfinite(waveform).all():
-        raise SoundError("waveform holds NaN or infinite samples; read or convert it again")
-    if int(rate) != rate or not RATES[0] <= rate <= RATES[1]:
-        raise SoundError(f"sample_rate is {rate}; expected a whole number of Hz from {RATES[0]} to {RATES[1]}")
-    if SAMPLE_RATE // math.gcd(int(rate), SAMPLE_RATE) > 2000:
+    if waveform.ndim not in (1, 2) or waveform.numel() == 0 or not waveform.is_floating_point():
         raise SoundError(
-            f"sample_rate is {rate}, which shares almost no divisor with {SAMPLE_RATE}; is the file's header right? "
-            "Convert the sound to 16 kHz first"
+            f"waveform is {waveform.dtype} of shape {list(waveform.shape)}; expected float samples in [-1, 1] of shape "
+            "[samples] or [channels, samples]"
+        )
+    _require_scale(waveform, "waveform")
+    if int(rate) != rate or not RATES[0] <= rate <= RATES[1] or math.gcd(int(rate), SAMPLE_RATE) < 8:
+        raise SoundError(
+            f"sample_rate is {rate}; expected {RATES[0]} to {RATES[1]} Hz with a divisor of at least 8 in common with "
+            f"{SAMPLE_RATE}: is the file's header right? Convert the sound to 16 kHz first"
         )
     if waveform.ndim == 2:
         waveform = waveform.mean(0)
@@ -105,8 +103,7 @@ def fit_length(waveform: Float[Tensor, "*B S"], samples: int) -> Float[Tensor, "
 def load_clip(path: str | Path | BinaryIO, seconds: int = 5, tolerance: float = 0.5) -> Float[Tensor, "S"]:
     """The first `seconds` seconds of a sound file as 16 kHz mono: exactly `seconds` * 16000 samples.
 
-    Raises:
-        AvsError: as `load_wav`, and when more than `tolerance` seconds are missing.
+    Raises AvsError as `load_wav`, and when more than `tolerance` seconds are missing.
     """
     waveform = to_mono_16k(*load_wav(path, seconds + 1))
     length = waveform.shape[-1] / SAMPLE_RATE

@@ -1,14 +1,17 @@
 """`avs ablate`: run a grid of variants, tasks and seeds, and print its tables."""
 
+import json
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from avslib.cli.data import Quiet
+from avslib.cli.options import Quiet, console
 
-console = Console()
+if TYPE_CHECKING:
+    from avslib.study.records import RunRecord
+    from avslib.study.sweep.grid import Job
 
 
 def ablate_command(
@@ -31,8 +34,44 @@ def ablate_command(
     """Run a grid of trainings: finished ones are skipped, interrupted ones go on, failed ones do not stop the rest."""
     from avslib.study.sweep.engine import run_grid
 
+    options = {"console": console, "progress": not quiet, "lesson": run_lesson}
     try:
-        result = run_grid(grid, out, work, data, seeds, fast, executor, processes, console=console, progress=not quiet)
+        result = run_grid(grid, out, work, data, seeds, fast, executor, processes, **options)
     except KeyboardInterrupt:
+        console.print("\nstopped: finished runs are kept; the same command goes on from here")
         raise typer.Exit(130) from None
     raise typer.Exit(1 if result.failed else 0)
+
+
+def run_lesson(job: "Job", folder: Path, number: int, fast: bool) -> "RunRecord":
+    """Execute a copy of a lesson with the job's parameters; returns the record of its run of this configuration.
+
+    Raises:
+        AvsError: the lesson fails, or leaves no record of this run.
+    """
+    import torch
+
+    from avslib.config import load_config
+    from avslib.core.errors import SweepError
+    from avslib.course.execute import find, run_notebook
+    from avslib.study.run import dataset_info
+    from avslib.study.sweep.jobs import finished_runs
+    from avslib.variants import variant
+
+    path, own = find([str(number)])[0], variant(job.variant)
+    # a lesson makes itself small with FAST: then every field is given, so that the job's own sizes stand; except those
+    # of the variant, since the lesson trains the full model under the same overrides
+    changed = job.changes(None if fast else load_config(job.preset).replace(own))
+    overrides = [f"{name}={json.dumps(value)}" for name, value in changed.items() if own.get(name, ...) != value]
+    (folder / path.name).unlink(missing_ok=True)  # other workers, with other paths, may have begun a copy
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # for the kernel
+    parameters = {"VARIANT": job.variant, "SEED": job.seed, "TASK": job.task, "PRESET": job.preset, "FAST": fast}
+    run_notebook(path, folder, parameters | {"OVERRIDES": overrides, "DATA_ROOT": str(job.config.data.root)})
+    _, *wanted, _, variant_hash = job.key(dataset_info(str(job.config.data.root), job.task)[1].id)
+    for (_, *found, _, found_hash), record in finished_runs(folder / "runs").items():
+        if (found, found_hash) == (wanted, variant_hash):
+            return record
+    raise SweepError(
+        f"{path.name}: left no run record of {job.method}, seed {job.seed}, in {folder / 'runs'}; its run must follow "
+        "from VARIANT, SEED, TASK, PRESET and OVERRIDES"
+    )

@@ -77,9 +77,12 @@ def prepare_command(
     task: Task = "s4",
     csv: Annotated[Path | None, typer.Option(help="The clips, as in the task's csv; default: end to end.")] = None,
     split: Annotated[str, typer.Option(help="Split of the clips where no csv names one.")] = "test",
-    masks: Annotated[Path | None, typer.Option(help="Folder laid out as gt_masks, copied for the clips made.")] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder laid out as gt_masks, copied for the clips made."),
+    ] = None,
     size: Annotated[int, typer.Option(min=0, help="Side of the frames in pixels; 0: as in the video.")] = 224,
-    workers: Workers = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of threads; default: one for each CPU.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Cut videos into clips of 5 s in AVSBench's layout: exit code 0 all made, 1 some failed, 2 none could be."""

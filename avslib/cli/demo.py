@@ -10,7 +10,7 @@ from avslib.cli.options import Quiet, console
 
 def demo_command(
     seed: Annotated[list[int] | None, typer.Option(help="Training seed; repeat it for mean and sd.")] = None,
-    out: Annotated[Path, typer.Option(help="Records, tables and pictures.")] = Path("results/demo"),
+    out: Annotated[Path, typer.Option(help="Records, tables and pictures.")] = Path("build/demo/results"),
     work: Annotated[Path, typer.Option(help="Data and checkpoints.")] = Path("build/demo"),
     quiet: Quiet = False,
 ) -> None:

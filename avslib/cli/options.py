@@ -18,6 +18,7 @@ Splits = Annotated[list[str] | None, typer.Option(help="val, test (default) or t
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of processes; default: one for each CPU.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 BFloat16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16: faster where supported, about 3 digits.")]
+Device = Annotated[str, typer.Option(help="auto (the fastest there is), cpu, cuda, cuda:N or mps.")]
 OVERRIDE = "Set a field of the configuration (`avs config` lists them); may be repeated."
 Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", metavar="SECTION.FIELD=VALUE", help=OVERRIDE)]
 CHECKPOINT = "Checkpoint folder or file of `avs train`, or the name of a shipped one."

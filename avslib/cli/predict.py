@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from avslib.cli.options import CHECKPOINT, BFloat16, Quiet, say
+from avslib.cli.options import CHECKPOINT, BFloat16, Device, Quiet, say
 
 
 def predict_command(
@@ -22,6 +22,7 @@ def predict_command(
     masks: Annotated[Literal["png", "npz", "rle"], typer.Option(help="Images, arrays or COCO run lengths.")] = "png",
     overlay: Annotated[Literal["mp4"], typer.Option(help="Format of the overlay.")] = "mp4",
     no_overlay: Annotated[bool, typer.Option("--no-overlay", help="Write no overlay.")] = False,
+    device: Device = "auto",
     bf16: BFloat16 = False,
     quiet: Quiet = False,
 ) -> None:
@@ -30,7 +31,7 @@ def predict_command(
     from avslib.video.predictor import Predictor
 
     out = out or Path("build/predict") / video.stem
-    predictor = Predictor.from_checkpoint(checkpoint, bf16=bf16)
+    predictor = Predictor.from_checkpoint(checkpoint, device, bf16=bf16)
     prediction = predictor.predict(video, audio or track, samples, seed, fps, size, overlap, progress=not quiet)
     rows = write_prediction(prediction, out, masks=masks, overlay=not no_overlay)
     seen = sum(row["area"] > 0 for row in rows)

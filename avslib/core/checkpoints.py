@@ -47,9 +47,7 @@ def read_weights(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str,
     try:
         return path, *load_tensors(path)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"checkpoint {path}: not a whole safetensors file ({error}); copy or train it again"
-        ) from None
+        raise WeightsError(f"checkpoint {path}: not a whole safetensors file ({error}); get it again") from None
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, advice: str) -> None:

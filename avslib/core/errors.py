@@ -5,17 +5,17 @@ made from the classes below. A code keeps its meaning once it is published.
 """
 
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 
 class AvsError(ValueError):
     """Bad input, explained in one sentence: what is wrong and where, what was expected, what to do.
 
-    It is an ordinary ``ValueError`` in Python. Only the classes below are raised.
+    Only the classes below are raised.
     """
 
-    code = "AVS000"
-    remedy = ""
-    exit_code = 2
+    code, remedy, exit_code = "AVS000", "", 2
 
     def __init__(self, message: str = ""):
         # PyTorch re-raises a worker's error with the whole traceback as its text; the message comes last
@@ -24,186 +24,129 @@ class AvsError(ValueError):
         super().__init__(message)
 
 
+Kind = TypeVar("Kind", bound=type[AvsError])
+KINDS: dict[str, type[AvsError]] = {}  # by code
+
+
+def _kind(code: str, remedy: str, exit_code: int = 2) -> Callable[[Kind], Kind]:
+    def declare(kind: Kind) -> Kind:
+        kind.code, kind.remedy, kind.exit_code = code, remedy, exit_code
+        KINDS[code] = kind
+        return kind
+
+    return declare
+
+
+@_kind("AVS101", "Pass what the message asks for; `avs COMMAND --help` lists the options.")
 class UsageError(AvsError):
     """An option, argument or value that the command or function does not accept."""
 
-    code = "AVS101"
-    remedy = "Pass what the message asks for; `avs COMMAND --help` lists the options."
 
-
+@_kind("AVS102", "`avs config PRESET` lists the fields and what they mean.")
 class ConfigError(AvsError):
     """A preset, YAML file, grid or `-o` override with an unknown field or a value out of range."""
 
-    code = "AVS102"
-    remedy = "`avs config PRESET` lists the fields and what they mean."
 
-
+@_kind("AVS103", "Install what the message names; `avs doctor` shows what else is missing.")
 class InstallError(AvsError):
     """A package, program, device or part of the repository that this command needs is missing."""
 
-    code = "AVS103"
-    remedy = "Install what the message names; `avs doctor` shows what else is missing."
 
-
+@_kind("AVS201", "`avs data check DIR` lists every fault; `--fix-list` writes the clips to leave out.")
 class DataError(AvsError):
     """The data folder, its csv or the files of a clip are missing or not in AVSBench's layout."""
 
-    code = "AVS201"
-    remedy = "`avs data check DIR` lists every fault; `--fix-list` writes the clips to leave out."
 
-
+@_kind("AVS202", "Get or export the file again.")
 class PictureError(AvsError):
     """A frame or mask that is damaged, too large, of the wrong size or not binary."""
 
-    code = "AVS202"
-    remedy = "Get or export the file again."
 
-
+@_kind("AVS203", "Convert it to 16 kHz WAV.")
 class SoundError(AvsError):
     """A sound file or waveform that is damaged, too short, too long, or has an unsupported rate or shape."""
 
-    code = "AVS203"
-    remedy = "Convert it to 16 kHz WAV."
 
-
+@_kind("AVS204", "Convert it to mp4; pass the sound with `--audio`.")
 class VideoError(AvsError):
     """A video that cannot be decoded, is cut off, lacks pictures or sound, or exceeds a limit."""
 
-    code = "AVS204"
-    remedy = "Convert it to mp4; pass the sound with `--audio`."
 
-
+@_kind("AVS205", "Nothing in it was run; get the file again from its authors.")
 class LogMelError(AvsError):
     """A log-mel pickle that is damaged, does not hold a tensor, or asks for more than a tensor needs."""
 
-    code = "AVS205"
-    remedy = "Nothing in it was run; get the file again from its authors."
 
-
+@_kind("AVS206", "Pack the clips again with `avs data pack`.")
 class PackedError(AvsError):
     """Packed shards or their index that are damaged, missing or of an unknown format."""
 
-    code = "AVS206"
-    remedy = "Pack the clips again with `avs data pack`."
 
-
+@_kind("AVS207", "Repair them, or leave them out with `data.skip`.")
 class BadClipsError(AvsError):
     """More training clips than `data.max_corrupt` allows could not be read."""
 
-    code = "AVS207"
-    remedy = "Repair them, or leave them out with `data.skip`."
 
-
+@_kind("AVS301", "Pass the whole checkpoint folder, with the config that it was trained with.")
 class WeightsError(AvsError):
     """Weights that are missing, damaged, from a different network, or more than tensors."""
 
-    code = "AVS301"
-    remedy = "Pass the whole checkpoint folder, with the config that it was trained with."
 
-
+@_kind("AVS401", "Choose a different path with `--out`; nothing there was changed.")
 class OutputError(AvsError):
     """The output path holds something else, is in use, or cannot be written."""
 
-    code = "AVS401"
-    remedy = "Choose a different path with `--out`; nothing there was changed."
 
-
+@_kind("AVS402", "Resume with the original settings, or start in a new folder.")
 class RunStateError(AvsError):
     """The saved state of a run is damaged, or belongs to a different configuration or number of processes."""
 
-    code = "AVS402"
-    remedy = "Resume with the original settings, or start in a new folder."
 
-
+@_kind("AVS403", "Restore it from git, or produce it again.")
 class RecordError(AvsError):
     """A run record, table mark or other result that is missing, damaged or edited."""
 
-    code = "AVS403"
-    remedy = "Restore it from git, or produce it again."
 
-
+@_kind("AVS404", "Free some space, then continue with `--resume`.")
 class DiskFullError(AvsError):
     """The disk is full or a quota is reached; the previous file is intact."""
 
-    code = "AVS404"
-    remedy = "Free some space, then continue with `--resume`."
 
-
+@_kind("AVS501", "Lower `train.lr` or set `train.clip_grad`; the batch is kept in the run's folder.")
 class NonFiniteError(AvsError):
     """A loss, embedding or logit is NaN or infinite."""
 
-    code = "AVS501"
-    remedy = "Lower `train.lr` or set `train.clip_grad`; the batch is kept in the run's folder."
 
-
+@_kind("AVS502", "Use the smaller batch that the message names, `train.checkpointing` or bf16.")
 class MemoryLimitError(AvsError):
     """The GPU or the machine ran out of memory."""
 
-    code = "AVS502"
-    remedy = "Use the smaller batch that the message names, `train.checkpointing` or bf16."
 
-
+@_kind("AVS503", "Usually out of memory: lower `data.workers`, then continue with `--resume`.")
 class WorkerError(AvsError):
     """A process that reads data died."""
 
-    code = "AVS503"
-    remedy = "Usually out of memory: lower `data.workers`, then continue with `--resume`."
 
-
+@_kind("AVS504", "Start them with the same settings, on a disk that all of them share.")
 class ProcessesError(AvsError):
     """Processes that train together cannot find each other, or disagree."""
 
-    code = "AVS504"
-    remedy = "Start them with the same settings, on a disk that all of them share."
 
-
+@_kind("AVS505", "Continue with `--resume`.", exit_code=75)
 class Preempted(AvsError):
     """SIGTERM arrived and the state is saved; the exit code is 75 (EX_TEMPFAIL: try again later)."""
 
-    code = "AVS505"
-    remedy = "Continue with `--resume`."
-    exit_code = 75
 
-
+@_kind("AVS601", "`avs notebooks list` shows the parameters.")
 class NotebookError(AvsError):
     """A notebook, its parameter or a widget got something that it does not know."""
 
-    code = "AVS601"
-    remedy = "`avs notebooks list` shows the parameters."
 
-
+@_kind("AVS602", "Start them and run the same command again: finished runs are kept.")
 class SweepError(AvsError):
     """The workers or the scheduler of a sweep do not answer, or lack the data."""
 
-    code = "AVS602"
-    remedy = "Start them and run the same command again: finished runs are kept."
 
-
+@_kind("AVS900", "Report it with the file that the message names; `avs -v COMMAND` prints the traceback.", exit_code=70)
 class InternalError(AvsError):
     """Something that avslib did not expect, which is a bug."""
-
-    code = "AVS900"
-    remedy = "Report it with the file that the message names; `avs -v COMMAND` prints the traceback."
-    exit_code = 70
-
-
-def kinds() -> list[type[AvsError]]:
-    """All kinds of error in the order of their codes."""
-    return sorted((kind for kind in AvsError.__subclasses__() if kind.__module__ == __name__), key=lambda k: k.code)
-
-
-def plain_kind(error: AvsError) -> type[AvsError]:
-    """The class above that can be rebuilt from the message; a subclass may need more arguments.
-
-    >>> class Detailed(VideoError): ...
-    >>> plain_kind(Detailed("a.mp4: cut off")).__name__
-    'VideoError'
-    """
-    return next(kind for kind in type(error).__mro__ if kind in (*kinds(), AvsError))
-
-
-def explained() -> str:
-    """The codes as a Markdown table: what happened and what to do."""
-    rows = [f"| {k.code} | `{k.__name__}` | {' '.join((k.__doc__ or '').split())} | {k.remedy} |" for k in kinds()]
-    head = ["| code | from Python | what happened | what to do |", "| --- | --- | --- | --- |"]
-    return "\n".join([*head, *rows]) + "\n"

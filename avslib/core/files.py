@@ -29,39 +29,36 @@ ABANDONED = 24 * 3600  # seconds without a change after which a temporary file i
 def atomic_path(path: str | Path, *, replace: bool = True, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, delete it on failure.
 
-    The caller may create a file or a folder there. A file at `path` is replaced; a folder at `path` is an error,
-    since a folder cannot be replaced in one step. Temporary files that killed processes left there are removed after a
-    day.
-
-    Args:
-        replace: False keeps an existing file: writing the same bytes again succeeds, other bytes raise an error.
-        flush: False lets the system decide when the bytes reach the disk, for many small files in a row; flush their
-            folder afterwards with `flush_to_disk`.
+    The caller may create a file or a folder there. A folder at `path` is an error, since it cannot be replaced in one
+    step; so is other content there without `replace`. For many small files in a row switch `flush` off, and call
+    `flush_to_disk` for their folder. What killed processes left is removed after a day.
 
     Raises:
         DiskFullError: the disk is full or a quota is reached; the previous file at `path` is intact.
-        OutputError: `replace` is off, and `path` holds something else.
+        OutputError: without `replace`, `path` holds something else.
     """
     path = Path(path)
-    with told_when_full(path):
+    with report_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path.parent.absolute())
         # 50 characters of the name at most: the longest valid name would become too long
         temporary = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex}.part")
         try:
             yield temporary
-            if replace or not _is_there(path, temporary):
+            if replace or not path.exists():
                 if flush:
                     flush_to_disk(temporary)
                 os.replace(temporary, path)
                 if flush and os.name != "nt":  # Windows cannot open a folder, and flushes names itself
                     _flush(path.parent)
+            elif path.is_dir() or temporary.is_dir() or not filecmp.cmp(path, temporary, shallow=False):
+                raise OutputError(f"{path}: already exists with different content; remove it, or choose a new name")
         finally:
             _remove(temporary)
 
 
 @contextmanager
-def told_when_full(path: str | Path) -> Iterator[None]:
+def report_full_disk(path: str | Path) -> Iterator[None]:
     """Turn any library's error for a full disk into a `DiskFullError` that names `path`."""
     try:
         yield
@@ -71,35 +68,30 @@ def told_when_full(path: str | Path) -> Iterator[None]:
         if not _means_full(error):
             raise
         folder = next(p for p in Path(path).absolute().parents if p.is_dir())
+        free = shutil.disk_usage(folder).free / 1e6
         raise DiskFullError(
-            f"{path}: not written: the disk is full, or a quota or the largest file size is reached "
-            f"({shutil.disk_usage(folder).free / 1e6:.0f} MB are free); free some space and start again, the previous "
-            "file is intact"
+            f"{path}: not written: the disk is full, or a quota or the largest file size is reached ({free:.0f} MB are "
+            "free); free some space and start again, the previous file is intact"
         ) from error
 
 
 def _means_full(error: BaseException | None) -> bool:
     while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return True
         # safetensors gives the number only in its text
-        if (number := re.search(r"\(os error (\d+)\)", str(error))) and int(number[1]) in FULL:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if getattr(error, "errno", None) in FULL or (number and int(number[1]) in FULL):
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
 def flush_to_disk(path: str | Path) -> None:
-    """Return when the file or folder `path`, with everything in it, is on the disk.
-
-    A file takes a few milliseconds; for a folder the system writes everything that it still has to write.
-    """
+    """Return when the file or folder `path`, with everything in it, is on the disk."""
     path = Path(path)
     if path.is_dir() and hasattr(os, "sync"):
-        os.sync()
-        return
-    for file in [path] if path.is_file() else path.rglob("*"):
-        if file.is_file():
+        os.sync()  # faster than file by file
+    else:
+        for file in filter(Path.is_file, [path, *path.rglob("*")]):
             _flush(file)
 
 
@@ -113,15 +105,6 @@ def _flush(path: Path) -> None:
     except OSError as error:
         if error.errno not in NO_FLUSH:
             raise
-
-
-def _is_there(path: Path, new: Path) -> bool:
-    """Whether `path` already has the content of `new`. Raises OutputError where it has different content."""
-    if not path.exists():
-        return False
-    if path.is_file() and new.is_file() and filecmp.cmp(path, new, shallow=False):
-        return True
-    raise OutputError(f"{path}: already exists with different content; choose a different name, or remove it first")
 
 
 def _remove(path: Path) -> None:

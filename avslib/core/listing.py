@@ -13,10 +13,9 @@ HEAD, LAST = "path,bytes,sha256\n", "the lines above,,"
 
 def write_listing(root: Path, changed: Collection[str] | None = None) -> None:
     """Write ``files.csv`` of all files below `root`, or update the lines of those that `changed`."""
+    known = {} if changed is None else _read(root)
     if changed is None:
-        known, changed = {}, [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-    else:
-        known = _read(root)
+        changed = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
     known |= {path: ((root / path).stat().st_size, sha256_file(root / path)) for path in changed}
     text = HEAD + "".join(f"{path},{size},{digest}\n" for path, (size, digest) in sorted(known.items()))
     with atomic_path(root / LISTING) as part:
@@ -24,30 +23,26 @@ def write_listing(root: Path, changed: Collection[str] | None = None) -> None:
 
 
 def damaged_files(root: str | Path, verify: bool = False) -> list[str]:
-    """Files of a build, as paths below `root`, that are missing or of the wrong size or (with `verify`) checksum. Empty
-    for a build of an earlier version, which has no list.
+    """Files of a build, as paths below `root`, that are missing or of the wrong size or (with `verify`) checksum.
 
-    Raises:
-        DataError: the list itself is damaged.
+    Empty for a build of an earlier version, which has no list. Raises DataError where the list itself is damaged.
     """
-    root = Path(root)
-    return [path for path, (size, digest) in _read(root).items() if not _is_whole(root / path, size, digest, verify)]
+    damaged = []
+    for name, (size, digest) in _read(Path(root)).items():
+        path = Path(root, name)
+        if not path.is_file() or path.stat().st_size != size or (verify and sha256_file(path) != digest):
+            damaged.append(name)
+    return damaged
 
 
 def require_as_built(folder: Path, digests: Mapping[Path, str]) -> None:
-    """Compare the SHA-256 of files below a task's `folder` with the list of the build; other data has no list.
-
-    Raises:
-        DataError: a file differs from what was built, or the list is damaged.
-    """
+    """Raise DataError where the SHA-256 of a file below a task's `folder` differs from the list of the build."""
     for root in (folder, folder.parent):
         known = _read(root)
         for path, digest in digests.items() if known else ():
             if known.get(path.relative_to(root).as_posix(), (0, digest))[1] != digest:
-                raise DataError(
-                    f"{path}: not as it was built; `avs data build-mini --out {root}` restores it (remove {LISTING} "
-                    "there if you changed it yourself)"
-                )
+                advice = f"`avs data build-mini --out {root}` restores it (remove {LISTING} there if you changed it)"
+                raise DataError(f"{path}: not as it was built; {advice}")
 
 
 def clip_of(path: str) -> str:
@@ -62,25 +57,16 @@ def clip_of(path: str) -> str:
 def _read(root: Path) -> dict[str, tuple[int, str]]:
     try:
         text = (root / LISTING).read_text(encoding="utf-8")
-        lines, last = text[: text.rindex(LAST)], text[text.rindex(LAST) :]
-        if last.strip() != LAST + _digest(lines):
+        lines, _, digest = text.rpartition(LAST)
+        if digest.strip() != _digest(lines):
             raise ValueError("checksum mismatch")
-        rows = [line.rsplit(",", 2) for line in lines.removeprefix(HEAD).splitlines()]
+        rows = (line.rsplit(",", 2) for line in lines.removeprefix(HEAD).splitlines())
         return {path: (int(size), digest) for path, size, digest in rows}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{root / LISTING}: damaged ({error}); remove the folder of the build, and it is built again"
-        ) from None
+        raise DataError(f"{root / LISTING}: damaged ({error}); remove that folder, and it is built again") from None
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _is_whole(path: Path, size: int, digest: str, verify: bool) -> bool:
-    try:
-        return path.stat().st_size == size and (not verify or sha256_file(path) == digest)
-    except OSError:
-        return False

@@ -3,18 +3,16 @@
 import errno
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from avslib.core.errors import OutputError
-from avslib.core.files import told_when_full
-from avslib.training.distributed import rank, together
+from avslib.core.files import report_full_disk
 
 LOCK = ".lock"
-# a process that was just killed or asked to stop may take some seconds to exit
-PATIENCE = 10.0
+PATIENCE = 10.0  # seconds: a process that was just killed or asked to stop may take some to exit
 NO_FOLDER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 
 
@@ -23,19 +21,14 @@ def locked(path: str | Path, what: str, patience: float | None = None) -> Iterat
     """Hold the lock file `path` against other processes, and other calls in this one, until the block ends.
 
     The system releases the lock when the process ends in any way; the empty file stays, since removing it could let
-    two in. Yields False where the folder cannot be written, and, after a warning, where the disk lacks locks.
-
-    Args:
-        what: what the lock protects, for the message: "a training".
-        patience: seconds to wait for another process; None: until it finishes, after a warning.
-
-    Raises:
-        OutputError: another process holds the lock longer than `patience`.
+    two in. Yields False where the folder cannot be written, and, after a warning, where the disk lacks locks. Raises
+    OutputError naming `what` runs there where another process holds the lock longer than `patience` seconds; None waits
+    until it finishes, after a warning.
     """
     path = Path(path)
     lock = FileLock(path)
     try:
-        with told_when_full(path):
+        with report_full_disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             _acquire(lock, path.parent, what, patience)
     except (OSError, NotImplementedError) as error:
@@ -58,22 +51,3 @@ def _acquire(lock: FileLock, folder: Path, what: str, patience: float | None) ->
         raise OutputError(
             f"{folder}: {what} is running there in another process; wait for it to finish, or choose a different folder"
         ) from None
-
-
-@contextmanager
-def run_folder(out: Path) -> Iterator[None]:
-    """Keep other trainings out of the folder `out` while the block lasts; of processes that train together the first
-    one does it for all.
-
-    Raises:
-        OutputError: another process trains into it.
-    """
-    with ExitStack() as stack:
-        together(lambda: rank() == 0 and stack.enter_context(locked(out / LOCK, "a training", PATIENCE)))
-        try:
-            yield
-        finally:
-            if rank() == 0 and [path.name for path in out.glob("*")] == [LOCK]:  # it ended before it began
-                with suppress(OSError):
-                    (out / LOCK).unlink()
-                    out.rmdir()

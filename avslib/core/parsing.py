@@ -5,7 +5,7 @@ A file within the limits costs bounded time and memory; any other is refused wit
 
 import json
 import os
-import stat
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +16,24 @@ from avslib.core.errors import AvsError
 LARGEST_TEXT = 16 * 2**20  # bytes of a csv or list: 200,000 clips; as rows it takes up to 2 GB for a moment
 LARGEST_JSON = 64 * 2**20  # bytes of a manifest or index, which holds a few hundred for each clip
 LARGEST_YAML = 64 * 2**10  # bytes: PyYAML reads this much within 3 s; the presets and grids have less than 5,000
-LONGEST_INTEGER = 100  # digits in YAML
+NOT_TEXT = re.compile(r"true|false|null|~||[-+]?(0|[1-9]\d*|\d*\.\d*(e[-+]\d+)?|\.inf|\.nan)", re.IGNORECASE)
 
 
 def read_bytes(path: str | Path, largest: int, kind: type[AvsError], what: str) -> bytes:
-    """The bytes of a regular file of at most `largest` bytes; `what` names what it should hold.
+    """The bytes of a regular file (a pipe would block, a device never ends) of at most `largest` bytes.
 
-    Raises:
-        AvsError: of class `kind`: missing, not a regular file (a pipe would block, a device never ends), or too large.
+    `what` names what it should hold, for the error of class `kind`.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise kind(f"{path}: not a regular file; expected {what}")
     try:
-        with open(path, "rb", opener=_without_waiting) as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise kind(f"{path}: not a regular file; expected {what}")
+        with open(path, "rb") as stream:
             data = stream.read(largest + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        raise kind(f"{path}: cannot be read ({reason}); expected {what}") from None
+        raise kind(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); expected {what}") from None
     if len(data) > largest:
         raise kind(f"{path}: has more than {largest} bytes, too many for {what}; is it the right file?")
     return data
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_text(path: str | Path, largest: int, kind: type[AvsError], what: str) -> str:
@@ -60,23 +54,23 @@ def parse_json(data: str | bytes, source: str | Path, kind: type[AvsError], what
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without what lets a few bytes grow: aliases ("billion laughs") and integers of thousands of digits."""
+    """YAML without aliases, which let a few bytes grow ("billion laughs").
+
+    Plain ``no``, ``010``, ``12:30`` and ``2026-01-01`` are text as in YAML 1.2, not False, 8, 750 and a date.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases such as *name are not supported; write the value out")
-        node = super().compose_node(parent, index)
-        if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":int") and len(node.value) > LONGEST_INTEGER:
-            raise yaml.YAMLError(f"an integer of {len(node.value)} digits; at most {LONGEST_INTEGER} are supported")
-        return node
+        return super().compose_node(parent, index)
+
+    def resolve(self, kind: type[yaml.Node], value: str, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)
+        return self.DEFAULT_SCALAR_TAG if kind is yaml.ScalarNode and not NOT_TEXT.fullmatch(value) else tag
 
 
 def parse_yaml(text: str, source: str, kind: type[AvsError]) -> Any:
-    """The value of a YAML document in plain Python types; tags that name objects are refused.
-
-    Raises:
-        AvsError: of class `kind`: not valid YAML, too long, nested too deeply, or with aliases.
-    """
+    """The value of a YAML document in plain Python types, without aliases or tags that name objects."""
     if len(text) > LARGEST_YAML:
         raise kind(f"{source}: has more than {LARGEST_YAML} characters of YAML; is it the right file?")
     try:

@@ -1,9 +1,8 @@
 """The seed plan: what every random number is drawn from.
 
-What is drawn for one purpose depends only on the numbers in its row: not on other rows, on what was drawn before, or on
-the number of data workers. So a resumed run repeats the uninterrupted one to the bit. Equal bits also need the same
-machine, package versions and number of threads (``OMP_NUM_THREADS``: threads split sums), and on a GPU
-``train.deterministic``. `seed` is ``train.seed`` unless stated otherwise.
+What is drawn for one purpose depends only on the numbers in its row, so a resumed run repeats the uninterrupted one to
+the bit. Equal bits also need the same machine, package versions and number of threads (``OMP_NUM_THREADS``: threads
+split sums), and on a GPU ``train.deterministic``. `seed` is ``train.seed`` unless stated otherwise.
 
 ==========================  ==================================  =======================================
 what                        drawn from                          where
@@ -26,8 +25,7 @@ notebooks                   ``SEED`` + a number each            `avslib.course.l
 benchmarks                  ``seed`` of the bench settings      `avslib.bench`
 ==========================  ==================================  =======================================
 
-Where rows share numbers, a third one separates order (0), flips (1) and shards (2); torch and numpy draw different
-numbers from the same seed.
+Where rows share numbers, a third one separates order (0), flips (1) and shards (2), and noise (0) and dropout (1).
 """
 
 import hashlib
@@ -39,23 +37,20 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 
-_ORDER, _FLIPS, _SHARDS = range(3)
-_STEP, _DROPOUT = range(2)
-
 
 def order_rng(seed: int, epoch: int) -> np.random.Generator:
     """For the order of loose clips in an epoch."""
-    return np.random.default_rng([seed, epoch, _ORDER])
+    return np.random.default_rng([seed, epoch, 0])
 
 
 def flip_rng(seed: int, epoch: int, clip: int) -> np.random.Generator:
     """For the flips of a clip, given by its number in the split, in an epoch."""
-    return np.random.default_rng([seed, epoch, _FLIPS, clip])
+    return np.random.default_rng([seed, epoch, 1, clip])
 
 
 def shard_rng(seed: int, epoch: int) -> np.random.Generator:
     """For the order of packed shards in an epoch."""
-    return np.random.default_rng([seed, epoch, _SHARDS])
+    return np.random.default_rng([seed, epoch, 2])
 
 
 def buffer_rng(seed: int, epoch: int, process: int, worker: int = 0) -> random.Random:
@@ -65,12 +60,12 @@ def buffer_rng(seed: int, epoch: int, process: int, worker: int = 0) -> random.R
 
 def step_seed(seed: int, step: int) -> int:
     """For the latent noise of a step: equal in all processes, each of which takes its part."""
-    return _torch_seed(seed, step, _STEP)
+    return _torch_seed(seed, step, 0)
 
 
 def dropout_seed(seed: int, step: int, process: int) -> int:
     """For what layers draw from torch's own generator in a step."""
-    return _torch_seed(seed, step, _DROPOUT, process)
+    return _torch_seed(seed, step, 1, process)
 
 
 def sample_seed(sample: int, name: str) -> int:
@@ -80,17 +75,14 @@ def sample_seed(sample: int, name: str) -> int:
 
 def clip_rng(seed: int, name: str) -> np.random.Generator:
     """For a clip by its name: what it draws does not depend on other clips or their order."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
+    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")])
 
 
 def _torch_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def global_seed(seed: int) -> None:
-    """Seed the global generators of Python, NumPy and torch on all devices."""
-    set_seed(seed)
+global_seed = set_seed  # of the global generators of Python, NumPy and torch on all devices
 
 
 @contextmanager

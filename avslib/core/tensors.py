@@ -1,7 +1,7 @@
 """Tensors on disk: untrusted files of `torch.save`, and safetensors files that carry their own checksum.
 
-``torch.load(weights_only=True)`` runs no code that a file names. A hostile file can still cost time; its memory is
-bounded by its size, but for tensors that repeat one number: compare their shape before computing anything from them.
+A hostile file runs no code. It can cost time; its memory is bounded by its size, except for tensors that repeat one
+number: compare their shape before computing anything from them.
 """
 
 import hashlib
@@ -28,11 +28,9 @@ ENTRY, SHA256 = "avslib", "sha256"
 def read_state_dict(path: str | Path, what: str = "weights") -> Mapping[str, Tensor]:
     """The mapping in a file of `torch.save`, on the CPU; nothing that the file names is run.
 
-    Raises:
-        WeightsError: no such file, damaged, not a mapping, or anything but tensors and plain values in it.
+    Raises WeightsError where it is missing, damaged, not a mapping, or holds anything but tensors and plain values.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise WeightsError(f"{what} {path}: no such file; expected the state dict as released")
     try:
         with open(path, "rb") as stream:
@@ -55,8 +53,7 @@ def _plain(state: dict, depth: int = 4) -> dict:
 def load_weights_only(stream: BinaryIO) -> Any:
     """``torch.load`` of an open file onto the CPU, without code and without compressed content.
 
-    Raises:
-        pickle.UnpicklingError: more than tensors and plain values. Damaged files raise other errors, too.
+    Raises pickle.UnpicklingError for more than tensors and plain values; damaged files raise other errors, too.
     """
     size = stream.seek(0, io.SEEK_END)
     if zipfile.is_zipfile(stream):
@@ -69,13 +66,8 @@ def load_weights_only(stream: BinaryIO) -> Any:
 
 def plain_tensor(value: Any) -> bool:
     """Whether `value` is a dense tensor of real numbers in memory, of any size: compare its shape first."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout is torch.strided
-        and value.device.type != "meta"
-        and not value.is_quantized
-        and not value.is_complex()
-    )
+    dense = isinstance(value, Tensor) and value.layout is torch.strided and value.device.type != "meta"
+    return dense and not value.is_quantized and not value.is_complex()
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -91,11 +83,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, replace: bool = True
 ) -> None:
-    """Write a safetensors file atomically, with the tensors' checksum in its metadata.
-
-    Raises:
-        DiskFullError, OutputError: as :func:`avslib.core.files.atomic_path`, which also explains `replace`.
-    """
+    """Write a safetensors file as :func:`avslib.core.files.atomic_path`, with a checksum in its metadata."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_path(path, replace=replace) as part:
         save_file(tensors, part, {ENTRY: json.dumps({SHA256: tensors_sha256(tensors), **(metadata or {})})})
@@ -104,9 +92,7 @@ def save_tensors(
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file and the metadata of `save_tensors`, verified where there is a checksum.
 
-    Raises:
-        SafetensorError: damaged, cut off, or not a safetensors file.
-        OSError: it cannot be read.
+    Raises SafetensorError where it is damaged, cut off, or not a safetensors file.
     """
     with safe_open(path, framework="pt") as stream:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118

@@ -20,7 +20,7 @@ from avslib.core.files import atomic_path
 from avslib.data.avsbench import AVSBench
 from avslib.data.mini.build import build_mini
 from avslib.models.ecmvae import ECMVAE
-from avslib.training.loop import open_split
+from avslib.training.setup import open_split
 from avslib.weights.checkpoints import load_checkpoint
 
 METRICS = "metrics.json"

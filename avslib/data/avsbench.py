@@ -2,9 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,33 +20,51 @@ from avslib.core.listing import require_as_built
 from avslib.core.parsing import LARGEST_TEXT, read_text
 from avslib.data.layout import LAYOUTS, find_folder, make_clip, masks_missing, read_csv
 from avslib.data.pickles import load_log_mel
-from avslib.data.pictures import read_frame, read_mask, require_same_size
+from avslib.data.pictures import read_frame, read_mask
 
 logger = logging.getLogger(__name__)
 
 AUDIO_TOLERANCE = 0.2  # seconds that may be missing: 4.8 s still give five log-mel patches
 
 
+class Sound(NamedTuple):
+    """The files of a clip's sound, or open bytes of them. Where both are there, log-mel patches come from `mel`, as in
+    AVSBench's own pipeline, and samples from `wav`."""
+
+    name: str
+    wav: Path | BinaryIO | None
+    mel: Path | BinaryIO | None
+    frames: int
+
+    def waveform(self) -> Float[Tensor, "S"]:
+        """16 kHz mono, exactly T seconds. AvsError when no wav exists or it is too short."""
+        if self.wav is None:
+            raise DataError(f"clip {self.name!r} has no wav; choose VGGish as audio encoder, or add the wav files")
+        return load_clip(self.wav, self.frames, AUDIO_TOLERANCE)
+
+    def log_mel(self) -> Float[Tensor, "T 1 96 64"]:
+        """From the log-mel file, else computed from the wav."""
+        if self.mel is not None:
+            return load_log_mel(self.mel, self.frames)
+        return log_mel(self.waveform(), SAMPLE_RATE, self.frames)
+
+
 class AVSBench(Dataset):
-    """Clips of one split.
+    """Clips of one split, as dicts: name; image uint8 [T, 3, H, W]; mask uint8 of 0 and 1 [T, 1, H, W], zeros where not
+    annotated; annotated bool [T]; audio float32 [T, D] where given.
 
     Args:
         root: folder with ``Single-source/`` or ``Multi-sources/``, or one of these two.
         task: "s4" or "ms3".
         split: "train", "val", "test", or any value of the csv's split column ("test_unseen" of Mini-AVS).
-        image_size: pictures are resized to it, one number or (height, width).
-        mask_size: the same for masks; None for `image_size`.
+        image_size, mask_size: to resize to, one number or (height, width); both the same by default.
         frames: T, frames (and seconds) of a clip.
-        audio: embeddings [T, D] by clip name, added to the items.
+        audio: embeddings [T, D] by clip name.
         skip: names of clips to leave out.
-        masks: False looks for no masks: they are zeros in the items, and no frame is annotated.
+        masks: False looks for no masks, and no frame is annotated.
 
-    Items are dicts: name; image uint8 [T, 3, H, W]; mask uint8 of 0 and 1 [T, 1, H, W], zeros where not annotated;
-    annotated bool [T]; audio float32 [T, D] where given.
-
-    Raises AvsError when made: no such folder, csv, column or split; names that lead out of the folder; missing files;
-    no masks at all.
-    When a clip is read: a truncated picture, a mask whose size is not its frame's, a mask that is not binary.
+    Raises AvsError when made: no such folder, csv, column or split; names that lead out of the folder; missing files.
+    When a clip is read: what `read_frame` and `read_mask` refuse.
     """
 
     def __init__(
@@ -67,16 +84,15 @@ class AVSBench(Dataset):
         self.image_size, self.mask_size = height_width(image_size), height_width(mask_size or image_size)
         if frames < 1 or len(self.image_size) != 2 or min(self.image_size) < 1:
             raise UsageError(f"frames and image_size must be at least 1; got {frames} and {image_size}")
-        path, left_out = self.folder / LAYOUTS[task].csv, set(skip)
+        path, key, left_out = self.folder / LAYOUTS[task].csv, LAYOUTS[task].key, set(skip)
         rows = read_csv(path, task)
-        splits = list(dict.fromkeys(row["split"] for row in rows))
-        if split not in splits:
-            raise DataError(f"{path}: lists no clip of split {split!r}; it has {', '.join(splits) or 'no rows'}")
+        if not (own := [row for row in rows if row["split"] == split]):
+            splits = ", ".join(dict.fromkeys(row["split"] for row in rows))
+            raise DataError(f"{path}: lists no clip of split {split!r}; it has {splits or 'no rows'}")
         if masks and (sentence := masks_missing(self.folder, task)):
             raise DataError(sentence)
-        rows = [row for row in rows if row["split"] == split and row[LAYOUTS[task].key] not in left_out]
-        self.clips = [make_clip(self.folder, task, row, frames, masks) for row in rows]
-        logger.info("%s, %s: %d clips, %d left out", path, split, len(self.clips), len(left_out))
+        self.clips = [make_clip(self.folder, task, row, frames, masks) for row in own if row[key] not in left_out]
+        logger.info("%s, %s: %d clips, %d left out", path, split, len(self), len(own) - len(self))
         self.audio = None if audio is None else stack_audio(audio, self.names, frames)
 
     def with_audio(self, audio: Mapping[str, Float[Tensor, "T D"]]) -> "AVSBench":
@@ -98,56 +114,38 @@ class AVSBench(Dataset):
     def __getitem__(self, index: int) -> dict[str, str | Tensor]:
         clip = self.clips[index]
         item = read_item(clip.name, clip.frame_paths, clip.mask_paths, self.image_size, self.mask_size)
-        if self.audio is not None:
-            item["audio"] = self.audio[index]
-        return item
+        return item if self.audio is None else item | {"audio": self.audio[index]}
 
     @property
     def names(self) -> list[str]:
         """Of the clips, in their order."""
         return [clip.name for clip in self.clips]
 
-    def waveform(self, index: int) -> Float[Tensor, "S"]:
-        """The clip's sound, 16 kHz mono, exactly T seconds. AvsError when no wav exists or it is too short."""
+    def sound(self, index: int) -> Sound:
+        """A clip's sound, which is not read yet."""
         clip = self.clips[index]
-        if clip.wav_path is None:
-            raise DataError(f"clip {clip.name!r} has no wav; choose VGGish as audio encoder, or add the wav files")
-        return load_clip(clip.wav_path, self.frames, AUDIO_TOLERANCE)
+        return Sound(clip.name, clip.wav_path, clip.log_mel_path, self.frames)
+
+    def sounds(self) -> Iterator[Sound]:
+        """The sound of each clip."""
+        return map(self.sound, range(len(self)))
+
+    def waveform(self, index: int) -> Float[Tensor, "S"]:
+        """As `Sound.waveform`."""
+        return self.sound(index).waveform()
 
     def log_mel(self, index: int) -> Float[Tensor, "T 1 96 64"]:
-        """The clip's log-mel patches: from its pickle, else computed from its wav."""
-        clip = self.clips[index]
-        return Sound.of(clip.name, clip.wav_path, clip.log_mel_path, self.frames).log_mel()
+        """As `Sound.log_mel`."""
+        return self.sound(index).log_mel()
 
-    def sounds(self) -> Iterator["Sound"]:
-        """How to read each clip's sound."""
-        return (Sound.of(clip.name, clip.wav_path, clip.log_mel_path, self.frames) for clip in self.clips)
-
-    def sound_checksums(self) -> list[Any]:
-        """Endings and SHA-256 of the sound files. Raises AvsError when they are not as a Mini-AVS build lists them."""
-        paths = [clip.wav_path or clip.log_mel_path for clip in self.clips]
+    def sound_checksums(self, log_mel: bool) -> list[Any]:
+        """Endings and SHA-256 of the files that log-mel patches, or else samples, are read from. Raises AvsError when
+        they are not as a Mini-AVS build lists them."""
+        paths = [sound.mel or sound.wav if log_mel else sound.wav or sound.mel for sound in self.sounds()]
         with ThreadPoolExecutor() as pool:
             digests = list(pool.map(sha256_file, paths))
         require_as_built(self.folder, dict(zip(paths, digests, strict=True)))
         return [[path.suffix for path in paths], digests]
-
-
-class Sound(NamedTuple):
-    """How to read a clip's sound; `waveform` is None where there is only the log-mel."""
-
-    name: str
-    waveform: Callable[[], Float[Tensor, "S"]] | None
-    log_mel: Callable[[], Float[Tensor, "T 1 96 64"]]
-
-    @classmethod
-    def of(cls, name: str, wav: Path | BinaryIO | None, mel: Path | BinaryIO | None, frames: int) -> "Sound":
-        """From paths or open files, of which at least one is given; the log-mel is computed where there is none."""
-        waveform = partial(load_clip, wav, frames, AUDIO_TOLERANCE) if wav else None
-
-        def patches() -> Float[Tensor, "T 1 96 64"]:
-            return load_log_mel(mel, frames) if mel else log_mel(waveform(), SAMPLE_RATE, frames)
-
-        return cls(name, waveform, patches)
 
 
 def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -163,14 +161,13 @@ def read_item(
     mask_size: tuple[int, int],
 ) -> dict[str, str | Tensor]:
     """The item of `AVSBench` without its audio, from T frames and as many masks (None: not annotated), paths or open
-    files; sizes are (height, width). Raises AvsError as reading a clip does."""
+    files; sizes are (height, width)."""
     pictures, labels = [], np.zeros((len(masks), 1, *mask_size), np.uint8)
     for frame, mask, label in zip(frames, masks, labels, strict=True):
         picture, size = read_frame(frame, image_size)
         pictures.append(picture)
         if mask is not None:
-            label[0], own_size = read_mask(mask, mask_size)
-            require_same_size(mask, own_size, size)
+            label[0], _ = read_mask(mask, mask_size, size)
     return {
         "name": name,
         "image": torch.from_numpy(np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))),
@@ -195,10 +192,8 @@ def stack_audio(
 
 
 def read_skip_list(path: str | Path) -> set[str]:
-    """Names of clips to leave out, one per line; empty lines and lines that begin with # are ignored.
-
-    Raises:
-        AvsError: the file cannot be read, or has more than `LARGEST_TEXT` bytes.
-    """
+    """Names of clips to leave out, one per line. A line that begins with ``#`` and a space is a comment; a name that
+    does so stands behind another space. Raises AvsError when the file cannot be read, or is too large."""
     lines = read_text(path, LARGEST_TEXT, DataError, "clip names, one per line").splitlines()
-    return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+    names = [line.rstrip() for line in lines if not f"{line} ".startswith("# ")]
+    return {name for line in names for name in (line, line.lstrip()) if name}

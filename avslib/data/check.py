@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,14 +15,13 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from avslib.audio import load_clip
 from avslib.core.errors import AvsError, DataError
 from avslib.core.files import atomic_path
 from avslib.core.listing import clip_of, damaged_files
-from avslib.data.avsbench import AUDIO_TOLERANCE
+from avslib.data.avsbench import Sound
 from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, masks_missing, read_csv
 from avslib.data.pickles import load_log_mel
-from avslib.data.pictures import read_frame, read_mask, require_same_size
+from avslib.data.pictures import read_frame, read_mask
 
 PUBLISHED = {"s4": {"train": 3452, "val": 740, "test": 740}, "ms3": {"train": 296, "val": 64, "test": 64}}
 
@@ -75,8 +74,9 @@ class Report:
 
     def write_fix_list(self, path: str | Path) -> None:
         """Write `bad_clips`, one per line, for ``data.skip``."""
-        with atomic_path(Path(path)) as part:
-            lines = [f"# clips with faults in {self.root}", *self.bad_clips]
+        with atomic_path(path) as part:
+            names = [f" {name}" if name.startswith("# ") else name for name in self.bad_clips]
+            lines = [f"# clips with faults in {self.root}", *names]
             part.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def to_json(self) -> str:
@@ -90,97 +90,77 @@ class Report:
                 published = "Mini-AVS" if found.mini else str(PUBLISHED[task].get(split, "-"))
                 categories = str(len(found.categories.get(split, {})) or "-")
                 table.add_row(task.upper(), split, str(count), published, categories)
-        kinds = {"error": ("bold red", self.errors), "warning": ("yellow", self.warnings), "note": ("cyan", self.notes)}
-        lines = [
-            Text.assemble((f"{kind}: ", style), finding.sentence)
-            for kind, (style, findings) in kinds.items()
-            for finding in findings
-        ]
+        kinds = (("error", "bold red", self.errors), ("warning", "yellow", self.warnings), ("note", "cyan", self.notes))
+        lines = [Text.assemble((f"{kind}: ", style), f.sentence) for kind, style, found in kinds for f in found]
         depth = "every file was read" if self.deep else "contents were not read (--deep reads them)"
-        verdict = {0: "Sound", 1: "Usable, with warnings", 2: "Not usable as it is"}[self.exit_code]
+        verdict = ("Sound", "Usable, with warnings", "Not usable as it is")[self.exit_code]
         return Group(table, *lines, Text(f"{verdict}; {depth}.", style="bold"))
 
 
 def check(
-    root: str | Path,
-    deep: bool = False,
-    skip: Collection[str] = (),
-    frames: int = 5,
-    workers: int | None = None,
-    progress: bool = True,
+    root: str | Path, deep: bool = False, skip: Collection[str] = (), frames: int = 5, progress: bool = True
 ) -> Report:
-    """Check a folder in AVSBench's layout, S4 or MS3 or both.
+    """Check a folder in AVSBench's layout, S4 or MS3 or both; `skip` leaves clips out, as the reader does.
 
     Always: the csv, every clip's files (a folder without any masks is one error), counts against the published ones
     (except for Mini-AVS, which has a manifest.json), source videos that several MS3 splits share. With `deep` every
-    file is read: truncated, empty, of a different size, not binary, too short, a pickle that is not a tensor. `skip`
-    leaves clips out, as the reader does.
-
-    Raises:
-        AvsError: no such folder, or neither task's csv in it.
+    file is read, by the reader's own functions; a wav that is damaged beside a whole log-mel is only a warning.
+    Raises AvsError when there is no such folder, or neither task's csv in it.
     """
     report, folders, left_out = Report(str(root), deep), {}, set(skip)
     for task in LAYOUTS:
         with suppress(DataError):
             folders[task] = find_folder(root, task)
     if not folders:
-        reason = "has neither S4's nor MS3's csv" if Path(root).is_dir() else "no such folder"
-        raise DataError(
-            f"{root}: {reason}; give the folder that holds Single-source/ or Multi-sources/, or one of them"
-        )
+        fault = "has neither S4's nor MS3's csv" if Path(root).is_dir() else "no such folder"
+        raise DataError(f"{root}: {fault}; give the folder that holds Single-source/ or Multi-sources/, or one of them")
     for task, folder in folders.items():
+        layout = LAYOUTS[task]
         try:
-            key = LAYOUTS[task].key
-            rows = [row for row in read_csv(folder / LAYOUTS[task].csv, task) if row[key] not in left_out]
+            rows = [row for row in read_csv(folder / layout.csv, task) if row[layout.key] not in left_out]
         except AvsError as error:
             report.errors.append(Finding(task, str(error)))
             continue
         _count(report, task, folder, rows)
         clips = _find_clips(report, task, folder, rows, frames)
         if deep:
-            _read_all(report, task, clips, frames, workers, progress)
+            _read_all(report, task, clips, frames, progress)
     if deep:
         _compare_listing(report, Path(root), left_out)
     return report
 
 
 def _count(report: Report, task: str, folder: Path, rows: list[dict[str, str]]) -> None:
-    """Clips by split, compared with the published numbers unless the data are Mini-AVS."""
+    """Clips by split, compared with the published numbers unless the data are Mini-AVS, and videos in two splits."""
     mini = any((place / "manifest.json").is_file() for place in (folder, folder.parent))
-    counts = Counter(row["split"] for row in rows)
-    found = report.tasks[task] = TaskReport(str(folder), mini, dict(counts))
+    splits: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in rows:
+        splits[row["split"]].append(row)
+    found = TaskReport(str(folder), mini, {split: len(clips) for split, clips in splits.items()})
+    report.tasks[task] = found
     if task == "s4":
-        for split in counts:
-            found.categories[split] = dict(Counter(row["category"] for row in rows if row["split"] == split))
+        found.categories = {split: dict(Counter(c["category"] for c in clips)) for split, clips in splits.items()}
     if mini:
         return
-    for split in PUBLISHED[task] | counts:
-        expected = PUBLISHED[task].get(split)
-        sentence = f"{counts[split]} {split} clips; AVSBench has {expected or 'no such split'}"
-        if counts[split] != expected:
+    for split in PUBLISHED[task] | found.splits:
+        clips, published = found.splits.get(split, 0), PUBLISHED[task].get(split)
+        if clips != published:
+            sentence = f"{clips} {split} clips; AVSBench has {published or 'no such split'}"
             report.warnings.append(Finding(task, f"{LAYOUTS[task].csv}: {sentence}"))
     if task == "ms3":
-        _find_shared_sources(report, rows)
-
-
-def _find_shared_sources(report: Report, rows: list[dict[str, str]]) -> None:
-    """Clips of one video in two splits, whose scores are not those of unseen videos."""
-    sources: dict[str, list[str]] = {}
-    for row in rows:
-        sources.setdefault(row["split"], []).append(row["video_id"].rpartition("_")[0] or row["video_id"])
-    train = set(sources.pop("train", ()))
-    for held_out, videos in sources.items():
-        if shared := sum(video in train for video in videos):
-            report.tasks["ms3"].shared_sources[held_out] = shared
-            sentence = f"{shared} of {len(videos)} {held_out} clips share their source video with a train clip"
-            report.notes.append(Finding("ms3", sentence))
+        videos = {split: [c["video_id"].rpartition("_")[0] or c["video_id"] for c in splits[split]] for split in splits}
+        train = set(videos.pop("train", ()))
+        for split in videos:
+            if shared := sum(video in train for video in videos[split]):
+                found.shared_sources[split] = shared
+                sentence = f"{shared} of {len(videos[split])} {split} clips share their source video with a train clip"
+                report.notes.append(Finding(task, sentence))
 
 
 def _find_clips(report: Report, task: str, folder: Path, rows: list[dict[str, str]], frames: int) -> list[Clip]:
     """The clips whose files are all there."""
     clips, without_masks = [], masks_missing(folder, task)
-    if without_masks:
-        report.errors.append(Finding(task, without_masks))
+    report.errors += [Finding(task, without_masks)] if without_masks else []
     for row in rows:
         try:
             clips.append(make_clip(folder, task, row, frames, masks=not without_masks))
@@ -189,16 +169,15 @@ def _find_clips(report: Report, task: str, folder: Path, rows: list[dict[str, st
     return clips
 
 
-def _read_all(report: Report, task: str, clips: list[Clip], frames: int, workers: int | None, progress: bool) -> None:
+def _read_all(report: Report, task: str, clips: list[Clip], frames: int, progress: bool) -> None:
     sizes: dict[str, tuple[int, int]] = {}
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         read = zip(clips, pool.map(lambda clip: _read_clip(clip, frames), clips), strict=True)
-        for clip, (faults, size, empty) in track(read, f"reading {task}", len(clips), disable=not progress):
+        for clip, (faults, doubts, size) in track(read, f"reading {task}", len(clips), disable=not progress):
             report.errors += [Finding(task, fault, clip.name) for fault in faults]
+            report.warnings += [Finding(task, doubt, clip.name) for doubt in doubts]
             if size:
                 sizes[clip.name] = size
-            if empty and task == "s4":
-                report.warnings.append(Finding(task, f"clip {clip.name!r}: {empty} of its masks are empty", clip.name))
     usual = Counter(sizes.values()).most_common(1)[0][0] if sizes else None
     for name, size in sizes.items():
         if size != usual:
@@ -206,31 +185,30 @@ def _read_all(report: Report, task: str, clips: list[Clip], frames: int, workers
             report.warnings.append(Finding(task, sentence, name))
 
 
-def _read_clip(clip: Clip, frames: int) -> tuple[list[str], tuple[int, int] | None, int]:
-    """Every fault of a clip's files, the size of its first sound frame, and how many masks are empty."""
-    faults, sizes, empty = [], [], 0
+def _read_clip(clip: Clip, frames: int) -> tuple[list[str], list[str], tuple[int, int] | None]:
+    """What makes a clip unusable, what may, and the size of its first frame that can be read."""
+    faults, doubts, sizes, empty = [], [], [], 0
 
-    def tried(read: Callable[..., Any], *arguments: Any) -> Any:
+    def tried(faults: list[str], read: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return read(*arguments)
         except AvsError as error:
             faults.append(str(error))
 
     for frame_path, mask_path in zip(clip.frame_paths, clip.mask_paths, strict=True):
-        frame, mask = tried(read_frame, frame_path), mask_path and tried(read_mask, mask_path)
-        if frame:
+        if frame := tried(faults, read_frame, frame_path):
             sizes.append(frame[1])
-        if mask:
+        if mask_path and (mask := tried(faults, read_mask, mask_path, None, frame and frame[1])):
             empty += not mask[0].any()
-        if frame and mask:
-            tried(require_same_size, mask_path, mask[1], frame[1])
     if len(set(sizes)) > 1 and not faults:
         faults.append(f"{clip.frame_paths[0].parent}: frames of different sizes in one clip")
-    if clip.wav_path:
-        tried(load_clip, clip.wav_path, frames, AUDIO_TOLERANCE)
-    if clip.log_mel_path:
-        tried(load_log_mel, clip.log_mel_path, frames)
-    return faults, sizes[0] if sizes else None, empty
+    if empty and clip.category:
+        doubts.append(f"clip {clip.name!r}: {empty} of its masks are empty")
+    sound = Sound(clip.name, clip.wav_path, clip.log_mel_path, frames)
+    patches = tried(faults, load_log_mel, sound.mel, frames) if sound.mel else None
+    if sound.wav:
+        tried(faults if patches is None else doubts, sound.waveform)
+    return faults, doubts, sizes[0] if sizes else None
 
 
 def _compare_listing(report: Report, root: Path, skip: set[str]) -> None:

@@ -7,14 +7,15 @@ import warnings
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from rich.progress import track
 from torch import Tensor
 
-from avslib.core.errors import DataError, DiskFullError, NonFiniteError
+from avslib.audio.encoders import AudioEncoder
+from avslib.core.errors import DiskFullError, NonFiniteError
 from avslib.core.locks import locked
 from avslib.core.tensors import load_tensors, save_tensors
 from avslib.data.avsbench import AVSBench, Sound
@@ -22,17 +23,7 @@ from avslib.data.packed import PackedClips
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "avslib-embeddings-2"
-
-
-class AudioEncoder(Protocol):
-    """What an encoder offers; one that starts from log-mels has `embed_log_mel(log_mel [B, T, 1, 96, 64])` too."""
-
-    def fingerprint(self) -> str:
-        """Changes with the encoder's weights and settings."""
-        ...
-
-    def embed(self, waveforms: Float[Tensor, "B S"], frames: int) -> Float[Tensor, "B frames D"]: ...
+FORMAT = "avslib-embeddings-3"
 
 
 def embed_dataset(
@@ -42,32 +33,34 @@ def embed_dataset(
     batch: int = 16,
     progress: bool = True,
 ) -> dict[str, Float[Tensor, "T D"]]:
-    """The embedding [T, D] of every clip by name, from `cache_dir` where it is known; the same from loose and from
-    packed clips.
+    """The embedding [T, D] of every clip by name; the same from loose and from packed clips.
 
-    The file's name is a hash of the encoder's fingerprint and of every sound's checksum, so a change of either computes
-    it again. A lock lets several processes compute it once. A damaged file is computed again with a warning; where the
-    folder cannot be written, nothing is kept, with a warning.
+    They are kept in `cache_dir`, in a file named by a hash of the encoder's fingerprint and of the sounds' checksums.
+    Several processes compute them once. A damaged file is computed again, and a folder that cannot be written keeps
+    nothing, with a warning.
 
-    Raises:
-        AvsError: sounds that cannot be read, or are not as a Mini-AVS build lists them; clips with only a log-mel
-            pickle and an encoder that needs waveforms; embeddings that are not finite.
+    Raises AvsError on sounds that cannot be read, or are not as a Mini-AVS build lists them; on clips with only a
+    log-mel pickle and an encoder that needs samples; on embeddings that are not finite.
     """
     names, frames = dataset.names, dataset.frames
-    content = [FORMAT, encoder.fingerprint(), frames, names, *dataset.sound_checksums()]
+    content = [FORMAT, encoder.fingerprint(), frames, names, *dataset.sound_checksums(encoder.takes_log_mel)]
     title = f"audio embeddings, {dataset.task} {dataset.split}"
     sounds = track(dataset.sounds(), title, len(names), disable=not progress)
-    return _kept(content, names, frames, cache_dir, lambda: _compute(sounds, batch, encoder, frames))
+    return _kept(content, names, cache_dir, lambda: _compute(sounds, batch, encoder, frames))
 
 
 def _kept(
-    content: list[Any], names: list[str], frames: int, cache_dir: str | Path, compute: Callable[[], Tensor]
+    content: list[Any], names: list[str], cache_dir: str | Path, compute: Callable[[], Tensor]
 ) -> dict[str, Float[Tensor, "T D"]]:
-    """What the cache holds for `content`, else what `compute` gives, kept for the next time."""
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     path = Path(cache_dir) / f"{key[:32]}.safetensors"
     with locked(path.with_suffix(".lock"), "the computation of audio embeddings"):
-        embeddings = _load(path, key, (len(names), frames)) if path.is_file() else None
+        embeddings = None
+        if path.is_file():
+            try:
+                embeddings = load_tensors(path)[0]["embeddings"]
+            except Exception as error:  # safetensors raises its own error, OSError, KeyError, TypeError, ...
+                warnings.warn(f"{path}: damaged cache, computed again ({error})", stacklevel=2)
         logger.info("audio embeddings: %s %s", "computed, kept in" if embeddings is None else "from", path)
         if embeddings is None:
             embeddings = compute()
@@ -78,34 +71,15 @@ def _kept(
     return dict(zip(names, embeddings, strict=True))
 
 
-def _load(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
-    """What the cache file holds, or None, with a warning, when it cannot be trusted."""
-    try:
-        tensors, metadata = load_tensors(path)
-        if metadata["key"] == key and tensors["embeddings"].shape[:2] == shape:
-            return tensors["embeddings"]
-        reason = "it belongs to other sounds"
-    except Exception as error:  # safetensors raises its own error, OSError, KeyError, TypeError, ...
-        reason = error
-    warnings.warn(f"{path}: damaged cache, computed again ({reason})", stacklevel=3)
-    return None
-
-
 # no_grad, not inference_mode: training needs to save these tensors for backward
 @torch.no_grad()
 def _compute(sounds: Iterable[Sound], batch: int, encoder: AudioEncoder, frames: int) -> Float[Tensor, "clips T D"]:
     sounds, parts = iter(sounds), []
     while part := list(islice(sounds, batch)):
-        if all(sound.waveform for sound in part):
-            result = encoder.embed(torch.stack([sound.waveform() for sound in part]), frames)
-        elif hasattr(encoder, "embed_log_mel"):
+        if encoder.takes_log_mel:
             result = encoder.embed_log_mel(torch.stack([sound.log_mel() for sound in part]))
         else:
-            name = next(sound.name for sound in part if not sound.waveform)
-            reason = (
-                f"{type(encoder).__name__} starts from waveforms; choose VGGish as audio encoder, or add the wav files"
-            )
-            raise DataError(f"clip {name!r} has a log-mel pickle but no wav, and {reason}")
+            result = encoder.embed(torch.stack([sound.waveform() for sound in part]), frames)
         if not torch.isfinite(result).all():
             clips = f"clips {part[0].name!r} to {part[-1].name!r}"
             raise NonFiniteError(f"{type(encoder).__name__} gave embeddings that are not finite, for {clips}")

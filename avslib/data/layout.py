@@ -3,10 +3,9 @@
 import csv
 import io
 import os
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from avslib.core.errors import DataError, UsageError
 from avslib.core.parsing import LARGEST_TEXT, first_line, read_text
@@ -15,9 +14,8 @@ LONGEST_NAME = 200  # bytes of UTF-8: file systems take 255, and "_10.safetensor
 DEVICES = frozenset(("CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")))
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where one task of AVSBench keeps its files."""
+class Layout(NamedTuple):
+    """Where one task of AVSBench keeps its files; `key` is the csv's column of clip names."""
 
     folder: str
     csv: str
@@ -32,8 +30,7 @@ LAYOUTS = {
 }
 
 
-@dataclass(frozen=True)
-class Clip:
+class Clip(NamedTuple):
     """Files of one clip; `mask_paths` holds None where a frame is not annotated (S4 train: all but the first)."""
 
     name: str
@@ -50,55 +47,46 @@ def find_folder(root: str | Path, task: str) -> Path:
     if task not in LAYOUTS:
         raise UsageError(f"task {task!r} is unknown; expected one of {', '.join(LAYOUTS)}")
     root, layout = Path(root), LAYOUTS[task]
-    if not root.is_dir():
-        raise DataError(
-            f"{root}: no such folder; give the folder that holds {layout.folder}/ (avs data build-mini makes one)"
-        )
     for folder in (root / layout.folder, root):
         if (folder / layout.csv).is_file():
             return folder
-    raise DataError(
-        f"{root}: has neither {layout.folder}/{layout.csv} nor {layout.csv}; give the folder of the {task} data"
-    )
+    fault = f"has neither {layout.folder}/{layout.csv} nor {layout.csv}" if root.is_dir() else "no such folder"
+    raise DataError(f"{root}: {fault}; give the folder that holds {layout.folder}/ (avs data build-mini makes one)")
 
 
 def read_csv(path: str | Path, task: str, optional: tuple[str, ...] = ()) -> list[dict[str, str]]:
     """Rows of the task's csv, with the `optional` columns where they are filled in; others are left out.
 
-    Raises AvsError on a missing column, an empty cell, a name that leads out of the folder, or a file of more than
-    `LARGEST_TEXT` bytes.
+    Raises AvsError on a missing column, a cell that is not a plain name, a name that comes twice in a split, or a file
+    of more than `LARGEST_TEXT` bytes.
     """
     columns, key = LAYOUTS[task].columns, LAYOUTS[task].key
     text = read_text(path, LARGEST_TEXT, DataError, "a csv file in UTF-8")
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        missing = [column for column in columns if column not in (reader.fieldnames or ())]
-        if missing:
+        if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
             raise DataError(f"{path}: has no column {', '.join(map(repr, missing))}; expected {','.join(columns)}")
-        rows = []
         for row in reader:
-            for column in columns:
-                if not is_plain_name(row[column]):
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: {column} is {first_line(repr(row[column]))}; "
-                        "expected a plain name without slashes, valid as a file name on any system"
-                    )
+            where = f"{path}, line {reader.line_num}"
+            if bad := [column for column in columns if not is_plain_name(row[column])]:
+                raise DataError(
+                    f"{where}: {bad[0]} is {first_line(repr(row[bad[0]]))}; expected a plain name without slashes, "
+                    "valid as a file name on any system"
+                )
+            if (row["split"], row[key]) in rows:
+                raise DataError(f"{where}: {key} {row[key]!r} comes twice in split {row['split']!r}; remove one row")
             kept = [*columns, *(column for column in optional if row.get(column))]
-            rows.append({column: row[column] for column in kept})
+            rows[row["split"], row[key]] = {column: row[column] for column in kept}
     except csv.Error as error:
         raise DataError(f"{path}: cannot be read as a csv file in UTF-8 ({error})") from error
-    name, count = Counter((row["split"], row[key]) for row in rows).most_common(1)[0] if rows else ((), 0)
-    if count > 1:
-        raise DataError(f"{path}: {key} {name[1]!r} comes twice in split {name[0]!r}; remove one of the rows")
-    return rows
+    return list(rows.values())
 
 
 def is_plain_name(value: str | None) -> bool:
     """Whether a csv cell is one path component on every system, so that it cannot lead out of the folder.
 
-    Not plain are: nothing, more than `LONGEST_NAME` bytes, ``.`` and ``..``, slashes and backslashes, drives,
-    characters that print nothing (NUL, line ends, marks that turn the direction of text), those that Windows keeps for
-    itself, its devices (``CON``, ``nul.txt``), and a dot or space at the end, which Windows drops.
+    Windows keeps some characters and names of devices (``nul.txt``) for itself, and drops a dot or space at the end.
     """
     return (
         bool(value)
@@ -135,33 +123,25 @@ def masks_missing(folder: Path, task: str) -> str | None:
 def make_clip(folder: Path, task: str, row: Mapping[str, str], frames: int = 5, masks: bool = True) -> Clip:
     """The files of one csv row, without masks where `masks` is False. Raises AvsError that names what is missing."""
     layout = LAYOUTS[task]
-    name, split = row[layout.key], row["split"]
-    data = folder / layout.data
+    name, split, data = row[layout.key], row["split"], folder / layout.data
     inner, seen, stems = clip_folders(task, row)
     annotated = 0 if not masks else 1 if task == "s4" and split == "train" else frames
-    wav = data / "audio_wav" / inner / f"{name}.wav"
-    pickled = data / "audio_log_mel" / inner / f"{name}.pkl"
+    wav, mel = data / "audio_wav" / inner / f"{name}.wav", data / "audio_log_mel" / inner / f"{name}.pkl"
+    wav_path = wav if wav.is_file() else None
     # what convert_audio made of the pickle comes first: reading it needs no unpickler
-    log_mel = next((path for path in (pickled.with_name(f"{name}.safetensors"), pickled) if path.is_file()), None)
-    has_wav = wav.is_file()
-    if not has_wav and log_mel is None:
-        raise DataError(f"clip {name!r} has no sound: neither {wav} nor {pickled} exists")
-    return Clip(
-        name=name,
-        category=row.get("category"),
-        split=split,
-        frame_paths=_numbered(data / "visual_frames" / seen, stems, frames, "frames"),
-        mask_paths=(None,) * frames
-        if not masks
-        else _numbered(data / "gt_masks" / inner / name, (name, f"{name}.mp4"), annotated, "masks")
-        + (None,) * (frames - annotated),
-        wav_path=wav if has_wav else None,
-        log_mel_path=log_mel,
-    )
+    mel_path = next((path for path in (mel.with_suffix(".safetensors"), mel) if path.is_file()), None)
+    if wav_path is None and mel_path is None:
+        raise DataError(f"clip {name!r} has no sound: neither {wav} nor {mel} exists")
+    frame_paths = _numbered(data / "visual_frames" / seen, stems, frames, "frames")
+    mask_paths = _numbered(data / "gt_masks" / inner / name, (name, f"{name}.mp4"), annotated, "masks")
+    not_annotated = (None,) * (frames - annotated)
+    return Clip(name, row.get("category"), split, frame_paths, mask_paths + not_annotated, wav_path, mel_path)
 
 
 def _numbered(folder: Path, stems: tuple[str, ...], count: int, what: str) -> tuple[Path, ...]:
     """Pictures 1 to `count` of a clip's folder."""
+    if not count:
+        return ()
     try:
         present = set(os.listdir(folder))
     except OSError:
@@ -169,11 +149,7 @@ def _numbered(folder: Path, stems: tuple[str, ...], count: int, what: str) -> tu
     found = []
     for number in range(1, count + 1):
         names = [f"{stem}_{number}{ending}" for stem in stems for ending in (".png", ".jpg", ".jpeg")]
-        name = next((name for name in names if name in present), None)
-        if name is None:
-            raise DataError(
-                f"{folder}: has {len(present)} files, but not {names[0]}; expected {count} {what}, "
-                f"{stems[0]}_1.png to _{count}.png"
-            )
-        found.append(folder / name)
+        if not (there := [name for name in names if name in present]):
+            raise DataError(f"{folder}: has {len(present)} files, but not {names[0]}; expected {count} {what}")
+        found.append(folder / there[0])
     return tuple(found)

@@ -1,7 +1,5 @@
-"""Loaders that give the same batches for any number of workers, and from any step on.
-
-Order and flips are functions of (seed, epoch, clip), not of a generator's state, so that a resumed run reads exactly
-what the uninterrupted one would have read.
+"""Loaders that give the same batches for any number of workers, and from any step on: order and flips are functions of
+(seed, epoch, clip), not of a generator's state, so that a resumed run reads what the uninterrupted one would have read.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +15,8 @@ from avslib.config import DataConfig
 from avslib.core.seeds import flip_rng, order_rng
 from avslib.data.corrupt import first_readable
 from avslib.data.packed import PackedClips, number_of
-from avslib.data.workers import TIMEOUT
+
+TIMEOUT = 600  # seconds until a worker counts as stuck
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -62,33 +61,27 @@ class FlippedClips(Dataset):
         return heads if c.task == "ms3" else heads & (torch.arange(frames) == 0)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key
-        clips = len(self.dataset)
-        order = ((index + i) % clips for i in range(clips))
-        number, item = first_readable(
-            self.dataset.__getitem__, order, lambda i: self.dataset.clips[i].name, self.config.max_corrupt
-        )
+        (epoch, index), data = key, self.dataset
+        order = ((index + i) % len(data) for i in range(len(data)))
+        limit = self.config.max_corrupt
+        number, item = first_readable(data.__getitem__, order, lambda i: data.clips[i].name, limit)
         return self.flip(item, epoch, number)
 
     def flip(self, item: dict[str, Any], epoch: int, index: int) -> dict[str, Any]:
         """The item with the frames flipped that `coins` says."""
-        flipped = self.coins(epoch, index)
-        for name in ("image", "mask"):
-            item[name] = torch.where(flipped[:, None, None, None], item[name].flip(-1), item[name])
-        return item
+        flipped = self.coins(epoch, index)[:, None, None, None]
+        return item | {name: torch.where(flipped, item[name].flip(-1), item[name]) for name in ("image", "mask")}
 
 
-class StreamSampler(Sampler[tuple[int, dict[str, Any]]]):
-    """(epoch, undecoded clip) of a packed split, in the order of its stream; set `epoch` before each pass.
+class StreamSampler(EpochSampler):
+    """(epoch, undecoded clip) of a packed split, in the order of its stream.
 
     The training process draws from a sampler, so that the order does not depend on how many workers decode the clips.
     """
 
     def __init__(self, clips: PackedClips):
-        self.clips, self.epoch = clips, 0
-
-    def __len__(self) -> int:
-        return len(self.clips)
+        super().__init__(len(clips), clips.seed)
+        self.clips = clips
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
         return ((self.epoch, sample) for sample in self.clips.samples(self.epoch))
@@ -102,23 +95,21 @@ class FlippedStream(FlippedClips):
         clips, items = self.dataset, []
         for i, (epoch, _) in enumerate(keys):
             samples = [sample for _, sample in (*keys[i:], *keys[:i])]
-            sample, item = first_readable(
-                clips.decode, samples, lambda sample: clips.names[number_of(sample)], self.config.max_corrupt
-            )
+            sample, item = first_readable(clips.decode, samples, clips.name_of, self.config.max_corrupt)
             items.append(self.flip(item, epoch, number_of(sample)))
         return items
 
 
 def train_loader(dataset: Dataset, config: DataConfig, batch_size: int, seed: int) -> DataLoader:
     """Shuffled, flipped batches; the last, smaller one is left out, since BatchNorm would weigh its clips more."""
-    clips, sampler = FlippedClips(dataset, config, seed), EpochSampler(len(dataset), seed)
-    return _loader(clips, batch_size, config.workers, config.timeout, sampler)
+    sampler = EpochSampler(len(dataset), seed)
+    return _loader(FlippedClips(dataset, config, seed), batch_size, config.workers, config.timeout, sampler)
 
 
 def packed_loader(clips: PackedClips, config: DataConfig, batch_size: int, seed: int) -> DataLoader:
     """As `train_loader`, from packed clips, in their order for this process."""
-    stream, sampler = FlippedStream(clips, config, seed), StreamSampler(clips)
-    return _loader(stream, batch_size, config.workers, config.timeout, sampler)
+    stream = FlippedStream(clips, config, seed)
+    return _loader(stream, batch_size, config.workers, config.timeout, StreamSampler(clips))
 
 
 def eval_loader(dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoader:

@@ -1,7 +1,4 @@
-"""Clips packed into WebDataset shards, written to a folder and streamed from a folder or any fsspec URL.
-
-A shard is a plain tar file. ``index.json`` beside the shards names their clips and holds their checksums.
-"""
+"""Clips packed into WebDataset shards (tar files), with ``index.json``, which names the clips and holds checksums."""
 
 import hashlib
 import io
@@ -86,22 +83,14 @@ def pack(
     ``log_mel.safetensors``, and ``json`` with name, category and annotated frames. Log-mel pickles are converted, since
     readers of WebDataset would unpickle them. The same clips give the same bytes.
 
-    Args:
-        splits: of the csv; None for all.
-        frames: T, the frames of a clip.
-        shard_mb: size at which the next shard begins, in units of 10**6 bytes, at most 1000.
-        skip: names of clips to leave out.
-        masks: False packs clips without them.
-
-    Raises:
-        AvsError: as `AVSBench`; `out` is not empty; a log-mel that cannot be read.
+    `splits` is None for all of the csv; the next shard begins at `shard_mb` * 10**6 bytes; `frames`, `skip` and `masks`
+    are as for `AVSBench`. Raises AvsError as `AVSBench`, when `out` is not empty, and on a log-mel that cannot be read.
     """
     out = Path(out)
     if not 0 < shard_mb <= 1000:
         raise UsageError(f"shard_mb is {shard_mb}; expected a size in MB, above 0 and at most 1000")
-    rows = read_csv(find_folder(root, task) / LAYOUTS[task].csv, task)
-    splits = list(splits or dict.fromkeys(row["split"] for row in rows))
-    datasets = {split: AVSBench(root, task, split, frames=frames, skip=skip, masks=masks) for split in splits}
+    splits = splits or [row["split"] for row in read_csv(find_folder(root, task) / LAYOUTS[task].csv, task)]
+    datasets = {s: AVSBench(root, task, s, frames=frames, skip=skip, masks=masks) for s in dict.fromkeys(splits)}
     # the lock lies beside the folder, which does not exist yet
     with locked(out.with_name(f".{out.name}.lock"), f"packing into {out.name}"):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -114,20 +103,19 @@ def pack(
             for split, dataset in datasets.items():
                 clips = track(dataset.clips, f"packing {task} {split}", disable=not progress)
                 shards = _write_shards(part / split, clips, frames, shard_mb * 1e6)
-                found[split] = Split(shards=shards, names=[clip.name for clip in dataset.clips])
+                found[split] = Split(shards=shards, names=dataset.names)
             index = Index(task=task, frames=frames, splits=found)
             index.sha256 = index.checksum()
             (part / INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return index
 
 
-def _write_shards(stem: Path, clips: Iterator[Clip], frames: int, size: float) -> list[Shard]:
+def _write_shards(stem: Path, clips: Iterable[Clip], frames: int, size: float) -> list[Shard]:
     shards = []
 
     def note(file: str) -> None:
-        path = Path(file)
-        digest, length = sha256_file(path), path.stat().st_size
-        shards.append(Shard(file=path.name, sha256=digest, bytes=length, clips=writer.count))
+        size, digest = Path(file).stat().st_size, sha256_file(file)
+        shards.append(Shard(file=Path(file).name, sha256=digest, bytes=size, clips=writer.count))
 
     pattern = str(stem).replace("%", "%%") + "-%06d.tar"
     # neither time nor user, so that the same clips give the same bytes
@@ -157,8 +145,7 @@ def read_index(source: str | Path) -> Index:
     try:
         index = Index.model_validate_json(_fetch(source, INDEX, LARGEST_JSON))
     except ValidationError as error:
-        place, reason = error.errors()[0]["loc"], error.errors()[0]["msg"]
-        reason = first_line(f"{'.'.join(map(str, place))}: {reason}")
+        reason = first_line(f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}")
         raise PackedError(f"{where}: damaged, or not written by avs data pack ({reason}); {AGAIN}") from None
     as_many = all(sum(shard.clips for shard in split.shards) == len(split.names) for split in index.splits.values())
     if not as_many or index.sha256 not in ("", index.checksum()):
@@ -173,10 +160,11 @@ def _fetch(source: str | Path, file: str, largest: int) -> bytes:
             data = stream.read(largest + 1)
     except (ImportError, ValueError) as error:  # an unknown protocol, or one whose package is not installed
         raise PackedError(f"{source}: this kind of URL cannot be opened ({first_line(error)})") from None
-    except FileNotFoundError:
-        raise PackedError(f"{source}: has no {file}; expected a folder or URL that avs data pack wrote") from None
     except OSError as error:
-        raise PackedError(f"{source}/{file}: cannot be read ({first_line(error)}); {AGAIN}") from None
+        fault = (
+            f"has no {file}" if isinstance(error, FileNotFoundError) else f"cannot read {file} ({first_line(error)})"
+        )
+        raise PackedError(f"{source}: {fault}; expected a folder or URL that avs data pack wrote") from None
     if len(data) > largest:
         raise PackedError(f"{source}/{file}: has more than {largest} bytes; it was not written by avs data pack")
     return data
@@ -187,28 +175,20 @@ class NamedBytes(io.BytesIO):
 
     def __init__(self, sample: Mapping[str, Any], key: str):
         super().__init__(sample[key])
-        self.title = f"{sample['__url__']}, {sample['__key__']}.{key}"
+        self.place = f"{sample['__url__']}, {sample['__key__']}.{key}"
 
     def __str__(self) -> str:
-        return self.title
+        return self.place
 
 
 class PackedClips:
-    """Clips of one split of a packed folder: the items of `AVSBench`, as a stream.
+    """Clips of one split of a packed folder, or fsspec URL (``s3://...``, ``hf://...``, ``simplecache::...``): the
+    items of `AVSBench`, as a stream, with at most as many frames as were packed.
 
-    The order of the shards and a shuffle buffer of undecoded clips are functions of (seed, epoch) and of the number of
-    processes, each of which reads as many clips: up to world - 1 clips are left out of an epoch, the others come once.
-    A shard is read whole and compared with its checksum before a clip of it is used.
-
-    Args:
-        source: folder, or fsspec URL (``s3://...``, ``hf://...``, ``https://...``, ``simplecache::...``).
-        image_size, mask_size, frames: as for `AVSBench`; at most as many frames as were packed.
-        shuffle: False gives the order of the csv.
-        buffer: clips in the shuffle buffer.
-        rank, world: this process and how many there are; by default those that webdataset finds.
-
-    Attributes:
-        names: all clips of the split, in the order of the csv.
+    `shuffle` draws the order of the shards, and of `buffer` undecoded clips, from (seed, epoch) and the number of
+    processes; without it the order is that of the csv, as in the attribute `names`. Each process (`rank` of `world`; by
+    default as webdataset finds them) reads as many clips: up to world - 1 are left out of an epoch, the others come
+    once. A shard is read whole and compared with its checksum before a clip of it is used.
 
     Raises AvsError when made: no index, no such split, more frames than packed. While it is read: a shard that is
     missing or damaged, by name; what `AVSBench` says of damaged pictures.
@@ -235,8 +215,6 @@ class PackedClips:
             raise PackedError(f"{source}: was packed with {index.frames} frames per clip, and {frames} are asked for")
         here = pytorch_worker_info()
         self.rank, self.world = here[0] if rank is None else rank, here[1] if world is None else world
-        if not 0 <= self.rank < self.world:
-            raise UsageError(f"rank is {self.rank} of {self.world} processes; expected 0 to {self.world - 1}")
         self.source, self.split, self.task, self.frames = str(source).rstrip("/"), split, index.task, frames
         self.shards, self.names = index.splits[split].shards, index.splits[split].names
         self.starts = list(accumulate((shard.clips for shard in self.shards), initial=0))
@@ -269,27 +247,31 @@ class PackedClips:
         return iter(wds.DataPipeline(partial(self._read, own, PICTURES), wds.slice(skip, skip + len(self)), shuffle))
 
     def sounds(self) -> Iterator[Sound]:
-        """How to read the sound of each clip of the split, in the order of the csv."""
+        """The sound of each clip of the split, in the order of the csv."""
         for sample in self._read(range(len(self.shards)), SOUNDS):
-            wav, mel = (NamedBytes(sample, k) if k in sample else None for k in ("wav", "log_mel.safetensors"))
-            yield Sound.of(self.names[number_of(sample)], wav, mel, self.frames)
+            files = [NamedBytes(sample, key) if key in sample else None for key in ("wav", "log_mel.safetensors")]
+            yield Sound(self.name_of(sample), *files, self.frames)
 
-    def sound_checksums(self) -> list[Any]:
-        """Those of the shards."""
+    def sound_checksums(self, log_mel: bool) -> list[Any]:
+        """Those of the shards, with the sounds of either kind in them."""
         return [[shard.sha256 for shard in self.shards]]
+
+    def name_of(self, sample: Mapping[str, Any]) -> str:
+        """The name of an undecoded clip."""
+        return self.names[number_of(sample)]
 
     def decode(self, sample: Mapping[str, Any]) -> dict[str, str | Tensor]:
         """The item of an undecoded clip."""
-        number, keys = number_of(sample), {key.partition(".")[0]: key for key in sample}
+        name, keys = self.name_of(sample), {key.partition(".")[0]: key for key in sample}
         frames, masks = (
             [NamedBytes(sample, key) if (key := keys.get(f"{what}_{k}")) else None for k in range(1, self.frames + 1)]
             for what in ("frame", "mask")
         )
         if None in frames:
-            where = f"{sample['__url__']}: clip {self.names[number]!r}"
-            raise PackedError(f"{where} has fewer than {self.frames} frames, so the shard is damaged; {AGAIN}")
-        item = read_item(self.names[number], frames, masks, self.image_size, self.mask_size)
-        return item if self.audio is None else item | {"audio": self.audio[number]}
+            fault = f"clip {name!r} has fewer than {self.frames} frames, so the shard is damaged"
+            raise PackedError(f"{sample['__url__']}: {fault}; {AGAIN}")
+        item = read_item(name, frames, masks, self.image_size, self.mask_size)
+        return item if self.audio is None else item | {"audio": self.audio[number_of(sample)]}
 
     def _read(self, numbers: Iterable[int], endings: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         """Samples of shards, with the files that have one of these endings."""
@@ -301,10 +283,12 @@ class PackedClips:
             try:
                 # webdataset's own reader also expands compressed shards and sparse files, which can fill the memory
                 with tarfile.open(fileobj=io.BytesIO(data), mode="r:", tarinfo=_PlainFile) as tar:
-                    members = [member for member in tar if member.name.endswith(endings)]
-                    files = [(member.name, tar.extractfile(member).read()) for member in members]
-                named = ({"__url__": where, "fname": name, "data": content} for name, content in files)
-                samples = list(group_by_keys(named))
+                    files = [
+                        {"__url__": where, "fname": member.name, "data": tar.extractfile(member).read()}
+                        for member in tar
+                        if member.name.endswith(endings)
+                    ]
+                samples = list(group_by_keys(files))
             except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
                 raise PackedError(f"{where}: damaged, or not a plain tar file ({first_line(error)}); {AGAIN}") from None
             keys = [f"{key:08d}" for key in range(self.starts[number], self.starts[number + 1])]

@@ -7,7 +7,6 @@ five are replaced by functions that do nothing else.
 import collections
 import io
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -38,10 +37,6 @@ def _storage(data: bytes):
         raise _Refused("more than numbers inside its storage") from error
 
 
-def _tensor(storage, offset, size, stride, *_requires_grad_and_hooks):
-    return torch._utils._rebuild_tensor(storage, offset, size, stride)
-
-
 def _latin1(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise _Refused(f"_codecs.encode to {encoding!r}")
@@ -50,9 +45,11 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 STAND_INS = {
     "torch.storage._load_from_bytes": _storage,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": lambda data, *_requires_grad_and_hooks: data,
-    "collections.OrderedDict": lambda *_items: collections.OrderedDict(),  # a tensor's hooks, which are left out
+    "torch._utils._rebuild_tensor_v2": lambda storage, offset, size, stride, *_: torch._utils._rebuild_tensor(
+        storage, offset, size, stride
+    ),
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "collections.OrderedDict": lambda *_: collections.OrderedDict(),  # a tensor's hooks, which are left out
     "_codecs.encode": _latin1,  # how protocols 0 to 2 write bytes
 }
 
@@ -76,8 +73,8 @@ class _TensorUnpickler(pickle._Unpickler):
 def unpickle_tensor(path: str | Path) -> Tensor:
     """The tensor in a plain pickle file, detached, on the CPU; nothing that the file names is run.
 
-    Raises:
-        AvsError: the file is missing, damaged, too large, names anything but tensor rebuilding, or holds no tensor.
+    Raises AvsError when the file is missing, damaged, too large, names anything but tensor rebuilding, or holds no
+    tensor.
     """
     data = read_bytes(path, LARGEST_FILE, LogMelError, "a pickled log-mel tensor")
     try:
@@ -94,24 +91,22 @@ def unpickle_tensor(path: str | Path) -> Tensor:
     return value.detach()
 
 
-def _load_safetensors(path: str | Path | BinaryIO) -> Tensor:
-    what = f"safetensors with {LOG_MEL!r}"
-    data = path.read() if hasattr(path, "read") else read_bytes(path, LARGEST_FILE, LogMelError, what)
-    try:
-        return parse_tensors(data)[LOG_MEL]
-    except (KeyError, ValueError, SafetensorError) as error:
-        raise LogMelError(f"{path}: not a whole file of {what} ({error}); convert it again") from None
-
-
 def load_log_mel(path: str | Path | BinaryIO, frames: int = 5) -> Float[Tensor, "frames 1 96 64"]:
     """The first `frames` log-mel patches of a clip, from a pickle or from what `convert_audio` made of it (the latter
     also from its open bytes).
 
-    Raises:
-        AvsError: as `unpickle_tensor`; a shape other than [at least `frames`, 1, 96, 64]; values that are not finite.
+    Raises AvsError as `unpickle_tensor`, on a shape other than [at least `frames`, 1, 96, 64], and on values that are
+    not finite.
     """
-    safe = hasattr(path, "read") or Path(path).suffix == ".safetensors"
-    value = _load_safetensors(path) if safe else unpickle_tensor(path)
+    if hasattr(path, "read") or Path(path).suffix == ".safetensors":
+        what = f"safetensors with {LOG_MEL!r}"
+        data = path.read() if hasattr(path, "read") else read_bytes(path, LARGEST_FILE, LogMelError, what)
+        try:
+            value = parse_tensors(data)[LOG_MEL]
+        except (KeyError, ValueError, SafetensorError) as error:
+            raise LogMelError(f"{path}: not a whole file of {what} ({error}); convert it again") from None
+    else:
+        value = unpickle_tensor(path)
     if value.ndim != 4 or value.shape[0] < frames or tuple(value.shape[1:]) != (1, 96, 64):
         raise LogMelError(f"{path}: holds a tensor of shape {list(value.shape)}; expected [{frames}, 1, 96, 64]")
     value = value[:frames]  # a file of a few bytes can declare any number of patches
@@ -120,38 +115,25 @@ def load_log_mel(path: str | Path | BinaryIO, frames: int = 5) -> Float[Tensor, 
     return value.float()
 
 
-def convert_audio(root: str | Path, workers: int | None = None, progress: bool = True) -> tuple[int, list[str]]:
+def convert_audio(root: str | Path, progress: bool = True) -> tuple[int, list[str]]:
     """Write each log-mel pickle below `root` as safetensors beside it; the reader then uses that file.
 
-    Whole files that exist already are left as they are; the pickles stay.
-
-    Args:
-        root: folder with S4 or MS3 data, or both.
-        workers: threads.
-
-    Returns:
-        how many were converted, and a sentence for each pickle that was refused.
-
-    Raises:
-        AvsError: no such folder, or no log-mel pickle below it.
+    Whole files that exist already are left as they are; the pickles stay. Returns how many were converted, and a
+    sentence for each pickle that was refused. Raises AvsError when there is no log-mel pickle.
     """
     pickles = sorted(Path(root).glob("**/audio_log_mel/**/*.pkl"))
     if not pickles:
         raise DataError(f"{root}: holds no audio_log_mel/**/*.pkl; expected the folder with AVSBench's data")
-
-    def convert(path: Path) -> str | None:
-        """None where it was done before, "" when done now, else why it was refused."""
+    done, refused = 0, []
+    for path in track(pickles, "converting", disable=not progress):
         target = path.with_suffix(".safetensors")
         with suppress(AvsError):  # missing or damaged: write it
             load_log_mel(target, frames=1)
-            return None
+            continue
         try:
             load_log_mel(path, frames=1)
             save_tensors(target, {LOG_MEL: unpickle_tensor(path).float().contiguous()})
+            done += 1
         except LogMelError as error:
-            return str(error)
-        return ""
-
-    with ThreadPoolExecutor(workers) as pool:
-        results = list(track(pool.map(convert, pickles), "converting", len(pickles), disable=not progress))
-    return results.count(""), [result for result in results if result]
+            refused.append(str(error))
+    return done, refused

@@ -1,4 +1,4 @@
-"""Frames and masks from files that may be damaged, of a different size, or hostile."""
+"""Frames and masks from files that may be damaged, of a different size, ambiguous or hostile."""
 
 import io
 from pathlib import Path
@@ -16,12 +16,56 @@ LARGEST_FILE = 256 * 2**20  # bytes: `LARGEST_PICTURE` in 32 bits, not compresse
 MOST_SCANS = 100  # of a progressive JPEG, which has 10: each costs a pass over all pixels, and takes 10 bytes
 
 
-def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:
-    """A decoded picture and its own (height, width); a JPEG much larger than `wanted` is decoded smaller."""
+def read_frame(
+    path: Path | BinaryIO, image_size: tuple[int, int] | None = None
+) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
+    """A frame as uint8 [H, W, 3], resized bilinearly to `image_size`, and its size on disk (height, width).
+
+    Grey levels of 16 bits are scaled to 8. Raises PictureError on a damaged file, or one with transparent pixels.
+    """
+    picture, size, _ = _open(path, image_size)
+    if picture.mode.startswith("I"):  # convert would clip them
+        picture = Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
+    elif picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
+        raise PictureError(f"{path}: the frame has transparent pixels; export it without transparency")
+    picture = picture.convert("RGB")
+    if image_size and picture.size != image_size[::-1]:
+        picture = picture.resize(image_size[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(picture), size
+
+
+def read_mask(
+    path: Path | BinaryIO, image_size: tuple[int, int] | None = None, frame_size: tuple[int, int] | None = None
+) -> tuple[UInt8[np.ndarray, "H W"], tuple[int, int]]:
+    """A mask as uint8 0/1 [H, W], resized to the nearest pixel, and its size on disk (height, width).
+
+    The object is white or has the value 1, or is the only colour beside black in a palette; what is transparent is
+    background. Raises PictureError on a damaged file, on a size other than `frame_size`, and where more values, colours
+    or half-transparent pixels leave open what the object is.
+    """
+    picture, size, bits = _open(path)
+    try:
+        mask = _object(picture)
+        if bits == 16 and not picture.mode.startswith("I") and not mask.any():
+            raise ValueError("has 16 bits per channel, of which only the upper 8 can be read, and these are all 0")
+    except ValueError as error:
+        reason = first_line(error)
+        raise PictureError(f"{path}: the mask {reason}; expected 0 and 255 only, in a grey picture of 8 bits") from None
+    if frame_size and size != frame_size:
+        expected = f"its frame {frame_size[1]}x{frame_size[0]}; expected the same size"
+        raise PictureError(f"{path}: the mask has {size[1]}x{size[0]} pixels and {expected}")
+    if image_size and size != image_size:
+        mask = np.asarray(Image.fromarray(mask).resize(image_size[::-1], Image.Resampling.NEAREST))
+    return mask, size
+
+
+def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int], int]:
+    """A decoded picture, its own (height, width) and its bits per channel; a JPEG much larger than `wanted` is decoded
+    smaller."""
     data = path.read() if hasattr(path, "read") else read_bytes(path, LARGEST_FILE, PictureError, "a PNG or JPEG")
     try:
         picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-        size = picture.height, picture.width
+        size, bits = (picture.height, picture.width), data[24] if picture.format == "PNG" else 8
         if size[0] * size[1] > LARGEST_PICTURE:
             raise PictureError(f"{path}: has {size[1]}x{size[0]} pixels, more than {LARGEST_PICTURE}; resize it")
         if picture.format != "PNG" and data.count(b"\xff\xda") > MOST_SCANS:
@@ -29,7 +73,9 @@ def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple
         if wanted:
             picture.draft("RGB", wanted[::-1])
         picture.load()
-        return picture, size
+        if picture.mode == "P" and picture.palette is None:
+            raise ValueError("its palette is missing")
+        return picture, size, bits
     except (PictureError, MemoryError):  # running out of memory is not the file's fault
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
@@ -38,43 +84,44 @@ def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple
         ) from error
 
 
-def read_frame(
-    path: Path | BinaryIO, image_size: tuple[int, int] | None = None
-) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
-    """A frame as uint8 [H, W, 3], resized bilinearly to `image_size`, and its size on disk (height, width)."""
-    picture, size = _open(path, image_size)
-    picture = picture.convert("RGB")
-    if image_size and picture.size != image_size[::-1]:
-        picture = picture.resize(image_size[::-1], Image.Resampling.BILINEAR)
-    return np.asarray(picture), size
+def _object(picture: Image.Image) -> UInt8[np.ndarray, "H W"]:
+    """1 where a mask's object is. Raises ValueError where that cannot be known, or PIL cannot convert the picture."""
+    if picture.mode in ("1", "L") and not picture.has_transparency_data:
+        return _binary(np.asarray(picture.convert("L")), 255)
+    if picture.mode.startswith("I"):
+        if picture.has_transparency_data:
+            raise ValueError("has 16 bits and transparency")
+        return _binary(np.asarray(picture), 255, 65535)
+    rgba = np.asarray(picture.convert("RGBA"))
+    opaque = rgba[..., 3] == 255
+    if rgba[..., 3][~opaque].any():
+        raise ValueError("has half-transparent pixels")
+    colours = rgba[..., :3] * opaque[..., None]  # transparent pixels may hide any colour
+    values = colours.max(-1)
+    if not opaque.all() and opaque.any() and not values.any():
+        raise ValueError("is black where it is opaque, and transparent elsewhere")
+    if picture.mode == "P":
+        _require_one_colour(np.asarray(picture)[opaque], colours[opaque])
+        return values.astype(bool).astype(np.uint8)
+    if (colours != values[..., None]).any():
+        raise ValueError("is coloured")
+    return _binary(values, 255)
 
 
-def read_mask(
-    path: Path | BinaryIO, image_size: tuple[int, int] | None = None
-) -> tuple[UInt8[np.ndarray, "H W"], tuple[int, int]]:
-    """A mask as uint8 0/1 [H, W], resized to the nearest pixel, and its size on disk. AvsError when not binary."""
-    picture, size = _open(path)
-    values = np.asarray(picture.convert("L"))
-    if not _is_binary(values) and picture.mode == "P":
-        values = np.asarray(picture)  # a coloured palette: the indices are the labels
-    if not _is_binary(values):
-        found = np.flatnonzero(np.bincount(values.ravel()))[:6].tolist()
-        raise PictureError(f"{path}: the mask is not binary, it holds the values {found}; expected 0 and 255 only")
-    mask = (values > 0).astype(np.uint8)
-    if image_size and size != image_size:
-        mask = np.asarray(Image.fromarray(mask).resize(image_size[::-1], Image.Resampling.NEAREST))
-    return mask, size
+def _require_one_colour(indices: UInt8[np.ndarray, "n"], colours: UInt8[np.ndarray, "n 3"]) -> None:
+    """Raise ValueError unless one entry of the palette is used, or some are black and the others of one colour."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[indices] = colours
+    used = palette[np.flatnonzero(np.bincount(indices))]
+    lit = used.any(1)
+    if len(used) > 1 and (lit.all() or len(np.unique(used[lit], axis=0)) != 1):
+        raise ValueError(f"is not binary, its palette has the colours {used[:6].tolist()}")
 
 
-def _is_binary(values: np.ndarray) -> bool:
-    on = values > 0
-    return bool((values[on] == 255).all() or (values[on] == 1).all())
-
-
-def require_same_size(mask_path: Path | BinaryIO, mask_size: tuple[int, int], frame_size: tuple[int, int]) -> None:
-    """Raise AvsError unless a mask and its frame, both (height, width), agree."""
-    if mask_size != frame_size:
-        raise PictureError(
-            f"{mask_path}: the mask has {mask_size[1]}x{mask_size[0]} pixels and its frame "
-            f"{frame_size[1]}x{frame_size[0]}; expected the same size"
+def _binary(values: np.ndarray, *on: int) -> UInt8[np.ndarray, "H W"]:
+    mask = values > 0
+    if (top := values.max()) not in (0, 1, *on) or (values[mask] != top).any():
+        raise ValueError(
+            f"is not binary, it holds the values {np.flatnonzero(np.bincount(values.ravel()))[:6].tolist()}"
         )
+    return mask.astype(np.uint8)

@@ -29,7 +29,8 @@ from avslib.study.records import RECORD, RunRecord, new_record, run_id, write_re
 from avslib.study.robustness_conditions import BLANK, CONDITIONS, OWN, Stage, definitions, left_out
 from avslib.study.run import dataset_info, method_name
 from avslib.training.evaluate import Scores, predict_batches
-from avslib.training.loop import BEST, open_split
+from avslib.training.loop import BEST
+from avslib.training.setup import open_split
 from avslib.weights.checkpoints import WEIGHTS, load_checkpoint, shipped_names
 
 

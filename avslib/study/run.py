@@ -1,11 +1,11 @@
-"""One run from configuration to run record: train, score the best checkpoint on val and the tests, write it down."""
+"""One run from configuration to run record: train, score the best checkpoint on val and the tests, write the record."""
 
 import logging
 import shutil
-import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from rich.console import Console
@@ -17,11 +17,12 @@ from avslib.core.parsing import LARGEST_JSON, parse_json, read_text
 from avslib.data.layout import LAYOUTS, find_folder, is_plain_name, read_csv
 from avslib.data.loading import shuffle_audio
 from avslib.models.ecmvae import ECMVAE
-from avslib.study.records import DatasetInfo, RunRecord, git_state, new_record, run_id, write_record
+from avslib.study.records import CLIPS, DatasetInfo, RunRecord, git_state, new_record, run_id, write_record
 from avslib.training.deterministic import deterministic
 from avslib.training.distributed import rank, together, world_size
 from avslib.training.evaluate import Scores, all_objects, evaluate, test_splits
-from avslib.training.loop import open_split, train
+from avslib.training.loop import train
+from avslib.training.setup import open_split
 from avslib.training.state import HISTORY
 from avslib.variants import method_name
 from avslib.weights.checkpoints import load_checkpoint
@@ -29,7 +30,6 @@ from avslib.weights.speed_options import apply_speed_options
 
 logger = logging.getLogger(__name__)
 
-PUBLISHED = ("clips.csv", HISTORY, "run.json")
 SHUFFLED = "audio shuffled between clips"
 ALL_OBJECTS = "all objects in view, outlines given"
 SELECTION = "checkpoint of the epoch with the best J on val"
@@ -38,22 +38,19 @@ SELECTION = "checkpoint of the epoch with the best J on val"
 def dataset_info(root: str | Path, task: str, max_clips: int | None = None) -> tuple[str, DatasetInfo]:
     """("mini" or "avsbench", id and clips by split), from the manifest of a Mini-AVS build or the task's csv.
 
-    `max_clips`: the most of a split that are used, as ``data.max_clips`` says.
+    `max_clips`: at most so many clips of a split are used, as ``data.max_clips`` says.
     """
-    csv_path = find_folder(root, task) / LAYOUTS[task].csv
-    clips: dict[str, int] = {}
-    for row in read_csv(csv_path, task):
-        clips[row["split"]] = min(clips.get(row["split"], 0) + 1, max_clips or sys.maxsize)
-    manifest = Path(root) / "manifest.json"
-    if manifest.is_file():
-        what = "the manifest of a Mini-AVS build"
-        values = parse_json(read_text(manifest, LARGEST_JSON, DataError, what), manifest, DataError, what)
-        size, seed = (values.get(key) if isinstance(values, dict) else None for key in ("size", "seed"))
-        if not isinstance(size, str) or not is_plain_name(size) or not isinstance(seed, int):
-            raise DataError(f"{manifest}: does not say size and seed; expected {what} (avs data build-mini makes one)")
-        name = f"mini-{size}-seed{seed}-{sha256_file(manifest)[:8]}"
-        return "mini", DatasetInfo(id=name, clips=clips)
-    return "avsbench", DatasetInfo(id=f"avsbench-{task}-{sha256_file(csv_path)[:8]}", clips=clips)
+    csv_path, manifest = find_folder(root, task) / LAYOUTS[task].csv, Path(root) / "manifest.json"
+    found = Counter(row["split"] for row in read_csv(csv_path, task))
+    clips = {split: min(count, max_clips or count) for split, count in found.items()}
+    if not manifest.is_file():
+        return "avsbench", DatasetInfo(id=f"avsbench-{task}-{sha256_file(csv_path)[:8]}", clips=clips)
+    what = "the manifest of a Mini-AVS build"
+    values = parse_json(read_text(manifest, LARGEST_JSON, DataError, what), manifest, DataError, what)
+    size, seed = (values.get(key) if isinstance(values, dict) else None for key in ("size", "seed"))
+    if not isinstance(size, str) or not is_plain_name(size) or not isinstance(seed, int):
+        raise DataError(f"{manifest}: does not say size and seed; expected {what} (avs data build-mini makes one)")
+    return "mini", DatasetInfo(id=f"mini-{size}-seed{seed}-{sha256_file(manifest)[:8]}", clips=clips)
 
 
 def default_out(config: Config) -> Path:
@@ -67,12 +64,11 @@ def score(
     model: ECMVAE, config: Config, split: str, *, baselines: bool = True, progress: bool = False
 ) -> dict[str, Scores]:
     """Scores of a split by baseline name: "" the model itself; with sound, also the model with sounds exchanged
-    between clips; on a Mini-AVS build, also the outlines of all objects in view. Without `baselines` the first alone.
-    Processes of one group share the clips out.
+    between clips; on a Mini-AVS build, also the outlines of all objects in view. Without `baselines` only the first.
+    Processes that run together share the clips.
     """
-    progress = progress and rank() == 0
+    t, progress = config.train, progress and rank() == 0
     dataset = together(lambda: open_split(config, split, progress=progress))
-    t = config.train
     options = {
         "batch_size": t.eval_batch_size,
         "workers": config.data.workers,
@@ -103,18 +99,17 @@ def run(
 ) -> RunRecord:
     """Train `config` into `out`, score the best checkpoint, and write ``run.json`` and ``clips.csv`` there.
 
-    Started in several processes, all of them do it together and return the record; the first one alone writes, and
-    prints.
+    Started in several processes, all of them do it together and return the record; only the first writes and prints.
 
     Args:
         method: what tables call it; by default :func:`avslib.variants.method_name`.
-        baselines: score the baselines of :func:`score` beside it on the tests.
+        baselines: also score the baselines of :func:`score` on the tests.
 
     Raises:
         AvsError: see :func:`avslib.training.loop.train`.
     """
     start = time.perf_counter()
-    # the code that trains is the one loaded now, whatever is committed meanwhile
+    # the code that trains is the one loaded now, even if a commit comes meanwhile
     git = git_state()
     data, dataset = dataset_info(_root(config), config.data.task, config.data.max_clips)
     method = method_name(config) if method is None else method
@@ -124,13 +119,12 @@ def run(
         trained = train(config, out, resume=resume, progress=progress, console=console)
         logger.info("best epoch %d, J on val %.4f; scoring it", trained.best_epoch + 1, trained.best_j)
         model = apply_speed_options(load_checkpoint(trained.checkpoint, PartialState().device))
-        metrics: dict[str, dict] = {}
         scored: dict[str, dict] = {}
         clips = []
         for split in ["val", *test_splits(_root(config), config.data.task)]:
             beside = baselines and split != "val"
             for name, scores in score(model, config, split, baselines=beside, progress=progress).items():
-                (scored.setdefault(name, {}) if name else metrics)[split] = scores.metrics
+                scored.setdefault(name, {})[split] = scores.metrics
                 clips += scores.rows(split, name)
     seconds = max(trained.seconds, time.perf_counter() - start)
     if rank() and console:
@@ -142,7 +136,7 @@ def run(
         seed=config.train.seed,
         config=config.model_dump(mode="json"),
         dataset=dataset,
-        metrics=metrics,
+        metrics=scored.pop(""),
         baselines=scored,
         notes="; ".join(text for text in (notes, trained.survived) if text),
         selection=f"{SELECTION} (epoch {trained.best_epoch + 1} of {config.train.epochs})",
@@ -154,13 +148,17 @@ def run(
     return record
 
 
-def publish(source: str | Path, target: str | Path, names: Sequence[str] = PUBLISHED) -> None:
-    """Copy what a run is kept for from its work folder, each file beside and renamed; the record last, as it alone says
-    that a run is finished."""
-    Path(target).mkdir(parents=True, exist_ok=True)
-    for name in names:
+def publish(record: RunRecord, target: str | Path, **changes: Any) -> RunRecord:
+    """Copy what a run is kept for from its work folder into `target`, with `changes` to fields of its record.
+
+    The record goes last, since a folder with one counts as a finished run.
+    """
+    for name in (CLIPS, HISTORY):
         with atomic_path(Path(target) / name) as path:
-            shutil.copyfile(Path(source) / name, path)
+            shutil.copyfile(record.path.with_name(name), path)
+    published = record.model_copy(update=changes)
+    write_record(target, published)
+    return published
 
 
 def _root(config: Config) -> str:

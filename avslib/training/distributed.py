@@ -1,56 +1,61 @@
 """Processes that train together: what they share so that their batches act as one. In one process nothing is shared.
 
 Training averages the gradients of the processes, so it minimises the mean of their losses. A statistic over the batches
-of all processes enters every one of these losses; :func:`gather_processes` therefore sums the gradients that it gets
-from all of them. Processes are taken to have equally many rows, as the training loaders give them.
+of all enters every one of these losses; :func:`gather_processes` therefore sums the gradients that come back. All
+processes have the same number of rows, as the training loaders give them.
 
     accelerate launch --multi_gpu --num_processes 8 -m avslib.cli train --data DIR -o train.sync_batch=true
 
-starts a process for each GPU or, where there is none, so many on the CPU (``--cpu`` in place of ``--multi_gpu`` would
-start one alone). The batch of a step is ``train.batch_size`` times their number.
+starts a process for each GPU or, without GPUs, that many on the CPU (``--cpu`` instead of ``--multi_gpu`` would start
+only one). The batch of a step is ``train.batch_size`` times their number.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from jaxtyping import Float
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from avslib.core.errors import AvsError, ProcessesError, plain_kind
+from avslib.core.errors import KINDS, AvsError, ProcessesError
+from avslib.core.locks import LOCK, PATIENCE, locked
 from avslib.models.fusion import TPAVI
 
 T = TypeVar("T")
 
 
-def start_processes(precision: str = "no") -> Accelerator:
-    """Join the processes that ``accelerate launch`` or ``torchrun`` started; gloo where there is no accelerator.
+def start_processes(precision: str = "no", **options: Any) -> Accelerator:
+    """Join the processes that ``accelerate launch`` or ``torchrun`` started; gloo if there is no GPU.
 
     Raises:
         AvsError: the launcher started several processes, and they cannot find each other.
     """
     launched = int(os.environ.get("WORLD_SIZE", 1))
-    accelerator = Accelerator(mixed_precision=precision, cpu=launched > 1 and not torch.accelerator.is_available())
+    cpu = launched > 1 and not torch.accelerator.is_available()
+    accelerator = Accelerator(mixed_precision=precision, cpu=cpu, **options)
     if accelerator.num_processes != launched:
         raise ProcessesError(
-            f"{launched} processes were started, but each would train alone: this device has no backend for "
-            "several; set ACCELERATE_USE_CPU=true to train on the CPU"
+            f"{launched} processes were started, but this device has no backend for several, so each would train "
+            "separately; set ACCELERATE_USE_CPU=true to train on the CPU"
         )
     return accelerator
 
 
 def world_size() -> int:
-    """How many processes work together: those of the default process group, else 1."""
+    """The number of processes in the default process group, or 1."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process among them, from 0."""
+    """The number of this process, from 0."""
     return distributed.get_rank() if world_size() > 1 else 0
 
 
@@ -87,19 +92,20 @@ def mean_over_processes(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
 def global_moments(
     mean: Float[Tensor, "*S"], var: Float[Tensor, "*S"]
 ) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"]]:
-    """Mean and biased variance over the rows of all processes, from each one's own.
-
-    var = mean_p [var_p + (mean_p - mean)^2], which loses no digits where the mean is large.
-    """
-    if world_size() == 1:
-        return mean, var
+    """Mean and biased variance over the rows of all processes, mean_p [var_p + (mean_p - mean)^2]: it loses no digits
+    where the mean is large."""
     means, variances = gather_processes(torch.stack([mean, var])).unbind(1)
     overall = means.mean(0)
     return overall, (variances + (means - overall).square()).mean(0)
 
 
 class HostSyncBatchNorm(_BatchNorm):
-    """BatchNorm over the batches of all processes where nn.SyncBatchNorm refuses to work, which is off the GPU."""
+    """BatchNorm over the batches of all processes where nn.SyncBatchNorm does not work: off the GPU."""
+
+    num_batches_tracked: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    momentum: float
 
     def forward(self, x: Float[Tensor, "N C *S"]) -> Float[Tensor, "N C *S"]:
         if not self.training or world_size() == 1:
@@ -122,18 +128,18 @@ class HostSyncBatchNorm(_BatchNorm):
 
 
 class _HostSyncBatchNormAct(HostSyncBatchNorm):
-    """The same with the dropout and activation that timm's BatchNorm brings along."""
+    """The same with the dropout and activation of timm's BatchNorm."""
+
+    act: nn.Module
+    drop: nn.Module
 
     def forward(self, x: Float[Tensor, "N C *S"]) -> Float[Tensor, "N C *S"]:
         return self.act(self.drop(super().forward(x)))
 
 
 def synchronize_batch_norm(model: nn.Module, device: str | torch.device = "cpu") -> nn.Module:
-    """Let every BatchNorm of `model` take its statistics over the batches of all processes, in place.
-
-    Names and values of the state dict stay. On CUDA these are torch's own kernels, elsewhere their plain form. In one
-    process nothing changes.
-    """
+    """Let every BatchNorm of `model` take its statistics over the batches of all processes, in place; by torch's own
+    kernels on CUDA. Names and values of the state dict stay."""
     if world_size() == 1:
         return model
     for module in model.modules():
@@ -147,38 +153,39 @@ def synchronize_batch_norm(model: nn.Module, device: str | torch.device = "cpu")
     return model
 
 
-def share_buffers(model: nn.Module) -> None:
-    """Give all processes the first one's buffers (running statistics), so that they score what it saves."""
-    if world_size() > 1:
-        for buffer in model.buffers():
-            distributed.broadcast(buffer, 0)
-
-
 def gather_objects(value: T) -> list[T]:
     """The values of all processes, which pickle can carry, in order of rank."""
-    values: list[Any] = [value] * world_size()
-    if len(values) > 1:
-        distributed.all_gather_object(values, value)
-    return values
+    return gather_object([value])
 
 
 def together(call: Callable[[], T]) -> T:
-    """What `call` gives. Returns when every process is that far; if it raises in one of them, all raise.
-
-    Without it the others would wait for a process that has left.
-
-    Raises:
-        AvsError: as `call`; where only another process failed, that one's sentence.
-    """
-    result, error = None, None
+    """What `call` returns, once every process has called it. If it raises an `AvsError` in one of them, all raise it:
+    the others would wait for a process that has left."""
+    result: Any = None
+    error: AvsError | None = None
     try:
         result = call()
     except AvsError as raised:
         error = raised
-    told = next((raised for raised in gather_objects(error and (plain_kind(error), str(error))) if raised), None)
-    if error is not None:
-        raise error
-    if told is not None:
-        kind, message = told
-        raise kind(message)
+    for failure in gather_objects(error and (error.code, str(error))):
+        if failure:
+            raise error or KINDS[failure[0]](failure[1])
     return result
+
+
+@contextmanager
+def run_folder(out: Path) -> Iterator[None]:
+    """Keep other trainings out of the folder `out` during the block; the first process does it for all.
+
+    Raises:
+        OutputError: another process trains into it.
+    """
+    with ExitStack() as stack:
+        together(lambda: rank() == 0 and stack.enter_context(locked(out / LOCK, "a training", PATIENCE)))
+        try:
+            yield
+        finally:
+            if rank() == 0 and [path.name for path in out.glob("*")] == [LOCK]:  # it ended before it began
+                with suppress(OSError):
+                    (out / LOCK).unlink()
+                    out.rmdir()

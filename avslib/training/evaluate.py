@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +21,11 @@ from avslib.data.avsbench import AVSBench
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.data.loading import eval_loader
 from avslib.data.pictures import read_mask
-from avslib.data.workers import lasting
 from avslib.metrics import FScore, LegacyFScore, MeanIoU, frame_scores
 from avslib.models.ecmvae import ECMVAE
+from avslib.models.latent import Noise
 from avslib.training.distributed import gather_objects
+from avslib.training.guards import plain_errors
 
 LEGACY_BATCH = 4
 
@@ -36,7 +38,7 @@ class Scores:
     clips: dict[str, float]
 
     def rows(self, split: str, baseline: str = "") -> list[dict]:
-        """One mapping a clip, as run records keep them."""
+        """One mapping per clip, as run records keep them."""
         return [{"name": name, "split": split, "baseline": baseline, "J": j} for name, j in self.clips.items()]
 
 
@@ -65,14 +67,11 @@ class _Scorer:
 
 
 def flatten_clips(batch: dict, device: torch.device) -> dict:
-    """[B, T, ...] tensors of a batch as N = B * T rows on `device`.
-
-    ``annotated`` stays on the host, which reads it: fetched from a GPU it would make the host wait at every step.
-    """
+    """[B, T, ...] tensors of a batch as N = B * T rows on `device`; ``annotated`` stays on the host, which reads it and
+    would wait for the device at every step."""
     rows = {k: v.flatten(0, 1) if isinstance(v, Tensor) else v for k, v in batch.items()}
-    return {
-        k: v.to(device, non_blocking=True) if isinstance(v, Tensor) and k != "annotated" else v for k, v in rows.items()
-    }
+    moved = {k: v.to(device, non_blocking=True) for k, v in rows.items() if isinstance(v, Tensor) and k != "annotated"}
+    return rows | moved
 
 
 @torch.no_grad()
@@ -81,15 +80,15 @@ def predict_batches(
 ) -> Iterator[tuple[dict, Float[Tensor, "N 1 H W"]]]:
     """(batch as rows, logits at the size of its masks) over a dataset, in its order; the model is put in eval mode.
 
-    `samples` 0: with the mean codes; k: the logits of the mean probability of k samples. A clip's samples depend on its
-    name alone.
+    `samples` 0: with the mean codes; k: the logits of the mean probability of k samples, which depend only on the
+    clip's name.
     """
     model.eval()
     device = next(model.parameters()).device
-    for batch in lasting(eval_loader(dataset, batch_size, workers)):
+    for batch in eval_loader(dataset, batch_size, workers):
         rows = flatten_clips(batch, device)
         image = model.normalize(rows["image"])
-        noises = [_clip_noise(model, rows["name"], frames, k) for k in range(samples)] or [None]
+        noises: list[Noise] = [_clip_noise(model, rows["name"], frames, k) for k in range(samples)] or [None]
         features = model.backbone(image)
         runs = [model(image, rows["audio"], frames=frames, noise=n, features=features).logits.float() for n in noises]
         logits = runs[0] if len(runs) == 1 else logits_of_mean_probability(torch.stack(runs))
@@ -100,11 +99,9 @@ def predict_batches(
 
 def _clip_noise(model: ECMVAE, names: list[str], frames: int, sample: int) -> dict[str, Float[Tensor, "N K"]]:
     """Standard-normal noise of one sample of each clip."""
-    drawn = []
-    for name in names:
-        generator = torch.Generator().manual_seed(sample_seed(sample, name))
-        drawn.append({n: torch.randn(shape, generator=generator) for n, shape in model.noise_shapes(frames).items()})
-    return {name: torch.cat([d[name] for d in drawn]) for name in drawn[0]}
+    generators = [torch.Generator().manual_seed(sample_seed(sample, name)) for name in names]
+    shapes = model.noise_shapes(frames).items()
+    return {code: torch.cat([torch.randn(shape, generator=g) for g in generators]) for code, shape in shapes}
 
 
 def evaluate(
@@ -127,14 +124,15 @@ def evaluate(
     frames, scorer, done = dataset.frames, _Scorer(dataset.frames, sync=world > 1), 0
     batches = predict_batches(model, share, frames=frames, batch_size=batch_size, workers=workers, samples=samples)
     total = -(-len(share) // batch_size)
-    for rows, logits in track(batches, f"scoring {dataset.split}", total, disable=not progress, transient=True):
-        clip = torch.arange(done, done + len(rows["name"])) * world + rank
-        index = (clip[:, None] * frames + torch.arange(frames)).flatten()
-        scorer.update(rows["name"], logits, rows["mask"], index)
-        done += len(rows["name"])
+    with plain_errors(f"scoring {dataset.split}"):
+        for rows, logits in track(batches, f"scoring {dataset.split}", total, disable=not progress, transient=True):
+            clip = torch.arange(done, done + len(rows["name"])) * world + rank
+            index = (clip[:, None] * frames + torch.arange(frames)).flatten()
+            scorer.update(rows["name"], logits, rows["mask"], index)
+            done += len(rows["name"])
     if world == 1:
         return scorer.compute()
-    if not len(share):  # the sums need a part of each process, in the shape of the others'
+    if not len(share):  # every process contributes to the sums, in the same shape
         none = torch.zeros(0, 1, 1, 1, device=next(model.parameters()).device)
         scorer.update([], none, none, torch.zeros(0, dtype=torch.long))
     scores = scorer.compute()
@@ -150,14 +148,15 @@ def all_objects(dataset: AVSBench, root: str | Path) -> Scores:
     """
     folder = Path(root) / "object_masks" / dataset.task / dataset.split
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; outlines of all objects exist in a Mini-AVS build only")
+        raise DataError(f"{folder}: no such folder; only a Mini-AVS build has outlines of all objects")
     scorer = _Scorer(dataset.frames)
-    for clip, item in zip(dataset.clips, islice(dataset, len(dataset)), strict=True):
-        size = item["mask"].shape[-2], item["mask"].shape[-1]
+    for number, clip in enumerate(dataset.clips):
+        truth: Any = dataset[number]["mask"]
+        size = truth.shape[-2], truth.shape[-1]
         paths = [folder / clip.name / f"{clip.name}_{k + 1}.png" for k in range(dataset.frames)]
         masks = np.stack([read_mask(path, size)[0] for path in paths])
         logits = torch.where(torch.from_numpy(masks > 0)[:, None], 20.0, -20.0)
-        scorer.update([clip.name], logits, item["mask"])
+        scorer.update([clip.name], logits, truth)
     return scorer.compute()
 
 

@@ -1,29 +1,28 @@
 """The folder of a prediction: masks in one of three forms, overlay, strip, and `predictions.json`, all streamed."""
 
-import hashlib
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped, UInt8
+from PIL import Image
 
 from avslib.core.errors import OutputError, RecordError, UsageError
 from avslib.core.files import atomic_path, flush_to_disk
 from avslib.core.locks import locked
-from avslib.video.filmstrip import Spread, strip_figure
-from avslib.video.masks import FORMS, hash_mask, mask_files, masks_in, write_grey
-from avslib.video.overlay import Second, overlay_video
+from avslib.video.overlay import Second, keep_some, overlay_video, strip_figure
+from avslib.video.predictor import Prediction
 from avslib.video.reader import BrokenOff
-from avslib.video.windows import Prediction
 
+FORMS = ("png", "npz", "rle")
 PREDICTIONS, UNFINISHED = "predictions.json", ".unfinished"
 SINGLE = ("overlay.mp4", "masks.npz", "masks.jsonl", "strip.png")
-OURS = (*SINGLE, "masks", "uncertainty")
 
 
 def write_prediction(
@@ -40,19 +39,19 @@ def write_prediction(
     call left is replaced. Of a video that breaks off everything up to there is written, and ``broke_off`` says where.
 
     Raises:
-        AvsError: another form of masks; an `out` that is a file, holds a prediction or other files of these names, or
-            is being written to; as the prediction. `BrokenOff` after the files are written.
+        AvsError: as the prediction; `out` is a file, being written to, or holds files of these names. `BrokenOff` after
+            the files are written.
     """
     out = Path(out)
     if masks not in FORMS:
         raise UsageError(f"masks is {masks!r}; expected one of {', '.join(FORMS)}")
-    if out.exists() and not out.is_dir():
+    if out.is_file():
         raise OutputError(f"{out}: is a file; name a folder for the results")
-    for source in (Path(path) for path in (prediction.video, prediction.audio) if isinstance(path, str | Path)):
-        if source.name in SINGLE and source.resolve().parent == out.resolve():
-            raise OutputError(f"{source}: lies where the results would be written; name another folder for them")
+    sources = [Path(path).resolve() for path in (prediction.video, prediction.audio) if isinstance(path, str | Path)]
+    if any((out / name).resolve() in sources for name in SINGLE):
+        raise OutputError(f"{out}: the results would replace their source; name another folder by --out")
     left_over = (out / UNFINISHED).exists()
-    _require_free(out, () if left_over else OURS)
+    _require_free(out, () if left_over else (*SINGLE, "masks", "uncertainty"))
     # the mark of an unfinished prediction is its lock, to distinguish a running one from one that was killed
     with locked(out / UNFINISHED, "a prediction", patience=0):
         _require_free(out)  # another process may have been faster
@@ -66,51 +65,38 @@ def write_prediction(
     return seconds
 
 
-def _require_free(out: Path, names: Sequence[str] = ()) -> None:
+def _require_free(out: Path, names: tuple[str, ...] = ()) -> None:
     for name in (PREDICTIONS, *names):
         if (out / name).exists():
             raise OutputError(f"{out / name}: exists already; name another folder by --out, or remove it first")
 
 
 def _write(prediction: Prediction, out: Path, form: str, overlay: bool) -> list[dict[str, Any]]:
-    rows, strip, digest, digits = [], Spread(), hashlib.sha256(), 4 if prediction.rate == 1 else 6
+    rows, strip, digits = [], [], 4 if prediction.rate == 1 else 6
 
-    def kept(add: Callable[[Second], None]) -> Iterator[Second]:
+    def written(add: Callable[[Second], None]) -> Iterator[Second]:
         for second in prediction:
             add(second)
-            hash_mask(digest, second.mask)
             if second.uncertainty is not None:
                 grey = (second.uncertainty * 255).round().astype(np.uint8)
                 write_grey(out / "uncertainty" / f"{second.index:0{digits}d}.png", grey)
             rows.append(second.summary())
-            strip.add(second)
             yield second
 
-    with mask_files(form, out, digits) as add:
-        results = kept(add)
+    with mask_files(form, out, digits) as add, suppress(BrokenOff):
+        results = keep_some(written(add), strip)
         if overlay:
-            with suppress(BrokenOff):
-                overlay_video(prediction.video, results, out / "overlay.mp4", prediction.audio)
-        with suppress(BrokenOff):
-            for _ in results:  # all of them, or a tail that is too short for a frame of the overlay
-                pass
+            overlay_video(prediction.video, results, out / "overlay.mp4", prediction.audio)
+        for _ in results:  # all of them, or a tail that is too short for a frame of the overlay
+            pass
     with atomic_path(out / "strip.png") as part:
-        strip_figure(strip.seconds).savefig(part, format="png")
+        strip_figure(strip).savefig(part, format="png")
     info, broken = prediction.info, prediction.broken
-    content = {
-        "video": Path(prediction.video).name,
-        "width": info.width,
-        "height": info.height,
-        "fps": prediction.rate,
-        "size": prediction.size,
-        "overlap": prediction.overlap,
-        "samples": prediction.samples,
-        "seed": prediction.seed,
-        "masks": form,
-        "broke_off": broken and {"at": round(broken.at, 3), "declared": round(broken.declared, 3)},
-        "masks_sha256": digest.hexdigest(),
-        "seconds": [_joined(list(group)) for _, group in groupby(rows, itemgetter("second"))],
-    }
+    content = {"video": Path(prediction.video).name, "width": info.width, "height": info.height, "fps": prediction.rate}
+    content |= {"size": prediction.size, "overlap": prediction.overlap, "samples": prediction.samples}
+    content |= {"seed": prediction.seed, "masks": form}
+    content["broke_off"] = broken and {"at": round(broken.at, 3), "declared": round(broken.declared, 3)}
+    content["seconds"] = [_joined(list(group)) for _, group in groupby(rows, itemgetter("second"))]
     flush_to_disk(out)
     with atomic_path(out / PREDICTIONS) as part:
         part.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -119,30 +105,87 @@ def _write(prediction: Prediction, out: Path, form: str, overlay: bool) -> list[
 
 def _joined(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The summaries of the steps of a second as one."""
-    joined = dict(rows[0])
-    for name in joined.keys() - {"second", "time", "box"}:
-        values = [row[name] for row in rows if row[name] is not None]
-        joined[name] = round(sum(values) / len(values), 5) if values else None
+    names = rows[0].keys() - {"second", "time", "box"}
+    values = {name: [row[name] for row in rows if row[name] is not None] for name in names}
     boxes = np.array([row["box"] for row in rows if row["box"]])
-    joined["box"] = [*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist()] if len(boxes) else None
-    return joined
+    box = [*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist()] if len(boxes) else None
+    return rows[0] | {name: round(sum(v) / len(v), 5) if v else None for name, v in values.items()} | {"box": box}
 
 
 def read_masks(out: str | Path) -> Iterator[Bool[np.ndarray, "H W"]]:
     """The masks that `write_prediction` wrote into a folder, in their order, in any form.
 
     Raises:
-        AvsError: no predictions.json: not a folder of `write_prediction`, or one that was not finished; after the last
-            mask, when they are not those that were written.
+        AvsError: no predictions.json: not a folder of `write_prediction`, or an unfinished one; masks that cannot be
+            read.
     """
     out = Path(out)
     try:
-        content = json.loads((out / PREDICTIONS).read_text(encoding="utf-8"))
-        digest, wanted = hashlib.sha256(), content.get("masks_sha256")
-        for mask in masks_in(content["masks"], out):
-            hash_mask(digest, mask)
-            yield mask
+        yield from masks_in(json.loads((out / PREDICTIONS).read_text(encoding="utf-8"))["masks"], out)
     except Exception as error:  # PIL, NumPy and zipfile raise many kinds for a damaged file
         raise RecordError(f"{out}: holds no whole prediction ({error!r}); make one with `avs predict VIDEO`") from error
-    if wanted not in (None, digest.hexdigest()):
-        raise RecordError(f"{out}: its masks are damaged or edited (checksum mismatch); predict them again")
+
+
+@contextmanager
+def mask_files(form: str, out: Path, digits: int) -> Iterator[Callable[[Second], None]]:
+    """A function that writes the mask of a step; the single file of npz and rle gets its name at the end."""
+    if form == "png":
+        yield lambda s: write_grey(out / "masks" / f"{s.index:0{digits}d}.png", s.mask * np.uint8(255))
+    elif form == "npz":
+        with atomic_path(out / "masks.npz") as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+
+            def add(second: Second) -> None:
+                with archive.open(f"{second.index:0{digits}d}.npy", "w") as stream:
+                    np.lib.format.write_array(stream, np.ascontiguousarray(second.mask), allow_pickle=False)
+
+            yield add
+    else:
+        with atomic_path(out / "masks.jsonl") as part, open(part, "w", encoding="utf-8", newline="\n") as stream:
+
+            def add(second: Second) -> None:
+                row = {"step": second.index, "time": round(second.time, 4), "size": list(second.mask.shape)}
+                stream.write(json.dumps(row | {"counts": rle_encode(second.mask)}) + "\n")
+
+            yield add
+
+
+def masks_in(form: str, out: Path) -> Iterator[Bool[np.ndarray, "H W"]]:
+    """The masks that `mask_files` wrote, in their order. A damaged file raises many kinds of error."""
+    if form == "png":
+        for path in sorted(out.glob("masks/[0-9]*.png"), key=lambda path: int(path.stem)):
+            yield np.asarray(Image.open(path)) > 0
+    elif form == "npz":
+        with np.load(out / "masks.npz") as arrays:
+            yield from (arrays[name] for name in sorted(arrays.files, key=int))
+    else:
+        with open(out / "masks.jsonl", encoding="utf-8") as lines:
+            yield from (rle_decode(row["counts"], row["size"]) for row in map(json.loads, lines))
+
+
+def write_grey(path: Path, values: UInt8[np.ndarray, "H W"]) -> None:
+    """Write a PNG beside and renamed; the caller flushes the folder."""
+    with atomic_path(path, flush=False) as part:
+        Image.fromarray(values).save(part, format="png")
+
+
+def rle_encode(mask: Shaped[np.ndarray, "H W"]) -> list[int]:
+    """The ``counts`` of COCO's uncompressed masks (Lin et al., ECCV 2014), which pycocotools reads: lengths of the runs
+    of a mask read down its columns; the first run is of zeros and may be empty.
+
+    >>> rle_encode(np.array([[0, 1, 1], [0, 0, 1]])), rle_encode(np.ones((2, 2)))
+    ([2, 1, 1, 2], [0, 4])
+    """
+    flat = np.asarray(mask).astype(bool).ravel(order="F")
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(np.concatenate([[0], edges, [len(flat)]])).tolist()
+    return [0, *counts] if len(flat) and flat[0] else counts
+
+
+def rle_decode(counts: Sequence[int], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    """The mask of (height, width) that `rle_encode` counted. Raises ValueError where the counts do not sum up to it.
+
+    >>> rle_decode([2, 1, 1, 2], (2, 3)).astype(int)
+    array([[0, 1, 1],
+           [0, 0, 1]])
+    """
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[::-1]).T

@@ -1,7 +1,8 @@
-"""What is shown of a segmented video: the result of a step, the letterbox that brings it back, and the overlay."""
+"""What is shown of a segmented video: the result of a step, the letterbox that brings it back, overlay and strip."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +13,28 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from avslib.core.errors import UsageError
 from avslib.video.reader import BrokenOff, probe, read_video
-from avslib.video.sound import read_sound
-from avslib.video.writer import SOUND_RATES, write_video
+from avslib.video.tracks import AudioSource, read_sound
+from avslib.video.writer import write_video
 
-TINT = (230, 159, 0)  # the orange that predictions have in every figure
+TINT = (230, 159, 0, 89)  # the orange that predictions have in every figure, at 35 %
 BORDER = (124, 116, 104)  # ImageNet's mean colour: 0 after normalisation
-FASTEST = 30.0  # frames a second of an overlay
+KEPT = 640  # pixels of the longer side of what `keep_some` keeps
+FASTEST, RATE = 30.0, 44100  # frames and samples of sound per second of an overlay, at most
 
 
 @dataclass
 class Second:
-    """What the model says about one second of a video, or about one step where there are several in a second.
-
-    Attributes:
-        index, time, length: number of the step, where it begins and how long it lasts, in seconds.
-        image: the frame that was segmented, at the size of the video.
-        probability: that a pixel sounds; the mean over the samples where there are any.
-        uncertainty: entropy of `probability` in bits, 0 (sure) to 1 (a coin); None without samples.
-        disagreement: the part of it that the samples do not agree on, in bits; None without samples.
-    """
+    """What the model says about one second of a video, or about one step where there are several in a second."""
 
     index: int
-    time: float
-    image: UInt8[np.ndarray, "H W 3"]
-    probability: Float[np.ndarray, "H W"]
-    uncertainty: Float[np.ndarray, "H W"] | None = None
-    disagreement: Float[np.ndarray, "H W"] | None = None
-    length: float = 1.0
+    time: float  # in seconds, where the step begins
+    image: UInt8[np.ndarray, "H W 3"]  # the frame that was segmented, at the size of the video
+    probability: Float[np.ndarray, "H W"]  # that a pixel sounds; the mean over the samples where there are any
+    uncertainty: Float[np.ndarray, "H W"] | None = None  # with samples: entropy of it in bits, 0 (sure) to 1 (a coin)
+    disagreement: Float[np.ndarray, "H W"] | None = None  # the part of that which the samples do not agree on, in bits
+    length: float = 1.0  # in seconds
 
     @property
     def mask(self) -> Bool[np.ndarray, "H W"]:
@@ -90,83 +85,110 @@ class Letterbox:
     def fit(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 S S"]:
         """The picture, resized as the data set's frames are, on a square of ImageNet's mean colour."""
         square = Image.new("RGB", (self.side, self.side), BORDER)
-        square.paste(Image.fromarray(_resized(image, self.inner[::-1])), self.corner[::-1])
+        square.paste(Image.fromarray(image).resize(self.inner[::-1], Image.Resampling.BILINEAR), self.corner[::-1])
         return torch.from_numpy(np.array(square).transpose(2, 0, 1).copy())
 
     def back(self, maps: Float[Tensor, "N S S"]) -> Float[Tensor, "N H W"]:
         """Maps over the square, cut to the picture and resized to its size."""
         (top, left), (height, width) = self.corner, self.inner
-        cut, size = maps[:, None, top : top + height, left : left + width], (self.height, self.width)
-        return cut[:, 0] if size == (height, width) else F.interpolate(cut, size, mode="bilinear")[:, 0]
+        cut = maps[:, None, top : top + height, left : left + width]
+        return F.interpolate(cut, (self.height, self.width), mode="bilinear")[:, 0]
 
 
-def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture or a mask at (width, height)."""
-    if picture.shape[1::-1] == size:
-        return picture
-    how = Image.Resampling.NEAREST if picture.dtype == bool else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(picture).resize(size, how))
+def outlined(mask: Bool[np.ndarray, "H W"], size: tuple[int, int] | None = None) -> Image.Image:
+    """A layer for `painted`: the mask in translucent orange, outlined in white and black, so that it is seen on any
+    ground; of `size` (width, height), or that of the mask."""
+    from scipy.ndimage import binary_dilation, binary_erosion
+
+    mask = np.asarray(Image.fromarray(mask).resize(size or mask.shape[::-1], Image.Resampling.NEAREST))
+    thick, cross = max(1, round(min(mask.shape) / 240)), np.ones((3, 3), bool)
+    layer = np.zeros((*mask.shape, 4), np.uint8)
+    layer[mask] = TINT
+    layer[mask & ~binary_erosion(mask, cross, thick)] = 255
+    layer[~mask & binary_dilation(mask, cross, thick)] = 0, 0, 0, 255
+    return Image.fromarray(layer)
 
 
-class Brush:
-    """Tints a mask orange and outlines it in white and black, so that it is seen on any ground."""
-
-    def __init__(self, mask: Bool[np.ndarray, "H W"]) -> None:
-        from scipy.ndimage import binary_dilation, binary_erosion
-
-        thick, cross = max(1, round(min(mask.shape) / 240)), np.ones((3, 3), bool)
-        self.mask = mask
-        self.white = mask & ~binary_erosion(mask, cross, thick)
-        self.black = ~mask & binary_dilation(mask, cross, thick)
-
-    def paint(self, image: UInt8[np.ndarray, "H W 3"], alpha: float = 0.35) -> UInt8[np.ndarray, "H W 3"]:
-        """The picture with the mask on it."""
-        painted = image.copy()
-        tinted = (1 - alpha) * image[self.mask].astype(np.float32) + alpha * np.array(TINT, np.float32)
-        painted[self.mask], painted[self.white], painted[self.black] = tinted.round().astype(np.uint8), 255, 0
-        return painted
+def painted(image: UInt8[np.ndarray, "H W 3"], layer: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture, at the size of the layer, with the layer on it."""
+    picture = Image.fromarray(image).resize(layer.size, Image.Resampling.BILINEAR)
+    picture.paste(layer, mask=layer)
+    return np.asarray(picture)
 
 
 def overlay_video(
     video: str | Path,
     seconds: Iterable[Second],
     path: str | Path,
-    audio: str | Path | int | None = None,
-    *,
+    audio: AudioSource = None,
     longest: int | None = None,
-    quality: int = 23,
 ) -> Path:
     """Write the video, at its own frame rate (up to 30) and with its sound, with each step's mask on its frames.
 
     Args:
         seconds: of the same video, in order; may be a generator, which is drawn from as the frames need it.
-        path, quality: see :func:`avslib.video.writer.write_video`.
-        audio: see :func:`avslib.video.sound.read_sound`.
         longest: larger videos are made smaller, so that their longer side has that many pixels.
 
     Raises:
-        AvsError: as `read_video` and `write_video`; `BrokenOff` after what there is of the video was written.
+        AvsError: as `probe` and `write_video`. Of a video that breaks off, what there is of it is written.
     """
     info = probe(video)
     fps, longer = min(info.fps or 25.0, FASTEST), max(info.width, info.height)
     size = Letterbox(info.height, info.width, min(longest or longer, longer)).inner[::-1]
-    broken: list[BrokenOff] = []
 
     def frames() -> Iterator[np.ndarray]:
-        following, end, brush = iter(seconds), 0.0, Brush(np.zeros(size[::-1], bool))
-        try:
+        following, end, layer = iter(seconds), 0.0, Image.new("RGBA", size)
+        with suppress(BrokenOff):
             for moment in read_video(video, fps, sound=False, phase=0.5):
                 new = None
                 while end <= moment.start + 0.5 / fps and (second := next(following, None)) is not None:
                     end, new = second.time + second.length, second
-                brush = brush if new is None else Brush(_resized(new.mask, size))
-                yield brush.paint(_resized(moment.image, size))
-        except BrokenOff as error:
-            broken.append(error)
+                layer = layer if new is None else outlined(new.mask, size)
+                yield painted(moment.image, layer)
 
-    rate = next((r for r in SOUND_RATES if audio is None and r >= info.sound_rate), 44100)
-    sound = read_sound(video, rate, audio)
-    write_video(path, frames(), sound, fps, rate=rate, quality=quality)
-    for error in broken:
-        raise error
-    return Path(path)
+    return write_video(path, frames(), read_sound(video, RATE, audio), fps, rate=RATE)
+
+
+def keep_some(seconds: Iterable[Second], kept: list[Second], most: int = 24) -> Iterator[Second]:
+    """Pass `seconds` on, and keep at most `most` of them in `kept`: evenly spread, and with smaller pictures."""
+    stride = 1
+    for count, second in enumerate(seconds):
+        if count % stride == 0:
+            step = -(-max(second.image.shape[:2]) // KEPT)
+            maps = {name: values for name, values in vars(second).items() if isinstance(values, np.ndarray)}
+            kept.append(replace(second, **{name: values[::step, ::step].copy() for name, values in maps.items()}))
+        if len(kept) > most:
+            del kept[1::2]
+            stride *= 2
+        yield second
+
+
+def strip_figure(seconds: Sequence[Second], columns: int = 6) -> Any:
+    """A matplotlib Figure of `columns` results of `Predictor.predict`, evenly spread: frames with the mask tinted and
+    outlined, and below them the uncertainty in bits, where there is one. Its label says in words what it shows.
+    """
+    from matplotlib.figure import Figure
+
+    count = min(columns, len(seconds))
+    if not count:
+        raise UsageError("strip_figure: there is no second to draw; give the results of predict(...)")
+    shown = [seconds[(2 * i + 1) * len(seconds) // (2 * count)] for i in range(count)]
+    rows = 1 + (shown[0].uncertainty is not None)
+    height, width = shown[0].image.shape[:2]
+    size = (1.3 * count + 0.5 * (rows - 1), rows * 1.3 * height / width + 0.25)
+    figure = Figure(figsize=size, dpi=80, layout="constrained")
+    axes = figure.subplots(rows, count, squeeze=False)
+    for column, second in zip(axes.T, shown, strict=True):
+        column[0].imshow(painted(second.image, outlined(second.mask)))
+        column[0].set_title(f"{second.time:.0f} s: {100 * second.mask.mean():.1f} %", fontsize=8, pad=3)
+        if rows == 2:
+            drawn = column[1].imshow(second.uncertainty, cmap="cividis", vmin=0, vmax=1)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    shares = ", ".join(f"second {s.index}: {100 * s.mask.mean():.1f} %" for s in shown)
+    label = f"{count} frames of the video with what sounds outlined; share of pixels marked: {shares}."
+    if rows == 2:
+        figure.colorbar(drawn, ax=list(axes[1]), label="uncertainty / bit", fraction=0.05, pad=0.01)
+        label += " Below each the uncertainty, bright where the model is unsure."
+    figure.set_label(label)
+    return figure

@@ -1,18 +1,36 @@
 """Masks from a trained model: for a clip of frames and embeddings, with chosen or sampled codes; for a video."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from avslib.audio import SAMPLE_RATE
 from avslib.audio.encoders import AudioEncoder, build_audio_encoder
+from avslib.calibration import entropy, entropy_parts
+from avslib.core.errors import UsageError
 from avslib.models.ecmvae import ECMVAE, ECMVAEOutput
 from avslib.models.latent import Noise
-from avslib.video.windows import OVERLAP, Prediction
+from avslib.video.overlay import Letterbox, Second
+from avslib.video.reader import BrokenOff, Moment, probe, read_video
+from avslib.video.tracks import AudioSource
 from avslib.weights.checkpoints import load_checkpoint
+from avslib.weights.devices import select_device
 from avslib.weights.speed_options import apply_speed_options
+
+# sharing 1, 2 or 4 s moved J on 60 s of Mini-AVS clips by +0.008, -0.003 and +0.005, at up to 5 times the cost
+OVERLAP = 0
+SIZES = range(32, 2049, 32)  # side of the network's square, in pixels
+
+Window = list[tuple[Tensor, np.ndarray]]  # fitted pictures, uint8 [3, S, S], and a second of 16 kHz sound for each
 
 
 class Predictor:
@@ -30,16 +48,17 @@ class Predictor:
 
     def __init__(self, model: ECMVAE) -> None:
         self.model = model.eval()
-        self._encoder: AudioEncoder | None = None
 
     @classmethod
     def from_checkpoint(
         cls, source: str | Path, device: str | torch.device = "cpu", *, bf16: bool = False
     ) -> "Predictor":
-        """From a checkpoint folder, or the name of a shipped one; channels-last, and with `bf16` in bfloat16 where that
-        is safe: faster on hardware that has it, with 8 binary digits in a product. Errors as `avslib.load_checkpoint`.
+        """From a checkpoint folder, or the name of a shipped one, on a device of :func:`select_device`.
+
+        Channels-last, and with `bf16` in bfloat16 where that is safe: faster on hardware that has it, with 8 binary
+        digits in a product. Errors as `avslib.load_checkpoint`.
         """
-        return cls(apply_speed_options(load_checkpoint(source, device), bf16=bf16))
+        return cls(apply_speed_options(load_checkpoint(source, select_device(device)), bf16=bf16))
 
     @property
     def device(self) -> torch.device:
@@ -50,13 +69,10 @@ class Predictor:
         """Side in pixels that the model was trained on."""
         return self.model.config.model.image_size
 
-    @property
+    @cached_property
     def encoder(self) -> AudioEncoder:
         """The frozen sound encoder that the model was trained with; loaded on first use."""
-        if self._encoder is None:
-            m = self.model.config.model
-            self._encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
-        return self._encoder
+        return build_audio_encoder(self.model.config.model.audio_encoder, self.model.config.model.audio_weights)
 
     def embed(self, waveform: Float[Tensor, "S"], frames: int = 5) -> Float[Tensor, "T D"]:
         """One sound embedding for each second of a 16 kHz mono waveform."""
@@ -82,7 +98,7 @@ class Predictor:
         self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], noise: Noise = None
     ) -> Float[Tensor, "T H W"]:
         """Probability that a pixel sounds, on the CPU: with the mean codes, or those that `noise` draws or gives."""
-        return self.run(image, audio, noise).logits[:, 0].float().sigmoid().cpu()
+        return _probability(self.run(image, audio, noise))
 
     def samples(
         self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], k: int, seed: int = 0
@@ -91,56 +107,193 @@ class Predictor:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():  # the backbone does not see the codes: once for all samples
             features = self.model.backbone(self.model.normalize(image.to(self.device)))
-        runs = (self.run(image, audio, generator, features=features) for _ in range(k))
-        return torch.stack([out.logits[:, 0].float().sigmoid().cpu() for out in runs])
+        return torch.stack([_probability(self.run(image, audio, generator, features=features)) for _ in range(k)])
 
     def with_codes(
         self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], codes: Mapping[str, Float[Tensor, "T K"]]
     ) -> Float[Tensor, "T H W"]:
-        """Probabilities with given prior codes: ``vs`` (s_v), ``as`` (s_a), ``vac`` (c); the mean of one left out.
-
-        Raises:
-            AvsError: codes of another shape.
-        """
+        """Probabilities with given prior codes: ``vs`` (s_v), ``as`` (s_a), ``vac`` (c); the mean of one left out."""
         eps = {}
         for name, (mu, logvar) in self.run(image, audio).latents.items():
-            z = codes.get(name)
             # the model takes standard-normal noise: z = mu + exp(logvar / 2) eps, solved for eps
-            eps[name] = torch.zeros_like(mu) if z is None else (z.to(mu) - mu) * torch.exp(-0.5 * logvar)
+            eps[name] = (codes.get(name, mu).to(mu) - mu) * torch.exp(-0.5 * logvar)
         return self(image, audio, eps)
 
     def predict(
         self,
         video: str | Path,
-        audio: str | Path | int | None = None,
+        audio: AudioSource = None,
         samples: int = 0,
         seed: int = 0,
         fps: int | str = 1,
         size: int | None = None,
         overlap: int = OVERLAP,
         progress: bool = False,
-    ) -> Prediction:
+    ) -> "Prediction":
         """Segment a video file: an iterator of one `Second` for each second, in constant memory.
 
-        One frame a second is taken as AVSBench does, brought to the network's size with its aspect ratio kept, and
+        One frame per second is taken as AVSBench does, brought to the network's size with its aspect ratio kept, and
         segmented in windows of a clip's length (5 s). The last window reaches back into the one before it; a video
         shorter than a window is segmented as it is.
 
         Args:
-            video: any file that FFmpeg reads.
-            audio: a file to take the sound from, or the number of a sound track of the video, from 1; None: the track
-                that players choose.
+            audio: a file to take the sound from, or the number of a sound track, from 1; None: the default track.
             samples: 0 for the mean code; K for the mean of K codes drawn from the prior, with maps of uncertainty.
             seed: random seed of the samples; each window draws the same ones.
-            fps: results a second, from 1 to the file's own frame rate, or "native" for one for each frame. The model
-                only ever sees one frame a second, as in training: r results a second cost r times as much.
+            fps: results per second, from 1 to the file's own frame rate, or "native" for one for each frame. The model
+                only ever sees one frame per second, as in training: r results per second cost r times as much.
             size: side of the square that the network runs at, in pixels, a multiple of 32; None: that of its training.
-            overlap: seconds that neighbouring windows share. There their probabilities are averaged, the middle of a
-                window weighing most; with samples, windows that disagree count as samples that do.
+            overlap: seconds that neighbouring windows share; their probabilities are averaged there, the middle of a
+                window weighing most.
             progress: show a bar with the time left.
 
         Raises:
-            AvsError: at once: no such file, no video, damaged, no sound track, a number out of range.
-                :class:`avslib.video.reader.BrokenOff` where the file breaks off, after all that could be read of it.
+            AvsError: at once: no such file, no video, damaged, no sound track, a number out of range; `BrokenOff`
+                where the file breaks off, after all that could be read of it.
         """
         return Prediction(self, video, audio, samples, seed, fps, size, overlap, progress)
+
+
+def _probability(output: ECMVAEOutput) -> Float[Tensor, "T H W"]:
+    return output.logits[:, 0].float().sigmoid().cpu()
+
+
+@dataclass(eq=False)
+class Prediction(Iterator[Second]):
+    """The results of a video, computed as they are asked for; its fields are the arguments of `Predictor.predict`.
+
+    Besides, `info` is what the video says about itself, `rate` the steps per second, `broken` why it breaks off.
+
+    A model is trained on windows of one frame and one second of sound per second, and is given nothing else: with
+    several steps in a second, a window takes the k-th step of each second, for every k in turn. All of it is a chain of
+    generators: memory depends on windows, steps per second and sizes, not on the video's length.
+    """
+
+    predictor: Predictor
+    video: str | Path
+    audio: AudioSource = None
+    samples: int = 0
+    seed: int = 0
+    fps: int | str = 1
+    size: int | None = None
+    overlap: int = OVERLAP
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        frames = self.predictor.model.config.data.frames
+        self.size = self.predictor.image_size if self.size is None else self.size
+        self.info, self.broken = probe(self.video), None
+        own = max(1.0, self.info.fps or 25.0)
+        fps = "native" if self.fps == "native" else int(self.fps) if str(self.fps).isdecimal() else 0
+        self.rate = own if fps == "native" else float(fps)
+        for name, value, fine, expected in (
+            ("samples", self.samples, self.samples >= 0, "0 (the mean code) or how many codes to draw"),
+            ("size", self.size, self.size in SIZES, f"a multiple of 32 up to {SIZES[-1]}"),
+            ("overlap", self.overlap, self.overlap in range(frames), f"0 to {frames - 1} s, within a window"),
+            (
+                "fps",
+                self.fps,
+                self.rate == 1 or 1 < self.rate <= own + 0.1,
+                f"native or a whole number from 1 to {own:.3g}",
+            ),
+        ):
+            if not fine:
+                raise UsageError(f"{name} is {value}; expected {expected}")
+        # waiting for their windows the pictures would fill the memory: they are read a second time
+        pictures = read_video(self.video, fps, sound=False)
+        groups = self._by_second(read_video(self.video, fps, audio=self.audio))
+        self._results = self._read(joined_windows(groups, self._segment, frames, frames - self.overlap), pictures)
+        if self.progress:
+            from rich.progress import track
+
+            total = math.ceil(self.info.seconds * self.rate) if self.info.seconds else None
+            self._results = iter(track(self._results, "segmenting", total=total, transient=True))
+
+    def __next__(self) -> Second:
+        return next(self._results)
+
+    def _read(self, joined: Iterator[Tensor], pictures: Iterator[Moment]) -> Iterator[Second]:
+        for maps in joined:
+            if len(maps) == 2:
+                total = entropy(maps[0])
+                maps = torch.stack([maps[0], total, (total - maps[1]).clamp(min=0)])
+            moment = next(pictures)
+            full = Letterbox(*moment.image.shape[:2], self.size).back(maps).numpy()
+            yield Second(moment.index, moment.start, moment.image, *full, length=moment.length)
+        if self.broken:
+            raise self.broken
+
+    def _by_second(self, moments: Iterator[Moment]) -> Iterator[Window]:
+        """The steps that begin in the same second.
+
+        A step's sound is the second that ends with the step: in training too the frame lies at the end of its second.
+        """
+        heard = np.zeros(0, np.float32)
+        for _, group in groupby(self._readable(moments), key=lambda moment: int(moment.start + 1e-6)):
+            steps = []
+            for moment in group:
+                heard = np.concatenate([heard, moment.sound])[-SAMPLE_RATE:]
+                steps.append((Letterbox(*moment.image.shape[:2], self.size).fit(moment.image), heard))
+            # within the first second less than a second was heard: its steps are given all of it
+            whole = np.pad(heard, (0, SAMPLE_RATE - len(heard)))
+            yield [(image, sound if len(sound) == SAMPLE_RATE else whole) for image, sound in steps]
+
+    def _readable(self, moments: Iterator[Moment]) -> Iterator[Moment]:
+        try:
+            yield from moments
+        except BrokenOff as error:  # raised again after the results of all that could be read
+            self.broken = error
+
+    def _segment(self, window: Window) -> Float[Tensor, "T M S S"]:
+        """Maps that may be averaged: the probability; with samples also the expected entropy."""
+        images, sounds = zip(*window, strict=True)
+        image, sound = torch.stack(images), torch.from_numpy(np.concatenate(sounds))
+        embedded = self.predictor.embed(sound, len(window))
+        try:
+            if not self.samples:
+                return self.predictor(image, embedded)[:, None]
+            drawn = self.predictor.samples(image, embedded, self.samples, self.seed)
+        except AssertionError as error:  # backbones that were built for one size
+            name = self.predictor.model.config.model.backbone
+            raise UsageError(f"size: backbone {name} does not run at {self.size} ({error}); leave size out") from error
+        return torch.stack([drawn.mean(0), entropy_parts(drawn)[1]], dim=1)
+
+
+def joined_windows(
+    groups: Iterable[list[Any]], segment: Callable[[list[Any]], Float[Tensor, "T M S S"]], length: int, hop: int
+) -> Iterator[Float[Tensor, "M S S"]]:
+    """The maps of all steps in their order, from windows of `length` seconds, one every `hop`.
+
+    `groups` holds the steps of each second; a window takes the k-th step of each, for every k in turn. The last window
+    reaches back to be whole. Where windows overlap, their maps are averaged with the weights of a triangle: 1, 2, 3,
+    2, 1.
+    """
+    recent: list[tuple[int, list[Any]]] = []
+    pending: dict[tuple[int, int], tuple[int, Tensor]] = {}  # weight and mean of maps, by second and k
+    count = covered = given = 0
+
+    def add_windows() -> None:
+        for k in range(max(len(group) for _, group in recent)):
+            # reaches one second further back where the last one has no k-th step
+            window = [(number, group[k]) for number, group in recent if k < len(group)][-length:]
+            if window[-1][0] < covered:
+                continue
+            for i, maps in enumerate(segment([step for _, step in window])):
+                before, mean = pending.get(key := (window[i][0], k), (0, maps))
+                weight = min(i + 1, len(window) - i)
+                # a moving mean: where there is only one window its maps stay as they are, to the bit
+                pending[key] = before + weight, torch.lerp(mean, maps, weight / (before + weight))
+
+    def finished(end: int) -> list[Tensor]:
+        means = [(key, pending.pop(key)[1]) for key in sorted(pending) if key[0] < end]
+        return [mean for key, mean in means if key[0] >= given]  # the last window reached back over the others
+
+    for count, group in enumerate(groups, 1):
+        recent = [*recent, (count - 1, group)][-length - 1 :]
+        if count >= length and (count - length) % hop == 0:
+            add_windows()
+            yield from finished(count - length + hop)
+            covered, given = count, count - length + hop
+    if covered < count:
+        add_windows()
+    yield from finished(count)

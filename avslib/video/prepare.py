@@ -1,55 +1,61 @@
 """Raw videos cut into clips in AVSBench's layout: frames, wav and log-mel; masks are not made, only copied."""
 
-import csv
-import math
-import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from itertools import chain
+import re
+import shutil
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
 from rich.progress import track
+from scipy.io import wavfile
 
-from avslib.core.errors import DataError, UsageError, WorkerError
-from avslib.core.files import atomic_path, told_when_full
+from avslib.audio import SAMPLE_RATE, log_mel
+from avslib.core.errors import AvsError, DataError, DiskFullError
+from avslib.core.files import atomic_path
 from avslib.core.locks import LOCK, locked
-from avslib.data.layout import LAYOUTS, read_csv
-from avslib.video.clip_writer import ClipJob, Outcome, make_clips
+from avslib.core.tensors import save_tensors
+from avslib.data.avsbench import AUDIO_TOLERANCE
+from avslib.data.layout import LAYOUTS, clip_folders, is_plain_name, read_csv
+from avslib.data.pickles import LOG_MEL
+from avslib.video.reader import Moment, probe, read_video
 
+SECONDS = 5  # of a clip
 LOG = "prepare_log.csv"
 ENDINGS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
+
+Row = dict[str, str]
+
+
+class Outcome(NamedTuple):
+    """A clip by its csv row; what became of it: made, there (whole already) or failed; and why."""
+
+    row: Row
+    status: str
+    reason: str = ""
 
 
 @dataclass
 class Prepared:
-    """What `prepare` did.
+    """What `prepare` did: names of clips that were made, and of those that were there already."""
 
-    Attributes:
-        folder: with the task's csv.
-        log: csv of every clip: clip, status (made, there, failed), reason.
-        made, there: names of clips that were made, and of those that were there and whole already.
-        failed: why the others were not made, by clip (by video where its clips are unknown).
-    """
-
-    folder: Path
-    log: Path
-    made: list[str] = field(default_factory=list)
-    there: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
+    folder: Path  # with the task's csv
+    log: Path  # csv of every clip: clip, split, status (made, there, failed), reason
+    made: list[str]
+    there: list[str]
+    failed: dict[str, str]  # why, by clip (by video where its clips are unknown)
 
     @property
     def exit_code(self) -> int:
         """0 every clip is there, 1 some failed, 2 none could be made."""
         return 0 if not self.failed else 1 if self.made or self.there else 2
-
-    def add(self, outcome: Outcome) -> None:
-        if outcome.status == "failed":
-            self.failed[outcome.clip] = outcome.reason
-        else:
-            (self.made if outcome.status == "made" else self.there).append(outcome.clip)
 
 
 def prepare(
@@ -66,149 +72,198 @@ def prepare(
 ) -> Prepared:
     """Cut videos into clips of 5 s, as AVSBench does: the picture at 15/16 of each second, 16 kHz mono, log-mel.
 
-    With a `table`, in the form of the task's csv, each row is a clip. Its video is looked for below `videos`: a file
-    ``<name>.*`` is the clip itself, from its beginning; else the file named in a column ``video``, or
-    ``<name up to the last _>.*``, is cut from second `start` on (column ``start``; without one, the number after the
-    last ``_``). Without a table every video is cut end to end into clips ``<file>_<second>`` of `split`, whose category
-    is the folder that the video lies in ("unknown" directly below `videos`); what is left at the end is not used.
+    With a `table`, in the form of the task's csv, each row is a clip, cut from second ``start`` on of the file in
+    column ``video``, or else of ``<name>.*`` (from its beginning where there is no ``start`` or the file is as short as
+    a clip), or else of ``<name up to the last _>.*`` (``start`` is the number after that ``_`` if there is none).
+    Without a table every video is cut end to end into clips ``<file>_<second>`` of `split`, whose category is the
+    folder that the video lies in ("unknown" directly below `videos`); what is left at the end is not used.
 
-    A clip whose files are there and can be read is kept, so that a stopped run resumes; a clip's folder of frames
-    appears only when the clip is whole. Processes that fill one folder take turns. A video that fails does not
-    stop the others; a full disk stops all. The csv lists the clips that are there.
+    A clip's folder of frames appears when the clip is whole, and is then kept, so that a stopped run resumes. Processes
+    that fill one folder take turns. A video that fails does not stop the others; a full disk stops all. The csv lists
+    the clips that are there.
 
     Args:
-        videos: folder of video files, searched in depth; one video file; or the table itself, beside its videos.
+        videos: folder of video files, searched in depth, also through links; one video file; or the table itself,
+            beside its videos.
         out: gets ``Single-source/`` or ``Multi-sources/``, and there ``prepare_log.csv``.
         masks: a folder as ``gt_masks`` is laid out; what it holds of a clip is copied.
         size: side in pixels to which frames are resized, as AVSBench's are; 0 keeps the video's own size.
-        workers: processes.
+        workers: threads, each with a video of its own; None: one for each CPU.
 
     Raises:
         AvsError: nothing to do (no such folder, no video, an empty or faulty table); `out` cannot be written.
     """
-    if task not in LAYOUTS:
-        raise UsageError(f"task {task!r} is unknown; expected one of {', '.join(LAYOUTS)}")
-    if size < 0 or (masks is not None and not Path(masks).is_dir()):
-        raise UsageError(f"size is {size} and masks {masks}; expected at least 0, and a folder laid out as gt_masks")
     videos, layout = Path(videos), LAYOUTS[task]
     if table is None and videos.suffix.lower() == ".csv":
         videos, table = videos.parent, videos
-    files, folder = _videos(videos), Path(out) / layout.folder
-    planned = list(_whole_videos(videos, files, split) if table is None else _rows(files, table, task))
+    files, folder, rows = _videos(videos), Path(out) / layout.folder, []
+    if table is not None and not (rows := read_csv(table, task, optional=("start", "video"))):
+        raise DataError(f"{table}: lists no clip; expected rows of {','.join(layout.columns)}")
     # two at once would list only their own clips in the csv
-    with locked(folder / LOCK, "avs data prepare"):
-        return _prepare(planned, folder, task, (size, masks), workers or _cpus(), progress)
-
-
-def _prepare(
-    planned: list[ClipJob | Outcome], folder: Path, task: str, options: tuple, workers: int, progress: bool
-) -> Prepared:
-    layout, result = LAYOUTS[task], Prepared(folder, folder / LOG)
-    # the clips that earlier runs made
-    known = read_csv(folder / layout.csv, task, optional=("start",)) if (folder / layout.csv).is_file() else []
-    rows = {(row["split"], row[layout.key]): row for row in known}
-    refused = [item for item in planned if isinstance(item, Outcome)]
-    jobs = [item for item in planned if isinstance(item, ClipJob)]
-    found = track(_run(jobs, (folder, task, *options), workers), "preparing", len(jobs), disable=not progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    # the log can be read while the clips are made
-    with told_when_full(result.log), open(result.log, "w", encoding="utf-8", newline="") as stream:
-        log = csv.writer(stream, lineterminator="\n")
-        log.writerow(("clip", "status", "reason"))
+    with locked(folder / LOCK, "avs data prepare"), ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        # the clips that earlier runs made
+        known = read_csv(folder / layout.csv, task, optional=("start",)) if (folder / layout.csv).is_file() else []
+        jobs: dict[Path, list[Row]] = {}
+        outcomes: list[Outcome] = []
+        plan = _rows(files, rows, task, known) if rows else _whole(videos, files, layout.key, split)
+        for row, found in plan:
+            if isinstance(found, Path):
+                jobs.setdefault(found, []).append(row)
+            else:
+                outcomes.append(Outcome(row, "failed", found))
+        done = pool.map(lambda job: make_clips(*job, folder, task, size, masks), jobs.items())
         try:
-            for outcome in chain(refused, chain.from_iterable(found)):
-                log.writerow((outcome.clip, outcome.status, outcome.reason))
-                stream.flush()
-                result.add(outcome)
-                if outcome.row:
-                    rows[outcome.row["split"], outcome.row[layout.key]] = outcome.row
+            for more in track(done, "preparing", len(jobs), disable=not progress):
+                outcomes += more
         finally:  # a stopped run lists the clips that it made
-            _write_csv(folder / layout.csv, task, rows.values())
-    return result
+            log = [(row[layout.key], row["split"], *rest) for row, *rest in outcomes]
+            log = pd.DataFrame(log, columns=["clip", "split", "status", "reason"])
+            columns = ["name", "start", "category", "split"] if task == "s4" else ["video_id", "split"]
+            clips = pd.DataFrame([*known, *(o.row for o in outcomes if o.status != "failed")], columns=columns)
+            clips = clips.fillna("0").drop_duplicates(["split", layout.key], keep="last")
+            for name, content in ((LOG, log), (layout.csv, clips.sort_values(["split", layout.key]))):
+                with atomic_path(folder / name) as part:
+                    content.to_csv(part, index=False, lineterminator="\n")
+    made, there, failed = (log[log["status"] == status] for status in ("made", "there", "failed"))
+    names = failed["clip"].where(~failed["clip"].duplicated(), failed["clip"] + " (" + failed["split"] + ")")
+    reasons = dict(zip(names, failed["reason"], strict=True))
+    return Prepared(folder, folder / LOG, made["clip"].tolist(), there["clip"].tolist(), reasons)
 
 
-def _videos(videos: Path) -> dict[str, list[Path]]:
-    """Video files by name without ending."""
-    if not videos.exists():
-        raise DataError(f"{videos}: no such file or folder; give the folder with the videos")
-    paths = [videos] if videos.is_file() else sorted(videos.rglob("*"))
-    files: dict[str, list[Path]] = {}
-    for path in paths:
+def _videos(root: Path) -> dict[str, Path | str]:
+    """Video files by name without ending, or why a name cannot be used; folders behind links are entered once."""
+    if not root.exists():
+        raise DataError(f"{root}: no such file or folder; give the folder with the videos")
+    paths, entered, files = [root], set(), {}
+    for folder, below, names in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in entered:
+            below.clear()
+        else:
+            paths += [Path(folder, name) for name in names]
+        entered.add(real)
+    for path in sorted(paths):
         if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file():
-            files.setdefault(path.stem, []).append(path)
+            twice = f"{files.get(path.stem)} and {path} have the same name; rename one of them"
+            files[path.stem] = twice if path.stem in files else path
     if not files:
-        raise DataError(f"{videos}: has no video; expected files that end in {', '.join(ENDINGS)}")
+        raise DataError(f"{root}: has no video; expected files that end in {', '.join(ENDINGS)}")
     return files
 
 
-def _whole_videos(root: Path, files: Mapping[str, list[Path]], split: str) -> Iterator[ClipJob | Outcome]:
-    for stem, paths in files.items():
-        for path in paths[1:]:
-            yield Outcome(path.name, "failed", f"{path}: {paths[0]} has the same name; rename one of them")
-        category = paths[0].parent.name if root.is_dir() and paths[0].parent != root else "unknown"
-        yield ClipJob(paths[0], whole={"stem": stem, "category": category, "split": split})
+def _whole(root: Path, files: dict[str, Path | str], key: str, split: str) -> Iterator[tuple[Row, Path | str]]:
+    """A row without a start for each video, and the video, or why it cannot be used."""
+    for stem, found in files.items():
+        nested = isinstance(found, Path) and root.is_dir() and found.parent != root
+        row = {key: stem, "category": found.parent.name if nested else "unknown", "split": split}
+        why = f"{found}: the names of video, folder and split must be valid file names on any system; rename it"
+        yield row, found if all(map(is_plain_name, row.values())) else why
 
 
-def _rows(files: Mapping[str, list[Path]], table: str | Path, task: str) -> Iterator[ClipJob | Outcome]:
-    """One job per video, so that each is decoded once, however many clips are cut from it."""
-    by_video: dict[Path, list[tuple[float, dict[str, str]]]] = {}
-    rows = read_csv(table, task, optional=("start", "video"))
-    if not rows:
-        raise DataError(f"{table}: lists no clip; expected rows of {','.join(LAYOUTS[task].columns)}")
+def _rows(
+    files: dict[str, Path | str], rows: list[Row], task: str, known: list[Row]
+) -> Iterator[tuple[Row, Path | str]]:
+    """Each row of a table with its start, and its video, or why it cannot be cut."""
+    key, owners = LAYOUTS[task].key, {clip_folders(task, row)[1]: row["split"] for row in known}
     for row in rows:
-        name = row[LAYOUTS[task].key]
-        source, _, second = name.rpartition("_")
-        source = Path(row["video"]).stem if "video" in row else source
-        whole = [] if "video" in row else files.get(name, [])
-        paths, start = whole or files.get(source, []), "0" if whole else row.get("start", second)
-        if not paths:
-            wanted = repr(row["video"]) if "video" in row else f"named {name!r} or {source or name!r}"
-            reason = f"no video {wanted}; expected one that ends in {', '.join(ENDINGS)}"
-        elif len(paths) > 1:
-            reason = f"{paths[0]} and {paths[1]} have the same name; rename one of them"
-        elif _second(start) is None:
-            reason = f"start is {start!r}; expected seconds, at least 0"
+        source, _, second = row[key].rpartition("_")
+        names = [Path(row["video"]).stem] if "video" in row else [row[key], source]
+        name = next((name for name in names if name in files), None)
+        row = row | {"start": row.get("start", "0" if name == row[key] else second)}
+        owner = owners.setdefault(clip_folders(task, row)[1], row["split"])
+        if name is None:
+            wanted = " or ".join(repr(name) for name in names if name)
+            yield row, f"no video named {wanted}; expected one that ends in {', '.join(ENDINGS)}"
+        elif not re.fullmatch(r"\d+(\.\d*)?", row["start"]):
+            yield row, f"start is {row['start']!r}; expected seconds, at least 0"
+        elif owner != row["split"]:
+            yield row, f"{row[key]} is in split {owner} too, and {task} has one folder of frames for all splits"
         else:
-            by_video.setdefault(paths[0], []).append((_second(start), row))
-            continue
-        yield Outcome(name, "failed", reason)
-    yield from (ClipJob(path, cuts) for path, cuts in by_video.items())
+            yield row, files[name]
 
 
-def _second(text: str) -> float | None:
+def make_clips(
+    video: Path, rows: list[Row], folder: Path, task: str, size: int, masks: str | Path | None
+) -> list[Outcome]:
+    """Write the clips `rows` of one video below `folder`; a row without ``start`` stands for all clips end to end.
+
+    What fails is in the outcomes: raises only DiskFullError.
+    """
+    outcomes: list[Outcome] = []
+    reason = f"{video}: ends before the clip does; a clip needs {SECONDS} s"
     try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
+        # a header without a length, as browsers record
+        seconds = probe(video).seconds or float(sum(1 for _ in read_video(video, sound=False)))
+        rows = [started for row in rows for started in _started(video, seconds, row, LAYOUTS[task].key)]
+        for outcome in _outcomes(video, seconds, rows, folder, task, size):
+            if masks and outcome.status != "failed":
+                outcome = outcome._replace(reason=_copy_masks(folder, task, outcome.row, Path(masks)))
+            outcomes.append(outcome)
+    except DiskFullError:
+        raise
+    except Exception as error:  # a decoder may raise anything, and one video must not stop the others
+        reason = str(error) if isinstance(error, AvsError) else f"{video}: {type(error).__name__}: {error}"
+    known = [outcome.row for outcome in outcomes]
+    return outcomes + [Outcome(row, "failed", reason) for row in rows if row not in known]
 
 
-def _write_csv(path: Path, task: str, rows: Iterable[Mapping[str, str]]) -> None:
-    columns = ("name", "start", "category", "split") if task == "s4" else ("video_id", "split")
-    with atomic_path(path) as part, open(part, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, restval="0", extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: (row["split"], row[LAYOUTS[task].key])))
+def _started(video: Path, seconds: float, row: Row, key: str) -> list[Row]:
+    """The rows that `row` stands for, with the second of the video in which each starts."""
+    if "start" not in row:
+        count = max(1, int((seconds + AUDIO_TOLERANCE) // SECONDS))
+        return [row | {key: f"{video.stem}_{s}", "start": str(s)} for s in range(0, count * SECONDS, SECONDS)]
+    # a video with the clip's name is the clip where it has its length, else it holds the clip
+    return [row | {"start": "0"} if row[key] == video.stem and seconds < SECONDS + 1 else row]
 
 
-def _run(jobs: list[ClipJob], options: tuple, workers: int) -> Iterator[list[Outcome]]:
-    if min(workers, len(jobs)) <= 1:
-        for job in jobs:
-            yield make_clips(job, *options)
-        return
-    # spawned: a process with threads (torch's) must not be forked, and Windows cannot fork
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"))
-    try:
-        for done in as_completed([pool.submit(make_clips, job, *options) for job in jobs]):
-            yield done.result()
-    except BrokenProcessPool:
-        raise WorkerError(
-            "a worker process was killed (out of memory, or a decoder crashed); finished clips are kept: start again "
-            "with one worker to see at which video"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _outcomes(video: Path, seconds: float, rows: list[Row], folder: Path, task: str, size: int) -> Iterator[Outcome]:
+    by_fraction: dict[float, list[tuple[int, Row]]] = {}
+    for row in rows:
+        end = float(row["start"]) + SECONDS
+        if _frames(folder, task, row).is_dir():
+            yield Outcome(row, "there")
+        elif seconds < end - AUDIO_TOLERANCE:
+            why = f"lasts {seconds:.2f} s; the clip from second {row['start']} on needs {end:g} s"
+            yield Outcome(row, "failed", f"{video}: {why}")
+        else:
+            by_fraction.setdefault(end % 1, []).append((int(end), row))
+    for fraction, wanted in by_fraction.items():  # the video is read once for each
+        window: deque[Moment] = deque(maxlen=SECONDS)
+        for second, moment in enumerate(read_video(video, start=fraction), 1):
+            window.append(moment)
+            for row in (row for end, row in wanted if end == second):
+                _write_clip(folder, task, row, window, size)
+                yield Outcome(row, "made")
+            if second >= max(end for end, _ in wanted):
+                break
 
 
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _frames(folder: Path, task: str, row: Row) -> Path:
+    """The folder of a clip's frames; it is written last, so where it exists the clip is whole."""
+    return folder / LAYOUTS[task].data / "visual_frames" / clip_folders(task, row)[1]
+
+
+def _write_clip(folder: Path, task: str, row: Row, moments: Sequence[Moment], size: int) -> None:
+    name, data = row[LAYOUTS[task].key], folder / LAYOUTS[task].data
+    inner, _, (stem, *_) = clip_folders(task, row)
+    sound = np.concatenate([moment.sound for moment in moments])
+    samples = np.clip(np.round(sound * 32768), -32768, 32767).astype("<i2")
+    with atomic_path(data / "audio_wav" / inner / f"{name}.wav") as part:
+        wavfile.write(part, SAMPLE_RATE, samples)
+    # of the samples as the wav holds them, so that either file gives the same embedding
+    patches = log_mel(torch.from_numpy(samples.astype(np.float32) / 32768), SAMPLE_RATE, SECONDS)
+    save_tensors(data / "audio_log_mel" / inner / f"{name}.safetensors", {LOG_MEL: patches})
+    with atomic_path(_frames(folder, task, row)) as part:
+        part.mkdir()
+        for number, moment in enumerate(moments, 1):
+            picture = Image.fromarray(moment.image)
+            picture = picture.resize((size, size), Image.Resampling.BILINEAR) if size else picture
+            picture.save(part / f"{stem}_{number}.png")
+
+
+def _copy_masks(folder: Path, task: str, row: Row, masks: Path) -> str:
+    """Copy the clip's masks from the folder `masks`, or return why there are none."""
+    inside = clip_folders(task, row)[0] / row[LAYOUTS[task].key]
+    if not (masks / inside).is_dir():
+        return f"{masks / inside}: no such folder, so no masks were copied"
+    shutil.copytree(masks / inside, folder / LAYOUTS[task].data / "gt_masks" / inside, dirs_exist_ok=True)
+    return ""

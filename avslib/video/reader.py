@@ -15,27 +15,18 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from avslib.audio import SAMPLE_RATE
-from avslib.core.errors import UsageError, VideoError
-from avslib.video.container import (
-    LARGEST_FRAME,
-    LONGEST,
-    LONGEST_STILL,
-    decoded,
-    opened,
-    picture_track,
-    sound_track,
-    timed,
-)
-from avslib.video.sound import Blocks, read_sound
+from avslib.core.errors import VideoError
+from avslib.video import tracks
+from avslib.video.tracks import LONGEST_STILL, AudioSource, Blocks, read_sound
 
 PHASE = 15 / 16  # AVSBench cuts a second into 16 pictures and keeps the last one, index 15
 SHORTEST_TAIL = 0.1  # share of a step; what is left after the last whole step is dropped when it is shorter
-MOST_PIXELS = 4 * 10**9  # in a second: 8K at 120 frames; so a second of video takes less than a minute to decode
-FASTEST = 1000  # frames a second; a header that says more is damaged
+FASTEST = 1000  # frames per second; a header that says more is damaged
+LONGEST = 24 * 3600  # seconds of a video
 
 
 class BrokenOff(VideoError):
-    """A video ends before its header says so: after `at` seconds instead of `declared` seconds."""
+    """A video ends after `at` seconds, before the `declared` seconds of its header."""
 
     def __init__(self, message: str, at: float, declared: float):
         super().__init__(message)
@@ -44,93 +35,74 @@ class BrokenOff(VideoError):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says about itself.
+    """What a file says about itself."""
 
-    Attributes:
-        width, height: in pixels as shown: turned, and with pixels made square.
-        seconds, fps: length of the picture track and mean frame rate; None where the file does not say.
-        rotation: degrees counter-clockwise by which a player turns the pictures.
-        sound_rate, channels: of the sound track, 0 without one.
-    """
-
-    width: int
+    width: int  # in pixels as shown: turned, and with pixels made square
     height: int
-    seconds: float | None
-    fps: float | None
-    rotation: int
-    sound_rate: int
+    seconds: float | None  # of the picture track; None where the file does not say
+    fps: float | None  # on average
+    rotation: int  # degrees counter-clockwise by which a player turns the pictures
+    sound_rate: int  # 0 without a sound track
     channels: int
 
 
 @dataclass
 class Moment:
-    """A step, number `index`: the picture as a player shows it, uint8 RGB, and its sound, 16 kHz mono.
-
-    `start` and `length` are seconds. The sound is silence where the track is shorter, and empty when not asked for.
-    """
+    """A step of a video."""
 
     index: int
-    start: float
+    start: float  # in seconds
     length: float
-    image: UInt8[np.ndarray, "H W 3"]
-    sound: Float[np.ndarray, "S"]
+    image: UInt8[np.ndarray, "H W 3"]  # RGB, as a player shows it
+    sound: Float[np.ndarray, "S"]  # 16 kHz mono, silence where the track is shorter; empty when not asked for
 
 
 def probe(path: str | Path) -> VideoInfo:
     """What a video file holds; decodes one frame, to find a file that cannot be read.
 
     Raises:
-        AvsError: no such file, empty, no video or damaged, or a sound file; beyond the limits of this module.
+        AvsError: no such file, empty, damaged, longer than a day, or a sound file.
     """
-    with opened(path) as container:
-        track, sound = picture_track(container), sound_track(container)
-        if track is None:
-            kind = "only sound or still pictures" if container.streams else "it is damaged, or was not copied whole"
-            raise VideoError(f"{path}: has no video track that can be read, {kind}")
-        frame = next(decoded(container, track), None)
+    with tracks.opened(path) as container:
+        track, sound = tracks.picture_track(container), tracks.sound_track(container)
+        frame = next(tracks.decoded(container, track), None) if track else None
         if frame is None:
-            raise VideoError(f"{path}: its video track holds no frame that can be decoded; record or convert it again")
+            raise VideoError(f"{path}: no video that can be read: only sound or still pictures, or it is damaged")
         height, width, _ = _picture(frame, track.sample_aspect_ratio).shape
         length = float(track.duration * track.time_base if track.duration else (container.duration or 0) / 10**6)
         if length > LONGEST:
             raise VideoError(f"{path}: its header says {length / 3600:.0f} hours; expected at most {LONGEST // 3600}")
         rate = float(track.average_rate or track.guessed_rate or 0)
-        return VideoInfo(
-            width,
-            height,
-            seconds=length if length > 0 else None,
-            fps=rate if 0 < rate <= FASTEST else None,
-            rotation=round(frame.rotation / 90) % 4 * 90,
-            sound_rate=sound.codec_context.sample_rate if sound else 0,
-            channels=sound.codec_context.channels if sound else 0,
-        )
+        fps, rotation = rate if 0 < rate <= FASTEST else None, round(frame.rotation / 90) % 4 * 90
+        heard = (sound.codec_context.sample_rate, sound.codec_context.channels) if sound else (0, 0)
+        return VideoInfo(width, height, length if length > 0 else None, fps, rotation, *heard)
 
 
 def read_video(
     path: str | Path,
     fps: float | Literal["native"] = 1.0,
     *,
-    audio: str | Path | int | None = None,
+    audio: AudioSource = None,
     sound: bool = True,
     phase: float = PHASE,
+    start: float = 0,
 ) -> Iterator[Moment]:
     """Stream a video as steps, each with one picture and its sound.
 
     Step k of 1 / `fps` seconds shows the frame that a player shows at (k + `phase`) / `fps` seconds, so any frame rate
-    works, a variable one too. The default is AVSBench's sampling: one picture a second, taken at 15/16 of it.
+    works, a variable one too. The default is AVSBench's sampling: one picture per second, taken at 15/16 of it.
 
     Args:
-        fps: steps a second; "native" makes a step of each frame as long as it is shown, in pieces of a second at most.
-        audio: see :func:`avslib.video.sound.read_sound`; the sound may be shorter or longer than the video.
+        fps: steps per second; "native": one for each frame, as long as it is shown, in pieces of a second at most.
+        audio: see :func:`avslib.video.tracks.read_sound`; the sound may be shorter or longer than the video.
         sound: False leaves the sound out, and then the file needs no sound track.
+        start: seconds of the video that are left out; times count from there.
 
     Raises:
         AvsError: as `probe`, at once; no sound track, at once; `BrokenOff`, where a file breaks off.
     """
-    if (fps != "native" and not 0 < fps <= FASTEST) or not 0 <= phase < 1:
-        raise UsageError(f"fps is {fps} and phase {phase}; expected fps above 0 and a phase from 0 to below 1")
-    frames = _shown(path, probe(path))
-    blocks = Blocks(read_sound(path, audio=audio) if sound else [])
+    frames = _shown(path, 1 / (probe(path).fps or 25), start)
+    blocks = Blocks(read_sound(path, audio=audio, start=start) if sound else [])
     return _moments(frames, fps, phase, blocks, SAMPLE_RATE if sound else 0)
 
 
@@ -142,7 +114,7 @@ def _picture(frame: Any, ratio: Fraction | None) -> UInt8[np.ndarray, "H W 3"]:
 
     width = max(1, round(frame.width * (ratio or 1)))
     try:
-        if width * frame.height > LARGEST_FRAME:
+        if width * frame.height > tracks.LARGEST_FRAME:
             raise ValueError(f"it is shown {width} pixels wide")
         pixels = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
     except (av.FFmpegError, ValueError) as error:
@@ -161,17 +133,14 @@ def _picture(frame: Any, ratio: Fraction | None) -> UInt8[np.ndarray, "H W 3"]:
     return np.ascontiguousarray(pixels)
 
 
-def _shown(path: str | Path, info: VideoInfo) -> Iterator[tuple[float, float, bool, Callable[[], np.ndarray]]]:
+def _shown(path: str | Path, usual: float, begin: float) -> Iterator[tuple[float, float, bool, Callable[[], Any]]]:
     """From when to when a frame is shown, whether it is the last one, and a call that gives its picture.
 
-    Raises BrokenOff after the last frame of a damaged file.
+    A frame of unknown length lasts `usual` seconds. Raises BrokenOff after the last frame of a damaged file.
     """
-    usual, picture, start, end, pixels, declared = 1 / (info.fps or 25), None, 0.0, 0.0, 0, 0.0
-    for stamp, frame, track in timed(path, picture_track):
-        time = end if stamp is None else stamp
-        pixels += frame.width * frame.height
-        if pixels > MOST_PIXELS * (end + 1):
-            raise VideoError(f"{path}: has more than {MOST_PIXELS:,} pixels a second; make it smaller")
+    picture, start, end, declared = None, -begin, -begin, 0.0
+    for frame, track in tracks.timed(path, tracks.picture_track, begin):
+        time = end if frame.time is None else frame.time
         if time > min(end + LONGEST_STILL, LONGEST):
             raise BrokenOff(f"{path}: its time stamps jump from {end:.1f} to {time:.1f} s: damaged", end, time)
         if picture is not None and time > start:
@@ -182,8 +151,8 @@ def _shown(path: str | Path, info: VideoInfo) -> Iterator[tuple[float, float, bo
         declared = float(track.duration * track.time_base) if track.duration else 0.0
     if picture is not None:
         yield start, end, True, picture
-    if picture is None or declared > end + 1:
-        what = f"breaks off after {end:.1f} s, and its header says {declared:.1f} s"
+    if picture is None or declared > end + begin + 1:
+        what = f"breaks off after {end + begin:.1f} s, and its header says {declared:.1f} s"
         raise BrokenOff(f"{path}: {what}: damaged, or not copied whole; get it again", end, declared)
 
 

@@ -1,6 +1,6 @@
 """Video files written with PyAV, frame by frame, in a form that browsers play."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,9 +10,8 @@ from jaxtyping import Float, UInt8
 from avslib.audio import SAMPLE_RATE
 from avslib.core.errors import UsageError
 from avslib.core.files import atomic_path
-from avslib.video.sound import Blocks, audio_frame
+from avslib.video.tracks import Blocks
 
-SOUND_RATES = (16000, 22050, 24000, 32000, 44100, 48000)  # that AAC and all players know, in Hz
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
 
 
@@ -30,7 +29,7 @@ def write_video(
     Args:
         frames: all of one size, taken one at a time; an odd width or height grows by a repeated column or row.
         audio: mono, -1 to 1: one array or tensor, or blocks that follow each other; it is cut where the frames end.
-        fps, rate: frames a second, and samples of sound a second.
+        fps, rate: frames per second, and samples of sound per second, a rate that AAC knows: 16000 or 44100, say.
         quality: 0 (without loss) to 51, for H.264.
 
     Raises:
@@ -41,44 +40,34 @@ def write_video(
     path = Path(path)
     if path.suffix.lower() != ".mp4":
         raise UsageError(f"{path}: videos are written as .mp4; name the file so")
-    if not 0 < fps <= 1000 or rate not in SOUND_RATES:
-        raise UsageError(f"write_video: fps is {fps} and rate {rate}; expected fps above 0 and a rate of {SOUND_RATES}")
     encoder = next(name for name in ENCODERS if name in av.codecs_available)
     blocks = Blocks([] if audio is None else [audio] if hasattr(audio, "shape") else audio)
     with atomic_path(path) as part, av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as out:
-        video = out.add_stream(encoder, rate=Fraction(fps).limit_denominator(1001))
-        video.pix_fmt = "yuv420p"
+        video = out.add_stream(encoder, rate=Fraction(fps).limit_denominator(1001), pix_fmt="yuv420p")
         video.options = {"crf": str(quality), "preset": "veryfast"} if encoder == "libx264" else {"qscale": "4"}
-        sound = out.add_stream("aac", rate=rate, layout="mono") if audio is not None else None
-        if sound is not None:
-            sound.bit_rate = 2 * rate  # clear speech and music in mono, and small files at 16 kHz
-        count = done = 0
-        for count, image in enumerate(_even(frames), 1):
-            if count == 1:
-                video.height, video.width = image.shape[:2]
-            out.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        streams = [video]
+        if audio is not None:
+            # 2 bits per sample: clear speech and music in mono, and small files at 16 kHz
+            streams.append(out.add_stream("aac", rate=rate, layout="mono", bit_rate=2 * rate))
+        size, done = None, 0
+        for count, image in enumerate(map(np.asarray, frames), 1):
+            if size is None and image.ndim == 3 and image.shape[2] == 3:
+                size = height, width, _ = image.shape
+                video.height, video.width = height + height % 2, width + width % 2  # H.264 needs even ones
+            if image.dtype != np.uint8 or image.shape != size:
+                got, expected = f"{image.dtype} {list(image.shape)}", list(size or ("H", "W", 3))
+                raise UsageError(f"write_video: frame {count - 1} is {got}; expected uint8 {expected}")
+            even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            out.mux(video.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
             # up to the end of this frame, so that picture and sound lie side by side in the file
             block = blocks.take(round(count * rate / fps) - done)
             if len(block):
-                out.mux(sound.encode(audio_frame(np.clip(block, -1, 1), rate, done)))
+                frame = av.AudioFrame.from_ndarray(np.clip(block, -1, 1)[None], format="fltp", layout="mono")
+                frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), done
+                out.mux(streams[-1].encode(frame))
                 done += len(block)
-        if count == 0:
+        if size is None:
             raise UsageError("write_video: there is no frame to write; give at least one")
-        out.mux(video.encode(None))
-        if sound is not None:
-            out.mux(sound.encode(None))
+        for stream in streams:
+            out.mux(stream.encode(None))
     return path
-
-
-def _even(frames: Iterable[UInt8[np.ndarray, "H W 3"]]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """The frames, checked, with an even height and width, which H.264 needs."""
-    size = None
-    for count, image in enumerate(map(np.asarray, frames)):
-        if size is None and image.ndim == 3 and image.shape[2] == 3:
-            size = image.shape
-        if image.dtype != np.uint8 or image.shape != size:
-            raise UsageError(
-                f"write_video: frame {count} is {image.dtype} {list(image.shape)}; expected uint8 "
-                f"{list(size or ('H', 'W', 3))}"
-            )
-        yield np.pad(image, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")

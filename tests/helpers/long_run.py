@@ -17,7 +17,8 @@ import numpy as np
 import psutil
 
 from avslib.config import load_config
-from avslib.training.loop import open_split, train
+from avslib.training.loop import train
+from avslib.training.setup import open_split
 from tools.reliability import FOLDER, write_reliability_record
 
 WARM = 200  # steps until caches, allocators and lazy imports have settled

@@ -1,5 +1,9 @@
 """The main job at its smallest: every file that the demo promises is there, and its table speaks of its own runs."""
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -19,24 +23,26 @@ def smallest(monkeypatch):
     monkeypatch.setattr(module, "load_config", lambda name, values: load_config(name, values | quick))
 
 
-def test_demo_trains_scores_and_draws(smallest, tmp_path):
-    records = demo((3,), tmp_path / "out", tmp_path / "work", progress=False)
-    assert sorted((r.task, r.method) for r in records) == [
-        ("ms3", "ecmvae"),
-        ("ms3", "without_audio"),
-        ("s4", "ecmvae"),
-        ("s4", "without_audio"),
-    ]
-    assert {r.id for r in load_records(tmp_path / "out/runs")} == {r.id for r in records}
-    assert (tmp_path / "out/learning_curves_mini-s4.png").is_file()
-    for task in ("s4", "ms3"):
-        text = (tmp_path / f"out/table_{task}.md").read_text(encoding="utf-8")
+def test_demo_trains_scores_and_draws_and_leaves_git_status_clean(smallest, tmp_path, monkeypatch):
+    shutil.copy(Path(__file__).parents[2] / ".gitignore", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    records = demo((3,), progress=False)
+    seen = subprocess.check_output(["git", "status", "--porcelain", "--untracked-files=all"], text=True)
+    assert seen.split() == ["??", ".gitignore"]
+    tasks, methods = ("ms3", "s4"), ("ecmvae", "without_audio")
+    assert [(r.task, r.method) for r in records] == [(task, method) for task in tasks for method in methods]
+    out, work = Path("build/demo/results"), Path("build/demo")
+    assert load_records(out / "runs") == records
+    assert (out / "learning_curves_mini-s4.png").is_file()
+    for task in tasks:
+        text = (out / f"table_{task}.md").read_text(encoding="utf-8")
         assert all(name in text for name in ("without_audio", "audio shuffled", "all objects in view"))
         for figure in ("contact_sheet", "learning_curves", "comparison"):
-            assert Image.open(tmp_path / f"out/{figure}_{task}.png").width > 300
+            assert Image.open(out / f"{figure}_{task}.png").width > 300
     # some versions of filelock touch their file
-    kept = [path for path in (tmp_path / "work").rglob("*") if path.suffix != ".lock"]
+    kept = [path for folder in ("data", "runs") for path in (work / folder).rglob("*") if path.suffix != ".lock"]
     times = {path: path.stat().st_mtime_ns for path in kept}
-    assert {r.id for r in demo((3,), tmp_path / "out", tmp_path / "work", progress=False)} == {r.id for r in records}
-    after = {path for path in (tmp_path / "work").rglob("*") if path.suffix != ".lock"}
+    assert demo((3,), progress=False) == records
+    after = {path for folder in ("data", "runs") for path in (work / folder).rglob("*") if path.suffix != ".lock"}
     assert {path: path.stat().st_mtime_ns for path in after} == times

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from timm.layers import BatchNormAct2d
@@ -15,11 +16,12 @@ from avslib.config import load_config
 from avslib.core.errors import AvsError
 from avslib.data.packed import pack
 from avslib.losses import orthogonality_loss
+from avslib.models.ecmvae import ECMVAE
 from avslib.models.fusion import TPAVI
 from avslib.study.records import load_clips, load_records
 from avslib.training.distributed import gather_processes, rank, synchronize_batch_norm, together, world_size
 from avslib.training.evaluate import Scores, evaluate
-from avslib.training.loop import open_packed, open_split
+from avslib.training.setup import open_packed, open_split, step_noise
 from avslib.training.state import HISTORY, STATE, RunState
 from avslib.weights.checkpoints import load_checkpoint
 from tests.helpers.processes import in_processes
@@ -77,6 +79,18 @@ def test_gradients_and_statistics_are_those_of_one_process(tmp_path, device):
         torch.testing.assert_close(mean, torch.from_numpy(value), rtol=1e-10, atol=1e-12, msg=name)
 
 
+def own_noise(rows):
+    """The noise of step 3 for this process's rows."""
+    config = load_config("mini", TINY)
+    return {name: eps.numpy() for name, eps in step_noise(ECMVAE(config), config, 3, rows, None).items()}
+
+
+def test_noise_does_not_depend_on_the_number_of_processes(tmp_path):
+    first, second = in_processes(2, tmp_path / "store", own_noise, 2)
+    for name, eps in own_noise(4).items():
+        assert (np.concatenate([first[name], second[name]]) == eps).all()
+
+
 # ---- training
 
 
@@ -88,13 +102,14 @@ def values(mini_data):
 def curve(values, out, wide=False):
     """The loss terms of every step; `wide`: in float64, and nothing is scored."""
     from avslib.training import loop as module
+    from avslib.training import setup
 
     rows = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "LOG_EVERY", 1)
         if wide:
-            first, flatten = module._first_model, module.flatten_clips
-            patch.setattr(module, "_first_model", lambda *a, **k: first(*a, **k).double())
+            first, flatten = setup.first_model, module.flatten_clips
+            patch.setattr(setup, "first_model", lambda *a, **k: first(*a, **k).double())
             patch.setattr(
                 module,
                 "flatten_clips",
@@ -202,7 +217,7 @@ def resumed_and_refused(values, folder, packed):
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(module, "share_buffers", stop)  # after the steps of the first epoch
+        patch.setattr(module, "broadcast", stop)  # after the steps of the first epoch
         module.train(config, folder / "killed", progress=False)
     module.train(config, folder / "killed", resume=True, progress=False)
     whole, killed = (torch.load(folder / name / STATE, weights_only=True)["model"] for name in ("whole", "killed"))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avslib.config import field_names
+from avslib.config import field_types
 from tests.fuzz.mutations import damaged
 from tests.fuzz.seeds import SEEDS, seeds
 from tests.fuzz.targets import TARGETS
@@ -64,7 +64,7 @@ values = st.recursive(
 @settings(few, max_examples=40)
 @given(
     st.dictionaries(
-        st.sampled_from((*field_names(), "model", "train", "variants", "all", "07", "extends")), values, max_size=4
+        st.sampled_from((*field_types(), "model", "train", "variants", "all", "07", "extends")), values, max_size=4
     )
 )
 def test_configurations_of_any_values(fields):

@@ -75,7 +75,7 @@ def arm(moment, count):
 
     replace = os.replace
     {
-        "in a step": lambda: at(train, "add_gradients", die),
+        "in a step": lambda: at(train, "objective", die),
         "before a row": lambda: at(runstate.History, "add", die),
         "half a row": lambda: at(runstate.History, "add", half_a_row),
         "half a state": lambda: at(runstate.torch, "save", half_written(torch.save, 1)),

@@ -12,11 +12,12 @@ import torch
 from avslib.core.errors import OutputError
 from avslib.core.files import atomic_path
 from avslib.core.listing import damaged_files
-from avslib.core.locks import locked, run_folder
+from avslib.core.locks import locked
 from avslib.data.avsbench import AVSBench
 from avslib.data.embeddings import _kept
 from avslib.data.mini import build_mini
 from avslib.data.packed import PackedClips, pack
+from avslib.training.distributed import run_folder
 from avslib.training.loop import train
 from avslib.video.files import read_masks, write_prediction
 from avslib.video.prepare import prepare
@@ -82,7 +83,7 @@ def test_four_processes_compute_a_cache_once(tmp_path, reliability_record):
         return torch.arange(40.0).view(2, 5, 4)
 
     def build():
-        found = _kept(["content"], ["a", "b"], 5, tmp_path / "cache", compute)
+        found = _kept(["content"], ["a", "b"], tmp_path / "cache", compute)
         assert found["b"].sum() == sum(range(20, 40))
 
     assert at_once(*[build] * 4) == ["done"] * 4 and calls() == 1
@@ -124,7 +125,7 @@ def test_one_of_two_predictions_into_a_folder_is_refused(predictor, tmp_path):  
 
 
 def test_a_second_training_is_refused_while_the_first_lives(tiny, tmp_path, monkeypatch, reliability_record):
-    monkeypatch.setattr("avslib.core.locks.PATIENCE", 0.5)
+    monkeypatch.setattr("avslib.training.distributed.PATIENCE", 0.5)
     out, config = tmp_path / "run", tiny.replace({"train.epochs": 1, "train.checkpoint_every": 1})
     stop = {"on_row": lambda row: (tmp_path / "running").touch() or time.sleep(100), "progress": False}
     process = begun(lambda: train(config, out, **stop), tmp_path / "running")

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from avslib.config import Config, field_names, load_config, preset_names
-from avslib.core.errors import AvsError
+from avslib.config import Config, field_types, load_config, preset_names
+from avslib.core.errors import AvsError, ConfigError
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -40,7 +40,7 @@ def test_every_field_is_described():
     for section, info in Config.model_fields.items():
         assert info.description
         for name, field in getattr(info.annotation, "model_fields", {}).items():
-            assert field.description and f"{section}.{name}" in field_names()
+            assert field.description and f"{section}.{name}" in field_types()
 
 
 @pytest.mark.parametrize(
@@ -55,11 +55,44 @@ def test_every_field_is_described():
         ("loss.mi=0", 0.0),
         ("model.map_encoder_channels=[1, 2, 3, 4, 5]", (1, 2, 3, 4, 5)),
         ("data.root=a=b", "a=b"),
+        ("train.precision=no", "no"),
+        ("train.seed=010", 10),
+        ("data.root=/data/mini #2", "/data/mini #2"),
+        ("data.root= [a: b", " [a: b"),
+        ("data.root=12:30", "12:30"),
+        ("data.root=1_000", "1_000"),
+        ("data.root=no", "no"),
+        ("data.root=null", None),
+        ('data.root="null"', "null"),
+        ("model.pretrained=on", "on"),
+        ("model.use_audio=off", False),
+        ("train.clip_grad=1e-3", 1e-3),
+        ("data.max_clips=08", 8),
     ],
 )
-def test_overrides_are_read_as_yaml(override, value):
+def test_an_override_is_read_by_the_type_of_its_field(override, value):
     section, field = override.partition("=")[0].split(".")
     assert getattr(getattr(load_config("mini", [override]), section), field) == value
+
+
+def test_modules_are_a_list_of_text():
+    overrides = ["train.init_from=mini-s4", "train.init_modules=[neck, no, 010]"]
+    assert load_config("mini", overrides).train.init_modules == ("neck", "no", "010")
+
+
+def test_a_section_in_braces_changes_the_fields_that_it_has():
+    assert load_config("mini", ["train={epochs: 3}"]) == load_config("mini", ["train.epochs=3"])
+
+
+def test_a_file_has_the_plain_words_of_yaml_1_2(tmp_path):
+    (tmp_path / "a.yaml").write_text("train: {precision: no, seed: 010}\ndata: {root: 2026-01-01, skip: 1:30}\n")
+    config = load_config(tmp_path / "a.yaml")
+    assert (config.train.precision, config.train.seed, config.data.root, config.data.skip) == (
+        "no",
+        10,
+        "2026-01-01",
+        "1:30",
+    )
 
 
 def test_later_overrides_win_and_the_rest_stays():
@@ -73,6 +106,14 @@ def test_round_trip_through_yaml(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
     assert load_config(path) == config
+
+
+def test_fields_of_earlier_versions_are_read_where_they_did_nothing(tmp_path):
+    old = {"train": {"micro_batch": None, "nonfinite": "stop", "max_skipped": 10, "epochs": 3}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old), encoding="utf-8")
+    assert load_config(tmp_path / "config.yaml") == Config.model_validate({"train": {"epochs": 3}})
+    with pytest.raises(ConfigError, match=r"unknown field 'train\.micro_batch'"):
+        load_config("mini", ["train.micro_batch=2"])
 
 
 def test_a_file_extends_a_preset(tmp_path):
@@ -103,7 +144,11 @@ def test_a_config_cannot_be_changed_in_place():
         ("loss.divergence_c=js", "'geometric_js'"),
         ("train=3", "train: "),
         ("train.epochs", r"expected section\.field=value"),
-        ("data.root=[", "not valid YAML"),
+        ("model.map_encoder_channels=[", "not valid YAML"),
+        ("train.epochs=0x10", r"train\.epochs.*'0x10'"),
+        ("train.epochs=null", r"train\.epochs.*integer"),
+        ("train.clip_grad=~", r"train\.clip_grad.*'~'"),
+        ("model.use_audio=maybe", r"model\.use_audio.*boolean"),
         ("model.audio_dim=64", r"model\.audio_dim.*128"),
     ],
 )

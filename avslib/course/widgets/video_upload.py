@@ -9,9 +9,8 @@ from typing import Any
 from avslib.core.errors import AvsError, NotebookError
 from avslib.course.show import data_url, image_html
 from avslib.course.widgets.parts import control, ipywidgets_module
-from avslib.video.filmstrip import Spread, strip_figure
-from avslib.video.overlay import Second, overlay_video
-from avslib.video.predictor import Predictor
+from avslib.video.overlay import Second, keep_some, overlay_video, strip_figure
+from avslib.video.predictor import Prediction, Predictor
 
 LARGEST = 200 * 10**6  # bytes; a whole upload lies in memory
 
@@ -72,22 +71,22 @@ def _segmented(predictor: Predictor, name: str, content: bytes, samples: int, lo
     with tempfile.TemporaryDirectory() as folder:  # a name that a browser sends may hold anything
         video, overlay = Path(folder) / "upload", Path(folder) / "overlay.mp4"
         video.write_bytes(content)
-        kept = Spread(longest=640)
+        kept: list[Second] = []
 
-        def counted() -> Iterator[Second]:
-            for second in predictor.predict(video, samples=samples):
+        def counted(prediction: Prediction) -> Iterator[Second]:
+            for second in prediction:
                 message.value = f"{escape(name)}: {second.index + 1} s done"
-                kept.add(second)
                 yield second
 
         try:
-            results = counted()
+            prediction = predictor.predict(video, samples=samples)
+            results = keep_some(counted(prediction), kept)
             overlay_video(video, results, overlay, longest=longest)
             for _ in results:  # those that the overlay did not take
                 pass
+            if prediction.broken:
+                raise prediction.broken
         except AvsError as error:
             raise NotebookError(str(error).replace(str(video), name)) from None
         message.value = f"{escape(name)}: done."
-        return video_html(overlay, f"{name} with what sounds outlined", longest) + image_html(
-            strip_figure(kept.seconds)
-        )
+        return video_html(overlay, f"{name} with what sounds outlined", longest) + image_html(strip_figure(kept))

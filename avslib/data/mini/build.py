@@ -1,13 +1,11 @@
 """Write Mini-AVS to disk in AVSBench's folder layout and csv schema, so that one reader serves both."""
 
-import csv
 import json
 import multiprocessing
 import os
 import shutil
 import tempfile
 import warnings
-import wave
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -17,11 +15,13 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
+from scipy.io import wavfile
 
 from avslib.core.errors import DataError, OutputError, UsageError
 from avslib.core.files import atomic_path, flush_to_disk
 from avslib.core.listing import clip_of, damaged_files, write_listing
 from avslib.core.locks import locked
+from avslib.data.layout import LAYOUTS, clip_folders
 from avslib.data.mini.assets import BANK, SPLITS, bank_hash
 from avslib.data.mini.compose import TASKS, compose_clip
 from avslib.data.mini.soundtrack import RATE
@@ -52,30 +52,21 @@ def build_mini(
     counts: Mapping[str, Mapping[str, int]] | None = None,
     verify: bool = False,
 ) -> dict:
-    """Compose Mini-AVS into the folder `out`, or find it there already built.
+    """Compose Mini-AVS into the folder `out`, or find it there already built; returns the manifest.
 
-    The clips are written in AVSBench's layout (``Single-source/``, ``Multi-sources/``). ``object_masks/`` holds the
-    outlines of *all* objects in view in val and the test splits, ``manifest.json`` the assets, places, gains and on/off
-    seconds of each clip, ``files.csv`` the size and SHA-256 of each file. The folder appears only when the whole build
-    is done; processes that build the same one at once wait for the first. Files of an existing build that are missing
-    or damaged are composed again, with a warning.
+    Beside AVSBench's layout, ``object_masks/`` holds the outlines of *all* objects in view in val and the test splits,
+    ``manifest.json`` the assets, places, gains and on/off seconds of each clip, ``files.csv`` the size and SHA-256 of
+    each file. The folder appears when the whole build is done; processes that build the same one wait for the first.
+    Files of an existing build that are missing or damaged are composed again, with a warning.
 
     Args:
-        out: the folder to make. An existing build with the same version, seed, counts, image size and assets is reused.
-        size: ``small`` or ``full``, see `SIZES`.
+        size: a name of `SIZES`, unless `counts` gives the clips by task and split.
         seed: varies the compositions; the split of the assets never depends on it.
-        tasks: which of ``s4`` and ``ms3`` to build.
         workers: processes to compose in; by default one for each CPU this process may use.
-        progress: show a progress bar on stderr.
         image_size: side of the frames in pixels.
-        counts: clips by task and split, instead of a named size.
         verify: compare the checksums of an existing build, which reads all of it, and not only the sizes.
 
-    Returns:
-        The manifest.
-
-    Raises:
-        AvsError: an unknown size or task, or `out` holds something else, or its list of files is damaged.
+    Raises AvsError on an unknown size or task, and when `out` holds something else, or its list of files is damaged.
     """
     out = Path(out)
     manifest = {
@@ -94,22 +85,19 @@ def build_mini(
     with locked(out.with_name(f".{out.name}.lock"), f"a build of {out.name}"):
         found = _existing(out, manifest)
         if found is None:
-            return _build(out, manifest, workers or _cpus(), progress)
+            return _build(out, manifest, workers, progress)
         if bad := damaged_files(out, verify):
             _repair(out, found, bad)
         return found
 
 
 def _counts(size: str, tasks: tuple[str, ...], counts: Mapping[str, Mapping[str, int]] | None) -> dict:
-    if counts is None:
-        if size not in SIZES:
-            raise UsageError(f"unknown size {size!r} of Mini-AVS; expected one of {', '.join(SIZES)}")
-        counts = {task: SIZES[size].get(task, {}) for task in tasks}
-    for task, by_split in counts.items():
-        if task not in TASKS:
-            raise UsageError(f"unknown task {task!r} of Mini-AVS; expected one of {', '.join(TASKS)}")
-        if unknown := set(by_split) - set(SPLITS):
-            raise UsageError(f"unknown split {unknown.pop()!r} of Mini-AVS; expected {', '.join(SPLITS)}")
+    if not counts and size not in SIZES:
+        raise UsageError(f"unknown size {size!r} of Mini-AVS; expected one of {', '.join(SIZES)}")
+    counts = counts or {task: SIZES[size].get(task, {}) for task in tasks}
+    for what, found, known in (("task", counts, TASKS), ("split", set().union(*counts.values()), SPLITS)):
+        if unknown := set(found).difference(known):
+            raise UsageError(f"unknown {what} {unknown.pop()!r} of Mini-AVS; expected one of {', '.join(known)}")
     return {task: dict(by_split) for task, by_split in counts.items()}
 
 
@@ -119,23 +107,16 @@ def _existing(out: Path, wanted: dict) -> dict | None:
         return None
     try:
         found = dict(json.loads((out / "manifest.json").read_text(encoding="utf-8")))
+        different = [key for key, value in wanted.items() if found.get(key) != value]
+        fault = f"holds a different build of Mini-AVS ({', '.join(different)} differ)" if different else None
     except (OSError, ValueError, TypeError, RecursionError):
-        raise OutputError(
-            f"{out} exists and is not a build of Mini-AVS: choose a different folder, or remove it first"
-        ) from None
-    if different := [key for key, value in wanted.items() if found.get(key) != value]:
-        raise OutputError(
-            f"{out} holds a different build of Mini-AVS ({', '.join(different)} differ): choose a different folder, "
-            "or remove it first"
-        )
+        fault = "exists and is not a build of Mini-AVS"
+    if fault:
+        raise OutputError(f"{out} {fault}: choose a different folder, or remove it first")
     return found
 
 
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _build(out: Path, manifest: dict, workers: int, progress: bool) -> dict:
+def _build(out: Path, manifest: dict, workers: int | None, progress: bool) -> dict:
     with atomic_path(out) as part:
         part.mkdir()
         manifest["clips"] = _compose_all(part, manifest, workers, progress)
@@ -166,12 +147,13 @@ def _repair(out: Path, manifest: dict, bad: list[str]) -> None:
     write_listing(out, bad)
 
 
-def _compose_all(root: Path, manifest: dict, workers: int, progress: bool) -> list[dict]:
+def _compose_all(root: Path, manifest: dict, workers: int | None, progress: bool) -> list[dict]:
     """Write all clips; their records in order."""
     counts = manifest["counts"].items()
     clips = [(task, split, k) for task, by_split in counts for split, n in by_split.items() for k in range(n)]
     write = partial(_write_clip, root, {key: manifest[key] for key in ("seed", "image_size")})
     show = partial(track, description="Mini-AVS", total=len(clips), console=Console(stderr=True), disable=not progress)
+    workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     if workers <= 1 or len(clips) <= CHUNK:
         return list(show(map(write, clips)))
     # spawned: a process with threads (torch's) must not be forked, and Windows knows nothing else
@@ -186,54 +168,38 @@ def _write_clip(root: Path, manifest: dict, clip: tuple[str, str, int]) -> dict:
     """Compose and write one clip, given as task, split and index; its record in the manifest."""
     task, split, _ = clip
     composed = compose_clip(*clip, manifest["seed"], manifest["image_size"])
-    name = composed.name
-    if task == "s4":
-        base, branch, frame_name = (
-            root / "Single-source" / "s4_data",
-            f"{split}/{composed.category}",
-            f"{name}_{{}}.png",
-        )
-        frames = base / "visual_frames" / branch / name
-    else:
-        base, branch, frame_name = root / "Multi-sources" / "ms3_data", split, f"{name}.mp4_{{}}.png"
-        frames = base / "visual_frames" / name
+    name, layout = composed.name, LAYOUTS[task]
+    row = {layout.key: name, "category": composed.category, "split": split}
+    inner, seen, (stem, *_) = clip_folders(task, row)
+    data = root / layout.folder / layout.data
     annotated = 1 if task == "s4" and split == "train" else len(composed.masks)
-    _write_pngs(frames, frame_name, composed.frames)
-    _write_pngs(base / "gt_masks" / branch / name, f"{name}_{{}}.png", composed.masks[:annotated] * np.uint8(255))
+    _write_pngs(data / "visual_frames" / seen, stem, composed.frames)
+    _write_pngs(data / "gt_masks" / inner / name, name, composed.masks[:annotated] * np.uint8(255))
     if split != "train":
-        outlines = root / "object_masks" / task / split / name
-        _write_pngs(outlines, f"{name}_{{}}.png", composed.object_masks * np.uint8(255))
-    sound = base / "audio_wav" / branch / f"{name}.wav"
+        _write_pngs(root / "object_masks" / task / split / name, name, composed.object_masks * np.uint8(255))
+    sound = data / "audio_wav" / inner / f"{name}.wav"
     sound.parent.mkdir(parents=True, exist_ok=True)
-    with wave.open(str(sound), "wb") as stream:
-        stream.setnchannels(1)
-        stream.setsampwidth(2)
-        stream.setframerate(RATE)
-        stream.writeframes(np.rint(composed.waveform * 32768.0).astype("<i2").tobytes())
+    wavfile.write(sound, RATE, np.rint(composed.waveform * 32768.0).astype("<i2"))
     return composed.record
 
 
-def _write_pngs(folder: Path, name: str, images: np.ndarray) -> None:
+def _write_pngs(folder: Path, stem: str, images: np.ndarray) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images, start=1):
-        Image.fromarray(image).save(folder / name.format(number), compress_level=1)
+        Image.fromarray(image).save(folder / f"{stem}_{number}.png", compress_level=1)
 
 
 def _write_rest(root: Path, manifest: dict) -> None:
     """Everything in a build beside the clips: tables, licences and the manifest with one clip per line."""
-    _write_table(root / "Single-source/s4_meta_data.csv", manifest, "s4", ("name", "start", "category", "split"))
-    _write_table(root / "Multi-sources/ms3_meta_data.csv", manifest, "ms3", ("video_id", "split"))
+    for task, head, row in (
+        ("s4", "name,start,category,split\n", "{name},0,{category},{split}\n"),
+        ("ms3", "video_id,split\n", "{name},{split}\n"),
+    ):
+        if rows := [row.format(**clip) for clip in manifest["clips"] if clip["task"] == task]:
+            path = root / LAYOUTS[task].folder / LAYOUTS[task].csv
+            path.write_text(head + "".join(rows), encoding="utf-8", newline="\n")
     shutil.copy(BANK / "ATTRIBUTION.md", root)
     shutil.copytree(BANK / "LICENSES", root / "LICENSES")
     head = json.dumps({key: value for key, value in manifest.items() if key != "clips"}, indent=1)
     lines = ",\n".join(json.dumps(clip, separators=(",", ":")) for clip in manifest["clips"])
     (root / "manifest.json").write_text(f'{head[:-2]},\n "clips": [\n{lines}\n ]\n}}\n', encoding="utf-8")
-
-
-def _write_table(path: Path, manifest: dict, task: str, columns: tuple[str, ...]) -> None:
-    clips = [clip | {"video_id": clip["name"], "start": 0} for clip in manifest["clips"] if clip["task"] == task]
-    if clips:
-        with open(path, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(clips)

@@ -1,27 +1,24 @@
 """Compose one clip of Mini-AVS from its task, split, index and seed, without any other clip."""
 
-from dataclasses import asdict, dataclass
+import json
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from avslib.core.errors import UsageError
-from avslib.data.mini.assets import CLASSES, SPLITS
-from avslib.data.mini.draw import choice, sample, uniform
+from avslib.data.mini.assets import CLASSES, SPLITS, choice, sample, uniform
 from avslib.data.mini.scene import FRAMES, Scene, draw_scene, render_scene
 from avslib.data.mini.soundtrack import SECONDS, Source, draw_source, render_soundtrack
 
 TASKS = ("s4", "ms3")
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What a clip will show and play, before a pixel is drawn.
 
-    Attributes:
-        case: ``regular``; in MS3's val and test splits also ``silent`` (nothing sounds) and ``off-screen`` (only
-            classes that are not in view sound), which have empty masks.
-        category: the sounding class of an S4 clip, None for MS3.
+    `case` is ``regular``; in MS3's val and test splits also ``silent`` (nothing sounds) and ``off-screen`` (only
+    classes that are not in view sound), which have empty masks. `category` is the sounding class of an S4 clip.
     """
 
     name: str
@@ -32,8 +29,7 @@ class Plan:
     noise_db: float
 
 
-@dataclass(frozen=True)
-class ComposedClip:
+class ComposedClip(NamedTuple):
     """A composed clip: five frames one second apart, their masks, and five seconds of sound at 16 kHz.
 
     `masks` (0/1) holds the sounding objects in view, `object_masks` all objects in view; `waveform` is float32 with
@@ -47,12 +43,6 @@ class ComposedClip:
     object_masks: UInt8[np.ndarray, "T S S"]
     waveform: Float[np.ndarray, " 80000"]
     record: dict
-
-
-def _clip_case(task: str, split: str, index: int) -> str:
-    if task == "s4" or split == "train":
-        return "regular"
-    return {4: "silent", 9: "off-screen"}.get(index % 10, "regular")
 
 
 def _draw_categories(rng: np.random.Generator, task: str, first: str) -> tuple[list[str], int]:
@@ -89,60 +79,59 @@ def plan_clip(task: str, split: str, index: int, seed: int = 0) -> Plan:
     """Draw everything random about a clip except the noise.
 
     The scene is drawn before any sound, and in the same way for every sound: a picture does not reveal its sound.
-
-    Raises:
-        AvsError: an unknown task or split, a negative index or seed.
+    Raises AvsError on an unknown task or split, a negative index or seed.
     """
-    return _plan(_clip_generator(task, split, index, seed), task, split, index)
+    return _plan(task, split, index, seed)[0]
 
 
-def _clip_generator(task: str, split: str, index: int, seed: int) -> np.random.Generator:
-    """The generator of one clip, whose numbers depend only on these four."""
+def _plan(task: str, split: str, index: int, seed: int) -> tuple[Plan, np.random.Generator]:
+    """The plan, and the clip's generator, whose numbers depend only on these four arguments, behind it."""
     if task not in TASKS or split not in SPLITS or index < 0 or seed < 0:
         raise UsageError(
             f"no clip {index} of task {task!r}, split {split!r}, seed {seed} in Mini-AVS; expected a task of "
             f"{', '.join(TASKS)}, a split of {', '.join(SPLITS)}, and an index and seed of at least 0"
         )
     entropy = [seed, TASKS.index(task), SPLITS.index(split), index]
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
-
-
-def _plan(rng: np.random.Generator, task: str, split: str, index: int) -> Plan:
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
     first = CLASSES[(index + index // len(CLASSES)) % len(CLASSES)]
     categories, sounding = _draw_categories(rng, task, first)
-    case = _clip_case(task, split, index)
+    in_turn = task == "ms3" and split != "train"
+    case = {4: "silent", 9: "off-screen"}.get(index % 10, "regular") if in_turn else "regular"
+    heard = [] if case == "silent" else categories[:sounding]
     if case == "off-screen":
         # the class whose turn it is sounds, so a different one takes its place in the picture
         unseen = [c for c in CLASSES if c not in categories]
-        replaced = choice(rng, unseen)
-        categories[0] = replaced
-        heard = [first, *[c for c in unseen if c != replaced][: int(2 * rng.random())]]
-    else:
-        heard = [] if case == "silent" else categories[:sounding]
+        categories[0] = choice(rng, unseen)
+        heard = [first, *[c for c in unseen if c != categories[0]][: int(2 * rng.random())]]
     scene = draw_scene(rng, split, categories)
     seconds = [(1,) * SECONDS] if task == "s4" else _draw_seconds(rng, len(heard)) if heard else []
-    sources = [draw_source(rng, split, category, on) for category, on in zip(heard, seconds, strict=True)]
-    return Plan(
-        name=f"{task}_{split}_{index:05d}",
-        case=case,
-        category=first if task == "s4" else None,
-        scene=scene,
-        sources=tuple(sources),
-        noise_db=uniform(rng, 20, 30),
-    )
+    sources = tuple(draw_source(rng, split, category, on) for category, on in zip(heard, seconds, strict=True))
+    name, category = f"{task}_{split}_{index:05d}", first if task == "s4" else None
+    return Plan(name, case, category, scene, sources, noise_db=uniform(rng, 20, 30)), rng
 
 
 def compose_clip(task: str, split: str, index: int, seed: int = 0, size: int = 224) -> ComposedClip:
     """Compose clip `index` of a task's split; the same arguments give the same clip on every machine.
 
-    Raises:
-        AvsError: as `plan_clip`.
+    Raises AvsError as `plan_clip`.
     """
-    rng = _clip_generator(task, split, index, seed)
-    plan = _plan(rng, task, split, index)
+    plan, rng = _plan(task, split, index, seed)
     frames, visible = render_scene(plan.scene, size)
     sounding = {source.category: source.on for source in plan.sources}
     on = np.array([sounding.get(o.category, (0,) * FRAMES) for o in plan.scene.objects], bool)
+    in_view = {o.category for o in plan.scene.objects}
+    record = {
+        "name": plan.name,
+        "task": task,
+        "split": split,
+        "index": index,
+        "case": plan.case,
+        "category": plan.category,
+        "background": plan.scene.backdrop._asdict(),
+        "objects": [o._asdict() for o in plan.scene.objects],
+        "sources": [s._asdict() | {"in_view": s.category in in_view} for s in plan.sources],
+        "noise_db": plan.noise_db,
+    }
     return ComposedClip(
         name=plan.name,
         category=plan.category,
@@ -150,30 +139,5 @@ def compose_clip(task: str, split: str, index: int, seed: int = 0, size: int = 2
         masks=(visible & on[..., None, None]).any(0).astype(np.uint8),
         object_masks=visible.any(0).astype(np.uint8),
         waveform=render_soundtrack(rng, list(plan.sources), plan.noise_db),
-        record=_record(plan, task, split, index),
-    )
-
-
-def _record(plan: Plan, task: str, split: str, index: int) -> dict:
-    def rounded(value):
-        if isinstance(value, dict):
-            return {k: rounded(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [rounded(v) for v in value]
-        return round(value, 5) if isinstance(value, float) else value
-
-    in_view = {o.category for o in plan.scene.objects}
-    return rounded(
-        {
-            "name": plan.name,
-            "task": task,
-            "split": split,
-            "index": index,
-            "case": plan.case,
-            "category": plan.category,
-            "background": asdict(plan.scene.backdrop),
-            "objects": [asdict(o) for o in plan.scene.objects],
-            "sources": [asdict(s) | {"in_view": s.category in in_view} for s in plan.sources],
-            "noise_db": plan.noise_db,
-        }
+        record=json.loads(json.dumps(record), parse_float=lambda text: round(float(text), 5)),
     )

@@ -4,14 +4,14 @@ All lengths are fractions of the picture's side, so a scene can be drawn at any 
 with the interpolation written out here, so that no imaging library's rounding decides a mask's pixel.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from avslib.data.mini import assets
-from avslib.data.mini.draw import choice, sample, uniform
+from avslib.data.mini.assets import choice, sample, uniform
 
 FRAMES = 5
 TIMES = np.linspace(-1.0, 1.0, FRAMES)
@@ -19,8 +19,7 @@ LAYOUTS = 12
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
-@dataclass(frozen=True)
-class Object:
+class Object(NamedTuple):
     """One cut-out in the scene. Its place is that of its foot (middle of the lower edge), at time 0 of [-1, 1]."""
 
     file: str
@@ -47,8 +46,7 @@ class Object:
         return x, min(max(self.y + self.dy * t, h), 0.985), w, h
 
 
-@dataclass(frozen=True)
-class Backdrop:
+class Backdrop(NamedTuple):
     """The photo behind: a crop of it (centre, share of the shorter side) that drifts and zooms a little."""
 
     file: str
@@ -62,8 +60,7 @@ class Backdrop:
     brightness: float
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(NamedTuple):
     """A backdrop and the objects before it, farthest first."""
 
     backdrop: Backdrop
@@ -102,11 +99,11 @@ def _hidden_share(objects: list[Object]) -> float:
     for t in (-1.0, 0.0, 1.0):
         boxes = [(x - w / 2, y - h, x + w / 2, y) for x, y, w, h in (o.at(t) for o in objects)]
         for i, (x0, y0, x1, y1) in enumerate(boxes):
-            covered = sum(
+            shared = [
                 max(0.0, min(x1, b[2]) - max(x0, b[0])) * max(0.0, min(y1, b[3]) - max(y0, b[1]))
                 for b in boxes[i + 1 :]
-            )
-            worst = max(worst, covered / ((x1 - x0) * (y1 - y0)))
+            ]
+            worst = max(worst, sum(shared) / ((x1 - x0) * (y1 - y0)))
     return worst
 
 
@@ -127,28 +124,27 @@ def draw_scene(rng: np.random.Generator, split: str, categories: list[str]) -> S
         brightness=uniform(rng, 0.85, 1.12),
     )
     files = [choice(rng, assets.pool("cutout" if c else "distractor", split, c)).file for c in categories]
-    best, least = [], np.inf
+    layouts = []
     for _ in range(LAYOUTS):
         slots = sample(rng, range(len(files)), len(files))
         drawn = [_draw_object(rng, f, c, s, len(files)) for f, c, s in zip(files, categories, slots, strict=True)]
         drawn.sort(key=lambda o: o.y)
-        hidden = _hidden_share(drawn)
-        if hidden < least:
-            best, least = drawn, hidden
-        if hidden < 0.4:
+        layouts.append((_hidden_share(drawn), drawn))
+        if layouts[-1][0] < 0.4:
             break
-    return Scene(backdrop, tuple(best))
+    return Scene(backdrop, tuple(min(layouts, key=lambda layout: layout[0])[1]))
 
 
 def _backdrop_frame(backdrop: Backdrop, t: float, size: int) -> Float[np.ndarray, "S S 3"]:
     photo = assets.background(backdrop.file)
-    margin = 0.03
     side = min(photo.size) * min(backdrop.share * (1 + backdrop.zoom * t), 1.0)
-    place = []
-    for length, at, drift in ((photo.width, backdrop.x, backdrop.dx), (photo.height, backdrop.y, backdrop.dy)):
-        room = length - side
-        place.append(min(max(room * (margin + (1 - 2 * margin) * at) + drift * side * t, 0.0), room))
-    box = (place[0], place[1], place[0] + side, place[1] + side)
+
+    def start(length: int, at: float, drift: float) -> float:
+        room, margin = length - side, 0.03
+        return min(max(room * (margin + (1 - 2 * margin) * at) + drift * side * t, 0.0), room)
+
+    x, y = start(photo.width, backdrop.x, backdrop.dx), start(photo.height, backdrop.y, backdrop.dy)
+    box = (x, y, x + side, y + side)
     frame = np.asarray(photo.resize((size, size), Image.Resampling.BICUBIC, box=box), dtype=np.float32)
     return (frame[:, ::-1] if backdrop.flip else frame) * np.float32(backdrop.brightness)
 
@@ -174,7 +170,6 @@ def _warp(image: np.ndarray, o: Object, pixels: float, t: float, size: int) -> t
     """
     x, y, width, height = o.at(t)
     source_h, source_w = image.shape[:2]
-    pad = 4 * pixels
     # the content's size in source pixels, without the border of `assets.cutout`, which is wider right and below
     full_h, full_w = assets.cutout(o.file)[0].shape[:2]
     content_w, content_h = (full_w - 8) * pixels, (full_h - 8) * pixels
@@ -188,8 +183,8 @@ def _warp(image: np.ndarray, o: Object, pixels: float, t: float, size: int) -> t
     y0, y1 = max(0, int(centre_y - half_h)), min(size, int(centre_y + half_h) + 2)
     px = (np.arange(x0, x1) + 0.5 - centre_x)[None, :] / scale
     py = (np.arange(y0, y1) + 0.5 - centre_y)[:, None] / scale
-    u = np.clip(cos * px + sin * py + (pad + content_w / 2 - 0.5), 0, source_w - 1.001)
-    v = np.clip(cos * py - sin * px + (pad + content_h / 2 - 0.5), 0, source_h - 1.001)
+    u = np.clip(cos * px + sin * py + (4 * pixels + content_w / 2 - 0.5), 0, source_w - 1.001)
+    v = np.clip(cos * py - sin * px + (4 * pixels + content_h / 2 - 0.5), 0, source_h - 1.001)
     iu, iv = u.astype(np.intp), v.astype(np.intp)
     flat, at = image.reshape(-1, 4), iv * source_w + iu
     u -= iu

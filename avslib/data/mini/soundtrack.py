@@ -1,12 +1,12 @@
 """The sound of a clip: recordings, looped over the seconds in which their source is on, and quiet pink noise."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from avslib.data.mini import assets
-from avslib.data.mini.draw import choice, uniform
+from avslib.data.mini.assets import choice, uniform
 
 RATE = 16000
 SECONDS = 5
@@ -14,8 +14,7 @@ LEVEL = 0.08
 LONGEST = int(1.6 * RATE)
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """One recording and how it is played: in which seconds, how fast (percent, pitch with it), how loud.
 
     `phase` in [0, 1) fixes the gaps between repetitions and where a long recording starts each time.
@@ -31,14 +30,8 @@ class Source:
 
 def draw_source(rng: np.random.Generator, split: str, category: str, on: tuple[int, ...]) -> Source:
     """Choose a recording of the class and the variation it is played with."""
-    return Source(
-        file=choice(rng, assets.pool("sound", split, category)).file,
-        category=category,
-        on=on,
-        speed=92 + int(18 * rng.random()),
-        gain_db=uniform(rng, -3, 3),
-        phase=rng.random(),
-    )
+    file = choice(rng, assets.pool("sound", split, category)).file
+    return Source(file, category, on, 92 + int(18 * rng.random()), uniform(rng, -3, 3), rng.random())
 
 
 def _fraction(phase: float, k: int) -> float:

@@ -1,31 +1,29 @@
-"""A sweep from grid file to tables: what is finished is skipped, what was begun goes on, what fails is written down."""
+"""A sweep from grid file to tables: finished runs are skipped, interrupted ones go on, failed ones leave a note."""
 
 import shlex
 import sys
-import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
+from rich.progress import track
 
-from avslib.core.errors import AvsError, SweepError
+from avslib.core.errors import AvsError, SweepError, UsageError
 from avslib.core.files import atomic_path
 from avslib.data.mini.build import build_mini
 from avslib.study.ablation import ablation_table
 from avslib.study.records import RunRecord, load_records, portable
 from avslib.study.results import table
 from avslib.study.run import dataset_info
-from avslib.study.sweep.executors import check_executor, execute
-from avslib.study.sweep.grid import Grid, Job, MiniData, jobs, load_grid
-from avslib.study.sweep.jobs import finished_runs, record_failure, run_job
-from avslib.study.sweep.live import Board, RunStatus
-from avslib.training.evaluate import test_splits
-from avslib.training.loop import open_split
-from avslib.training.state import STATE
+from avslib.study.sweep.grid import Job, MiniData, jobs, load_grid
+from avslib.study.sweep.jobs import finished_runs, record_failure, run_job, train_job
+from avslib.study.sweep.workers import check_executor, execute
+
+# lines of text are kept whole, whatever is in them
+PLAIN = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
 @dataclass
@@ -34,11 +32,6 @@ class SweepResult:
 
     records: list[RunRecord]
     failed: dict[str, str]
-
-
-def sweep(grid_path: str | Path, **options: Any) -> list[RunRecord]:
-    """`run_grid`, for those who want the records alone."""
-    return run_grid(grid_path, **options).records
 
 
 def run_grid(
@@ -52,174 +45,99 @@ def run_grid(
     processes: int | None = None,
     console: Console | None = None,
     progress: bool = True,
+    lesson: Callable[[Job, Path, int, bool], RunRecord] | None = None,
 ) -> SweepResult:
-    """Run what is not finished yet of a grid, print a table a task and write it to `out`/table_<task>.md.
+    """Run what is not finished yet of a grid, print a table for each task and write it to `out`/table_<task>.md.
 
-    Called again after an interruption, it goes on where it was. In a script, call it under
-    ``if __name__ == "__main__":``, since worker processes import the script.
+    Called again after an interruption, it resumes. In a script, call it under ``if __name__ == "__main__":``, since
+    worker processes import the script.
 
     Args:
         grid_path: see `avslib.study.sweep.grid.Grid`.
         out: records in runs/, notes of failed runs in failed/; default: build/ablate/<grid name>[-fast].
-        work: a folder a run for checkpoints and states; default: `out`/work.
+        work: a folder for each run's checkpoints and state; default: `out`/work.
         data: folder in AVSBench layout in place of the grid's.
         seeds: how many, or which, in place of the grid's.
         fast: with the grid's `fast` overrides.
         executor: local, serial, dask://HOST:PORT or slurm.
         processes: how many at once, in place of what cores and memory allow.
-        progress: show how far the runs are.
+        progress: show how many runs have ended.
+        lesson: executes a run of a grid that has `notebook`: called with the job, its folder, the number and `fast`.
 
     Raises:
         AvsError: a grid, data folder or executor that cannot work. A run that fails raises nothing.
-        KeyboardInterrupt: after a word on how to go on.
     """
     console, grid = console or Console(quiet=True), load_grid(grid_path)
-    check_executor(executor, processes)
+    check_executor(executor)
+    if grid.notebook is not None and lesson is None:
+        raise UsageError(f"grid {grid.name}: notebook: runs of a lesson need `avs ablate`, or the argument lesson")
     root = Path(data).expanduser().resolve() if data else grid.root
     todo = jobs(grid, seeds, fast, root)
     out = Path(out or Path("build/ablate") / f"{grid.name}{'-fast' if fast else ''}").expanduser().resolve()
     work = Path(work).expanduser().resolve() if work else out / "work"
-    # bars of their own would go to rich's global console, which in a notebook is a widget
-    bars = progress and console.is_terminal
+    work.mkdir(parents=True, exist_ok=True)
     if data is None and isinstance(grid.data, MiniData):
-        build_mini(root, grid.data.mini, seed=grid.data.seed, progress=bars)
+        build_mini(root, grid.data.mini, seed=grid.data.seed, progress=progress and console.is_terminal)
     datasets = {task: dataset_info(root, task)[1].id for task in grid.tasks}
-
+    keys = {job.id: job.key(datasets[job.task]) for job in todo}
     before = finished_runs(out / "runs")
-    status = {job.id: _status(job, root, work) for job in todo}
-    left = []
-    for job in todo:
-        if record := before.get(job.key(datasets[job.task])):
-            _set_finished(status[job.id], record, "done before")
-            (work / job.id / STATE).unlink(missing_ok=True)
-        else:
-            left.append(job)
-    console.print(_headline(grid, todo, left), highlight=False)
-    failed: dict[str, str] = {}
-    if left:
-        _prepare(left, bars)
-        call = partial(
-            run_job,
-            out=out,
-            work=work,
-            threads=grid.threads,
-            notebook=grid.notebook,
-            fast=fast,
-            baselines=grid.baselines,
-            command=_command(),
-        )
-        options = {"grid": grid, "root": root, "work": work, "processes": processes, "console": console}
-        failed = _run(executor, left, call, status, Board(list(status.values()), console, progress), options)
+    left = [job for job in todo if keys[job.id] not in before]
+    console.print(f"{grid.name}: {len(todo)} runs, {len(todo) - len(left)} done before", highlight=False)
+
+    train = partial(train_job, baselines=grid.baselines)
+    if grid.notebook is not None:
+        train = partial(lesson, number=grid.notebook, fast=fast)
+    command = shlex.join(portable([Path(sys.argv[0]).stem.replace("cli", "avs"), *sys.argv[1:]]))
+    call = partial(run_job, train=train, out=out, work=work, threads=grid.threads, command=command)
+    options = {"grid": grid, "folders": (root, work), "processes": processes, "console": console}
+    failed = _run(executor, left, call, len(todo), options, progress) if left else {}
     found = finished_runs(out / "runs")
-    records = [found[key] for job in todo if (key := job.key(datasets[job.task])) in found]
+    records = [found[keys[job.id]] for job in todo if keys[job.id] in found]
     _tables(records, out, console)
     for name, error in failed.items():
-        console.print(f"failed: {name}: {error}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"failed: {name}: {error}", **PLAIN)
     if failed:
-        note = f"{len(failed)} of {len(todo)} runs failed; tracebacks and commands: {out / 'failed'}"
-        console.print(f"{note}; the same command tries them again", highlight=False, soft_wrap=True, markup=False)
+        notes = f"tracebacks and commands: {out / 'failed'}; the same command tries them again"
+        console.print(f"{len(failed)} of {len(todo)} runs failed; {notes}", **PLAIN)
     return SweepResult(records, failed)
 
 
-def _run(
-    executor: str, left: list[Job], call: partial, status: dict[str, RunStatus], board: Board, options: dict[str, Any]
-) -> dict[str, str]:
-    """Execute jobs and keep the board up to date; errors by id."""
-    out, threads, failed = call.keywords["out"], call.keywords["threads"], {}
-    events = execute(executor, left, call, started=partial(setattr, board, "workers"), **options)
-    try:
-        with board:
-            for job, outcome in events:
-                if job is not None:
-                    error = _take(status[job.id], job, outcome, out, threads)
-                    failed |= {job.id: error} if error else {}
-                board.draw()
-    except KeyboardInterrupt:
-        done = sum(run.state in ("done", "done before") for run in status.values())
-        board.console.print(
-            f"\nstopped: {done} of {len(status)} runs are finished and kept; the same command goes on from here"
-        )
-        raise
-    finally:
-        events.close()
+def _run(executor: str, left: list[Job], call: partial, total: int, options: dict, progress: bool) -> dict[str, str]:
+    """Show how many runs have ended: a bar in a terminal or notebook, and a line for each; returns errors by id."""
+    console, out, failed = options["console"], call.keywords["out"], {}
+    hidden = not progress or not (console.is_terminal or console.is_jupyter)
+    with closing(execute(executor, left, call, **options)) as events:
+        shown = track(events, "runs", total=len(left), console=console, disable=hidden)
+        for number, (job, outcome) in enumerate(shown, total - len(left) + 1):
+            records = list(finished_runs(out / "runs" / job.id).values())
+            if not outcome and not records:
+                outcome = SweepError(f"the worker's record did not arrive in {out}; workers must see that folder")
+            if isinstance(outcome, BaseException):
+                outcome = record_failure(out, job, outcome, call.keywords["threads"])
+            failed |= {job.id: outcome} if outcome else {}
+            if progress:
+                note = f"failed: {outcome}" if outcome else _scores(records[-1])
+                console.print(f"{number}/{total} {job.task}, {job.method}, seed {job.seed}: {note}", **PLAIN)
     return failed
 
 
-def _take(run: RunStatus, job: Job, outcome: Any, out: Path, threads: int) -> str:
-    """Enter what became of a job; returns its error, or ""."""
-    if outcome is None:
-        run.state, run.began = "running", time.monotonic()
-        return ""
-    run.look()
-    run.seconds = time.monotonic() - run.began if isinstance(outcome, BaseException) else outcome["seconds"]
-    records = [] if isinstance(outcome, BaseException) else list(finished_runs(out / "runs" / job.id).values())
-    if isinstance(outcome, BaseException):
-        error = record_failure(out, job, outcome, threads)
-    elif outcome["state"] == "done" and not records:
-        lost = SweepError(f"the worker finished, but its record is not in {out}: workers must see that folder, too")
-        error = record_failure(out, job, lost, threads)
-    else:
-        error = outcome["error"]
-    if error:
-        run.state, run.note = "failed", error
-    else:
-        _set_finished(run, records[-1], "done")
-    return error
-
-
-def _set_finished(run: RunStatus, record: RunRecord, state: str) -> None:
-    run.state, run.step, run.val_j = state, run.steps, record.metrics.get("val", {}).get("J")
+def _scores(record: RunRecord) -> str:
     scores = [f"{split} J {values['J']:.3f}" for split, values in record.metrics.items() if values.get("J") is not None]
-    run.note = ", ".join(scores)
-
-
-def _status(job: Job, root: Path, work: Path) -> RunStatus:
-    clips = dataset_info(root, job.task)[1].clips.get("train", 0)
-    c = job.config
-    clips = min(clips, c.data.max_clips or clips)
-    # as the loader counts: the last, smaller batch is left out
-    steps = c.train.epochs * max(clips // c.train.batch_size, 1)
-    return RunStatus(job.task, job.method, job.seed, work / job.id, steps)
-
-
-def _prepare(left: Sequence[Job], progress: bool) -> None:
-    """Fill the cache of audio embeddings once, before processes would all wait for the first one to do it."""
-    seen = set()
-    for job in left:
-        d, m = job.config.data, job.config.model
-        key = (d.model_dump_json(), m.audio_encoder, m.audio_weights)
-        if not m.use_audio or key in seen:
-            continue
-        seen.add(key)
-        # what is wrong here is told by the runs that need it, and the others go on
-        with suppress(AvsError, OSError):
-            for split in ("train", "val", *test_splits(str(d.root), d.task)):
-                open_split(job.config, split, progress=progress)
+    return f"{', '.join(scores)} ({record.wall_seconds:.0f} s)"
 
 
 def _tables(records: list[RunRecord], out: Path, console: Console) -> None:
     """The ablation table of each task, of all records in `out`: other grids may have been run into it, too."""
     for task in dict.fromkeys(record.task for record in records):
         chosen = [record for record in load_records(out / "runs") if record.task == task]
-        data = chosen[0].data
+        make = partial(ablation_table, chosen, task, data=chosen[0].data)
         try:
-            made = {fmt: ablation_table(chosen, task, fmt, data=data) for fmt in ("rich", "md")}
+            made = {fmt: make(fmt=fmt) for fmt in ("rich", "md")}
         except AvsError as error:
-            console.print(f"without intervals: {error}", markup=False, highlight=False, soft_wrap=True)
-            made = {fmt: table(chosen, task, data, fmt) for fmt in ("rich", "md")}
+            console.print(f"without intervals: {error}", **PLAIN)
+            made = {fmt: table(chosen, task, chosen[0].data, fmt) for fmt in ("rich", "md")}
         console.print(made["rich"])
         with atomic_path(out / f"table_{task}.md") as part:
             part.write_text(made["md"], encoding="utf-8")
     if records:
-        console.print(f"records and tables: {out}", highlight=False, soft_wrap=True, markup=False)
-
-
-def _headline(grid: Grid, todo: Sequence[Job], left: Sequence[Job]) -> str:
-    methods, seeds = len({job.method for job in todo}), len({job.seed for job in todo})
-    text = f"{grid.name}: {len(todo)} runs ({methods} methods, {len(grid.tasks)} tasks, {seeds} seeds)"
-    return text + (f", {len(todo) - len(left)} done before" if len(left) < len(todo) else "")
-
-
-def _command() -> str:
-    """This process's command line as run records keep it."""
-    return shlex.join(portable([Path(sys.argv[0]).stem.replace("cli", "avs"), *sys.argv[1:]]))
+        console.print(f"records and tables: {out}", **PLAIN)

@@ -1,7 +1,7 @@
 """Grid files of a sweep: which variants, tasks and seeds are trained, from which preset and on what data.
 
-``load_grid("configs/ablate-mini.yaml")`` reads and checks one; ``jobs(grid)`` lists its runs, each with the whole
-configuration, so that a mistake anywhere in a grid is told before the first run starts.
+``load_grid("configs/ablate-mini.yaml")`` reads and checks one; ``jobs(grid)`` lists its runs, each with its whole
+configuration, so a mistake anywhere in a grid is reported before the first run starts.
 """
 
 import difflib
@@ -11,9 +11,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from avslib.config import Config, load_config, preset_names
 from avslib.core.errors import AvsError, ConfigError
@@ -21,13 +21,48 @@ from avslib.core.parsing import LARGEST_YAML, first_line, parse_yaml, read_text
 from avslib.study.records import portable, run_id, variant_hash
 from avslib.variants import VARIANTS, variant
 
-# what the grid or the sweep itself sets; an override of these would be lost without a word
-OWN_FIELDS = {
-    "data.root": "give the folder under data:",
-    "data.task": "list the tasks under tasks:",
-    "data.workers": "each run reads in its own process",
-    "train.seed": "list the seeds under seeds:",
-}
+# set under data:, tasks: and seeds:, or by the sweep: an override would be lost
+OWN_FIELDS = ("data.root", "data.task", "data.workers", "train.seed")
+
+
+def seed_list(value: Any) -> list[int]:
+    """``3`` as [0, 1, 2]; a list as it is. Raises ValueError for anything else."""
+    if type(value) is int and value > 0:
+        return list(range(value))
+    if not isinstance(value, list | tuple) or not value or not all(type(seed) is int and seed >= 0 for seed in value):
+        raise ValueError(f"expected how many seeds (counted from 0), or a list of whole numbers; got {value!r}")
+    return list(value)
+
+
+def _flat(values: Any) -> dict[str, Any]:
+    """``{section: {field: value}}`` and ``{section.field: value}`` alike as the latter."""
+    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+        raise ValueError(f"expected section.field: value lines; got {values!r}")
+    pairs = {key: value if isinstance(value, Mapping) else {"": value} for key, value in values.items()}
+    return {f"{key}.{field}".rstrip("."): value for key, inside in pairs.items() for field, value in inside.items()}
+
+
+def _variants(value: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(value, list) or not value:
+        raise ValueError("expected a list of at least one variant")
+    found: dict[str, dict[str, Any]] = {}
+    for entry in value:
+        own = isinstance(entry, Mapping) and len(entry) == 1
+        name, changes = next(iter(entry.items())) if own else (entry, None)
+        if not isinstance(name, str):
+            raise ValueError(f"expected a name, or NAME: {{section.field: value}}; got {entry!r}")
+        if name in found:
+            raise ValueError(f"{name!r} is listed twice; give the second one a name of its own")
+        near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.9)
+        if changes and near and name not in VARIANTS:
+            raise ValueError(f"did you mean {near[0]!r} by {name!r}? A variant of your own needs another name")
+        # a new name stands for its changes only
+        found[name] = ({} if changes and name not in VARIANTS else variant(name)) | _flat(changes or {})
+    return found
+
+
+Task = Literal["s4", "ms3"]
+Overrides = Annotated[dict[str, Any], BeforeValidator(_flat)]
 
 
 class _Section(BaseModel):
@@ -40,10 +75,6 @@ class MiniData(_Section):
     mini: Literal["small", "full"] = "small"
     seed: int = Field(0, ge=0)
 
-    @property
-    def folder(self) -> Path:
-        return Path("build/data") / f"mini-{self.mini}{f'-seed{self.seed}' if self.seed else ''}"
-
 
 class Grid(_Section):
     """A grid file; variants x axes x tasks x seeds are its runs.
@@ -53,16 +84,16 @@ class Grid(_Section):
 
     preset: str = Field("mini", description="preset or YAML file that every run starts from")
     data: MiniData | Path = Field(MiniData(), description="{mini: SIZE, seed: N}, or a folder in AVSBench layout")
-    tasks: tuple[Literal["s4", "ms3"], ...] = Field(("s4",), min_length=1)
-    seeds: tuple[int, ...] = Field((0,), description="how many, counted from 0, or a list")
-    variants: dict[str, dict[str, Any]] = Field(description="method -> what it changes (the known variant's included)")
-    axes: dict[str, list[Any]] = Field({}, description="section.field: values, crossed with the variants")
-    overrides: dict[str, Any] = Field({}, description="section.field: value of every run")
-    task_overrides: dict[Literal["s4", "ms3"], dict[str, Any]] = {}
-    fast: dict[str, Any] = Field({}, description="section.field: value, added by --fast")
+    tasks: Annotated[list[Task], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = ["s4"]
+    seeds: Annotated[list[int], BeforeValidator(seed_list)] = Field([0], description="how many, or a list")
+    variants: Annotated[dict[str, dict[str, Any]], BeforeValidator(_variants)] = Field(description="method -> changes")
+    axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field({}, description="section.field: list of values")
+    overrides: Overrides = Field({}, description="section.field: value, of every run")
+    task_overrides: dict[Task, Overrides] = {}
+    fast: Overrides = Field({}, description="section.field: value, added by --fast")
     threads: int = Field(1, ge=1, description="of a run; fixed, since sums depend on it in the last digit")
     memory_gb: float = Field(2.0, gt=0, description="of a run; how many run at once follows from it")
-    baselines: bool = Field(True, description="score shuffled sound and all objects in view beside each model")
+    baselines: bool = Field(True, description="also score shuffled sound and all objects in view")
     notebook: int | None = Field(None, ge=0, description="each run executes a copy of this lesson")
     slurm: dict[str, Any] = Field({}, description="options of dask_jobqueue.SLURMCluster")
     _name: str = PrivateAttr("grid")
@@ -74,70 +105,11 @@ class Grid(_Section):
 
     @property
     def root(self) -> Path:
-        """Absolute folder of the data, built or not: runs may be executed in another folder than this one."""
-        return (self.data.folder if isinstance(self.data, MiniData) else self.data).expanduser().resolve()
-
-    @field_validator("data", mode="before")
-    @classmethod
-    def _data(cls, value: Any) -> Any:
-        if not isinstance(value, str | Path | Mapping):
-            raise ValueError(f"expected a folder, or {{mini: small, seed: 0}}; got {value!r}")
-        return value
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _tasks(cls, value: Any) -> Any:
-        names = _distinct([value] if isinstance(value, str) else value)
-        if unknown := [name for name in names if name not in ("s4", "ms3")]:
-            raise ValueError(f"there is no task {unknown[0]!r}; the tasks are s4 and ms3")
-        return names
-
-    @field_validator("seeds", mode="before")
-    @classmethod
-    def _seeds(cls, value: Any) -> tuple[int, ...]:
-        return seed_list(value)
-
-    @field_validator("variants", mode="before")
-    @classmethod
-    def _variants(cls, value: Any) -> dict[str, dict[str, Any]]:
-        if not isinstance(value, list) or not value:
-            raise ValueError("expected a list of at least one variant")
-        found: dict[str, dict[str, Any]] = {}
-        for entry in value:
-            if isinstance(entry, Mapping) and len(entry) == 1:
-                ((name, changes),) = entry.items()
-                changes = _flat(changes or {})
-            else:
-                name, changes = entry, {}
-            if not isinstance(name, str):
-                raise ValueError(f"expected a name, or NAME: {{section.field: value}}; got {entry!r}")
-            if name in found:
-                raise ValueError(f"{name!r} is listed twice; give the second one a name of its own")
-            near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.9)
-            if changes and near and name not in VARIANTS:
-                raise ValueError(f"did you mean {near[0]!r} by {name!r}? A variant of your own needs another name")
-            # a name of one's own stands for its changes alone
-            found[name] = changes if changes and name not in VARIANTS else variant(name) | changes
-        return found
-
-    @field_validator("overrides", "fast", mode="before")
-    @classmethod
-    def _overrides(cls, value: Any) -> dict[str, Any]:
-        return _flat(value)
-
-    @field_validator("task_overrides", mode="before")
-    @classmethod
-    def _task_overrides(cls, value: Any) -> Any:
-        return {task: _flat(changes) for task, changes in _flat(value, nested=False).items()}
-
-    @field_validator("axes", mode="before")
-    @classmethod
-    def _axes(cls, value: Any) -> dict[str, list[Any]]:
-        for field, values in _flat(value).items():
-            if not isinstance(values, list):
-                raise ValueError(f"{field}: expected a list of values; got {values!r}")
-            _distinct(values, field)
-        return _flat(value)
+        """Absolute folder of the data, built or not: a worker may run in a folder other than this one."""
+        folder = self.data
+        if isinstance(folder, MiniData):
+            folder = Path("build/data") / f"mini-{folder.mini}{f'-seed{folder.seed}' if folder.seed else ''}"
+        return folder.expanduser().resolve()
 
 
 @dataclass(frozen=True)
@@ -146,7 +118,7 @@ class Job:
 
     Attributes:
         method: its name in tables: the variant's, and the values on the axes.
-        variant: the entry of `avslib.variants.VARIANTS`; "ecmvae" under a name of one's own.
+        variant: the entry of `avslib.variants.VARIANTS`; "ecmvae" under a new name.
         data: "mini" or "avsbench".
         config: everything that the run needs to know.
     """
@@ -165,33 +137,22 @@ class Job:
         return run_id(self.data, self.task, self.method, self.seed, self.config.model_dump(mode="json"))
 
     def key(self, dataset: str) -> tuple[str, int, str, str, str]:
-        """What a finished run is found by; `dataset` is the id of `experiment.dataset_info`."""
+        """What identifies a finished run; `dataset` is the id from `avslib.study.run.dataset_info`."""
         values = portable(self.config.model_dump(mode="json"))
         return self.task, self.seed, dataset, self.method, variant_hash(values)
 
     def changes(self, since: Config | None) -> dict[str, Any]:
-        """Fields that differ from another configuration (None: all), but for data folder, task, seed and workers."""
+        """Fields that differ from another configuration (None: all), except `OWN_FIELDS`."""
         mine = _flat(self.config.model_dump(mode="json", exclude={"preset"}))
         other = _flat(since.model_dump(mode="json")) if since else {}
         return {k: v for k, v in mine.items() if k not in OWN_FIELDS and not (k in other and other[k] == v)}
 
     def command(self, threads: int) -> str:
-        """The command line that trains this run alone."""
-        pairs = self.changes(load_config(self.preset)).items()
-        options = itertools.chain.from_iterable(("-o", f"{name}={json.dumps(value)}") for name, value in pairs)
-        words = [
-            "avs",
-            "train",
-            "--preset",
-            self.preset,
-            "--data",
-            str(self.config.data.root),
-            "--task",
-            self.task,
-            "--seed",
-            str(self.seed),
-            *options,
-        ]
+        """The command line that trains only this run."""
+        words = ["avs", "train", "--preset", self.preset, "--data", str(self.config.data.root)]
+        words += ["--task", self.task, "--seed", str(self.seed)]
+        for name, value in self.changes(load_config(self.preset)).items():
+            words += ["-o", f"{name}={json.dumps(value)}"]
         return f"OMP_NUM_THREADS={threads} {shlex.join(words)}"
 
 
@@ -205,9 +166,7 @@ def load_grid(path: str | Path) -> Grid:
     text = read_text(path, LARGEST_YAML, ConfigError, "a grid such as configs/ablate-mini.yaml")
     values = parse_yaml(text, f"grid {path}", ConfigError)
     if not isinstance(values, dict):
-        raise ConfigError(
-            f"grid {path}: expected fields such as variants: and tasks: at the top; see configs/ablate-mini.yaml"
-        )
+        raise ConfigError(f"grid {path}: expected fields such as variants: and tasks:; see configs/ablate-mini.yaml")
     try:
         grid = Grid.model_validate(values)
     except ValidationError as error:
@@ -233,79 +192,38 @@ def jobs(
     """
     root = grid.root if root is None else Path(root).expanduser().resolve()
     mini = (root / "manifest.json").is_file() or (isinstance(grid.data, MiniData) and root == grid.root)
-    try:
-        chosen = grid.seeds if seeds is None else seed_list(seeds if isinstance(seeds, int) else list(seeds))
-    except ValueError as error:
-        raise ConfigError(f"seeds: {error}") from None
-    base = load_config(grid.preset)
+    chosen = grid.seeds if seeds is None else seed_list(seeds)
+    base, found = load_config(grid.preset), {}
     points = [dict(zip(grid.axes, values, strict=True)) for values in itertools.product(*grid.axes.values())]
-    found: dict[str, Job] = {}
     for seed, task, (name, changes), point in itertools.product(chosen, grid.tasks, grid.variants.items(), points):
         method = ", ".join([name, *(f"{field.split('.')[-1]}={value}" for field, value in point.items())])
         values = grid.overrides | grid.task_overrides.get(task, {}) | changes | point | (grid.fast if fast else {})
-        for field in values:
-            if field in OWN_FIELDS:
-                raise ConfigError(f"grid {grid.name}, {method}: {field} cannot be overridden; {OWN_FIELDS[field]}")
-        own = {"data.root": str(root), "data.task": task, "data.workers": 0, "train.seed": seed}
+        if own := [field for field in OWN_FIELDS if field in values]:
+            fields = "the grid sets it by data:, tasks: and seeds:"
+            raise ConfigError(f"grid {grid.name}, {method}: {own[0]} cannot be overridden; {fields}")
+        values |= {"data.root": str(root), "data.task": task, "data.workers": 0, "train.seed": seed}
+        for field, value in values.items():  # a worker may run in a folder other than this one
+            if isinstance(value, str) and "/" in value and Path(value).exists():
+                values[field] = str(Path(value).resolve())
         try:
-            config = base.replace(_absolute(values) | own)
+            config = base.replace(values)
         except AvsError as error:
             raise ConfigError(f"grid {grid.name}, {method}: {error}") from None
         known = name if name in VARIANTS else "ecmvae"
         job = Job(method, known, task, seed, "mini" if mini else "avsbench", grid.preset, config)
         if job.id in found:
-            raise ConfigError(f"grid {grid.name}: {method!r} is there twice on {task}; remove one")
+            raise ConfigError(f"grid {grid.name}: {method!r}, seed {seed}, is listed twice on {task}; remove one")
         found[job.id] = job
     return list(found.values())
 
 
-def seed_list(value: Any) -> tuple[int, ...]:
-    """``3`` as (0, 1, 2); a list as it is. Raises ValueError for what is neither."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return tuple(range(value))
-    if not isinstance(value, list | tuple) or not all(type(seed) is int and seed >= 0 for seed in value):
-        raise ValueError(f"expected how many (counted from 0) or a list of whole numbers from 0 on; got {value!r}")
-    return tuple(_distinct(value))
-
-
-def _distinct(values: Any, what: str = "") -> list[Any]:
-    if not isinstance(values, list | tuple) or not values:
-        raise ValueError(f"{what + ': ' if what else ''}expected a list of at least one value; got {values!r}")
-    twice = [value for number, value in enumerate(values) if value in values[:number]]
-    if twice:
-        raise ValueError(f"{what + ': ' if what else ''}{twice[0]!r} is there twice")
-    return list(values)
-
-
-def _flat(values: Any, nested: bool = True) -> dict[str, Any]:
-    """``{section: {field: value}}`` and ``{section.field: value}`` alike as the latter."""
-    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
-        raise ValueError(f"expected section.field: value lines; got {values!r}")
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        inside = nested and isinstance(value, Mapping)
-        flat |= {f"{key}.{field}": entry for field, entry in value.items()} if inside else {key: value}
-    return flat
-
-
-def _absolute(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Paths to files that exist made absolute, since a worker may run in another folder."""
-    return {
-        field: str(Path(value).resolve()) if isinstance(value, str) and "/" in value and Path(value).exists() else value
-        for field, value in values.items()
-    }
-
-
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
-    # names of union members stand in the place; a reader knows the fields alone
+    # a reader knows fields only, not members of a union
     name = ".".join(str(part) for part in first["loc"] if str(part) not in ("MiniData", "lax-or-strict", "path"))
     if first["type"] == "extra_forbidden":
         fields = list(MiniData.model_fields if name.startswith("data.") else Grid.model_fields)
         near = difflib.get_close_matches(name.split(".")[-1], fields, n=1, cutoff=0.5)
         return f"unknown field {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"fields: {', '.join(fields)}")
-    if first["type"] == "missing":
-        return f"{name}: is missing; a grid needs a list of variants"
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] == "value_error" else f" (got {first_line(repr(first['input']))})"
-    return f"{name}: {message}{given}"
+    given = "" if first["type"] in ("value_error", "missing") else f" (got {first_line(repr(first['input']))})"
+    return f"{name}: {first['msg'].removeprefix('Value error, ')}{given}"

@@ -57,7 +57,7 @@ def test_load_vggish(tmp_path, vggish, vggish_state):
 
 def test_bad_vggish_weights(tmp_path):
     torch.save({"features.0.weight": torch.zeros(1), "extra": torch.zeros(1)}, tmp_path / "part.pth")
-    with pytest.raises(AvsError, match=r"part\.pth.*missing: embeddings\.0\.bias.*unexpected: extra"):
+    with pytest.raises(AvsError, match=r"part\.pth .*features\.0\.bias is missing.*extra is unknown"):
         load_vggish(tmp_path / "part.pth")
     (tmp_path / "not.pth").write_bytes(b"not a state dict")
     with pytest.raises(AvsError, match=r"not\.pth"):

@@ -8,7 +8,7 @@ import scipy.io.wavfile
 import torch
 
 from avslib import audio
-from avslib.core.errors import AvsError
+from avslib.core.errors import AvsError, SoundError
 
 
 @pytest.mark.parametrize("rate", [8000, 44100])
@@ -63,3 +63,19 @@ def test_clip_of_two_seconds_is_refused_and_one_a_little_short_is_filled(tmp_pat
 def test_rate_of_a_damaged_header_is_refused_at_once(rate):
     with pytest.raises(AvsError, match="sample_rate is"):
         audio.to_mono_16k(torch.zeros(16000), rate)
+
+
+@pytest.mark.parametrize("full_scale", [2**7, 2**15, 2**23, 2**31])
+def test_float_samples_in_the_scale_of_integers_are_refused(tmp_path, full_scale):
+    tone = 0.5 * full_scale * np.sin(np.arange(80_000) / 10)
+    scipy.io.wavfile.write(tmp_path / "a.wav", 16000, tone.astype(np.float32))
+    with pytest.raises(SoundError, match=rf"a\.wav: its samples reach {full_scale // 2}; expected .* in \[-1, 1\]"):
+        audio.load_clip(tmp_path / "a.wav")
+    with pytest.raises(SoundError, match="waveform: its samples reach"):
+        audio.log_mel(torch.from_numpy(tone), 16000)
+
+
+def test_a_mix_over_full_scale_is_read_as_it_is(tmp_path):
+    tone = (3 * np.sin(np.arange(80_000) / 10)).astype(np.float32)
+    scipy.io.wavfile.write(tmp_path / "a.wav", 16000, tone)
+    assert torch.equal(audio.load_clip(tmp_path / "a.wav"), torch.from_numpy(tone))

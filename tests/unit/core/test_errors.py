@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from avslib.core.errors import AvsError, DataError, SoundError, kinds
+from avslib.core.errors import KINDS, AvsError, DataError, SoundError
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_codes_are_told_apart():
-    codes = [kind.code for kind in kinds()]
-    assert len(set(codes)) == len(codes) > 20 and all(kind.remedy and kind.__doc__ for kind in kinds())
+    codes = [kind.code for kind in KINDS.values()]
+    assert len(set(codes)) == len(codes) > 20 and all(kind.remedy and kind.__doc__ for kind in KINDS.values())
 
 
 def test_no_error_is_raised_without_a_code():
@@ -25,7 +25,7 @@ def test_no_error_is_raised_without_a_code():
     assert not bare
 
 
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", KINDS.values())
 def test_an_error_survives_a_process_boundary(kind):
     back = pickle.loads(pickle.dumps(kind("clip 3: lost")))
     assert type(back) is kind and str(back) == "clip 3: lost" and isinstance(back, AvsError)

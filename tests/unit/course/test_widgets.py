@@ -15,7 +15,7 @@ from avslib.course import widgets
 from avslib.course.show import image_html
 from avslib.course.widgets import parts
 from avslib.models.ecmvae import ECMVAE
-from avslib.training.loop import open_split
+from avslib.training.setup import open_split
 from avslib.video.predictor import Predictor
 
 pytest.importorskip("ipywidgets", reason='the widgets need ipywidgets: python -m pip install "ipywidgets>=8.1"')

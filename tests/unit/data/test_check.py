@@ -3,8 +3,10 @@
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
@@ -13,8 +15,8 @@ from avslib.cli import app
 from avslib.config import load_config
 from avslib.core.errors import AvsError
 from avslib.data.avsbench import AVSBench, read_skip_list
-from avslib.data.check import PUBLISHED, check
-from avslib.training.loop import open_split
+from avslib.data.check import PUBLISHED, Finding, Report, check
+from avslib.training.setup import open_split
 from tests.helpers.avsbench_folder import SIZE, write_avsbench, write_csv, write_wav
 
 
@@ -165,6 +167,25 @@ def test_clips_with_faults_go_on_a_list_that_training_leaves_out(root, tmp_path)
         assert sheet.width > 400 and sheet.height > 1000
     with pytest.raises(AvsError, match="expected clip names"):
         read_skip_list(tmp_path / "none.txt")
+
+
+def test_names_that_look_like_comments_can_be_left_out(tmp_path):
+    names = ["#1_0", "# 1_0", " 1_0", "1_0"]
+    report = Report("/data", deep=False, errors=[Finding("s4", "damaged", name) for name in names])
+    report.write_fix_list(tmp_path / "bad.txt")
+    assert read_skip_list(tmp_path / "bad.txt") >= set(names)
+    (tmp_path / "bad.txt").write_text("# of mine\n#\n\n#1_0\n2_0 \n")
+    assert read_skip_list(tmp_path / "bad.txt") == {"#1_0", "2_0"}
+
+
+def test_a_short_wav_beside_a_whole_log_mel_is_a_warning(root):
+    wav = next(root.rglob("clip-test-0_0.wav"))
+    write_wav(wav, 3.9)
+    pickled = Path(str(wav).replace("audio_wav", "audio_log_mel")).with_suffix(".pkl")
+    pickled.parent.mkdir(parents=True)
+    pickled.write_bytes(pickle.dumps(torch.zeros(5, 1, 96, 64)))
+    report = check(root, deep=True, progress=False)
+    assert report.errors == [] and "3.90 s" in report.warnings[0].sentence and report.exit_code == 1
 
 
 def test_empty_masks_and_odd_sizes_are_warnings(root):

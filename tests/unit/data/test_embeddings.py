@@ -3,20 +3,25 @@
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from avslib.audio.encoders import AudioEncoder
 from avslib.core.errors import AvsError
 from avslib.data.avsbench import AVSBench
 from avslib.data.embeddings import embed_dataset
 from tests.helpers.avsbench_folder import write_avsbench, write_wav
 
 
-class Loudness:
+class Loudness(AudioEncoder):
     """An encoder that counts how often it is asked."""
 
+    takes_log_mel = False
+
     def __init__(self, weights="a"):
+        torch.nn.Module.__init__(self)
         self.weights, self.calls = weights, 0
 
     def fingerprint(self):
@@ -28,6 +33,8 @@ class Loudness:
 
 
 class LoudnessOfMel(Loudness):
+    takes_log_mel = True
+
     def embed_log_mel(self, log_mel):
         self.calls += 1
         return log_mel.mean((2, 3, 4))[:, :, None]
@@ -104,8 +111,27 @@ def test_log_mel_pickles(dataset, tmp_path):
     dataset = AVSBench(dataset.folder, "s4", "test")
     found = embed_dataset(dataset, LoudnessOfMel(), tmp_path / "cache", progress=False)
     assert found[dataset.clips[0].name].tolist() == [[0.5]] * 5
-    with pytest.raises(AvsError, match="Loudness starts from waveforms"):
+    with pytest.raises(AvsError, match="has no wav; choose VGGish"):
         embed_dataset(dataset, Loudness("b"), tmp_path / "cache", progress=False)
+
+
+def test_vggish_takes_the_log_mel_where_there_is_one(dataset, tmp_path):
+    """As AVSBench's own pipeline does: a whole pickle beside a wav that is too short."""
+    patches, wav = torch.rand(5, 1, 96, 64), dataset.clips[1].wav_path
+    write_wav(wav, 3.9)
+    pickled = Path(str(wav).replace("audio_wav", "audio_log_mel")).with_suffix(".pkl")
+    pickled.parent.mkdir(parents=True)
+    pickled.write_bytes(pickle.dumps(patches))
+    dataset = AVSBench(dataset.folder, "s4", "test")
+    found = list(embed_dataset(dataset, LoudnessOfMel(), tmp_path / "cache", progress=False).values())
+    assert torch.equal(found[1], patches.mean((1, 2, 3))[:, None])
+    assert torch.equal(found[0], dataset.log_mel(0).mean((1, 2, 3))[:, None])
+    with pytest.raises(AvsError, match=r"3\.90 s"):
+        embed_dataset(dataset, Loudness(), tmp_path / "cache", progress=False)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(96 * 64, 7))
+    network.dim = 7
+    encoder = AudioEncoder("vggish", network)
+    assert torch.equal(encoder.embed_log_mel(patches[None])[0], network(patches))
 
 
 def test_unwritable_cache_still_gives_embeddings(dataset, tmp_path):

@@ -194,7 +194,7 @@ def test_log_mel_pickles_are_packed_as_safetensors(tmp_path):
     for _ in range(2):  # from the pickle, then from what became of it
         pack(root, tmp_path / "packed", "s4", progress=False)
         (sound,) = PackedClips(tmp_path / "packed", "test").sounds()
-        assert sound.waveform is None and torch.equal(sound.log_mel(), patches)
+        assert sound.wav is None and torch.equal(sound.log_mel(), patches)
         shutil.rmtree(tmp_path / "packed")
         convert_audio(root, progress=False)
 

@@ -14,7 +14,7 @@ from avslib.losses import objective
 from avslib.models.alternatives import CorrelationGate
 from avslib.models.ecmvae import ECMVAE
 from avslib.training.evaluate import evaluate
-from avslib.training.loop import open_split
+from avslib.training.setup import open_split
 from avslib.variants import VARIANTS, variant
 
 SMALL = {

@@ -27,7 +27,7 @@ from avslib.study.robustness_conditions import (
 )
 from avslib.study.robustness_table import robustness_figure, robustness_table
 from avslib.training.evaluate import evaluate
-from avslib.training.loop import open_split
+from avslib.training.setup import open_split
 from avslib.weights.checkpoints import save_checkpoint
 from tests.helpers.avsbench_folder import write_avsbench
 

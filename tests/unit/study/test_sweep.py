@@ -1,10 +1,10 @@
-"""Sweeps: grid files and their mistakes, what is skipped, what fails without stopping the rest, and what is shown."""
+"""Sweeps: grid files and their mistakes, what is skipped, what fails without stopping the rest, what is shown."""
 
 import io
 import itertools
 import json
 import shlex
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,10 +13,9 @@ from rich.console import Console
 from avslib.config import load_config
 from avslib.core.errors import AvsError
 from avslib.study.records import load_records
-from avslib.study.sweep import executors
 from avslib.study.sweep.engine import run_grid
 from avslib.study.sweep.grid import jobs, load_grid
-from avslib.study.sweep.live import Board, RunStatus, expected_seconds, html, read_progress, status_table
+from avslib.study.sweep.workers import check_executor, process_count
 
 MICRO = {
     "preset": "mini",
@@ -62,12 +61,11 @@ def grid_of(tmp_path, **values):
         ({"variants": [{"without_orthogonalty": {"loss.mi": 0}}]}, "did you mean 'without_orthogonality' by"),
         ({"variants": ["poe", "poe"]}, "'poe' is listed twice"),
         ({"variants": [{"mine": {}}]}, "unknown variant 'mine'"),
-        ({"tasks": ["s5"]}, "there is no task 's5'"),
+        ({"tasks": ["s5"]}, "tasks.0: Input should be 's4' or 'ms3'"),
         ({"seeds": 0}, "seeds: expected how many"),
-        ({"seeds": [1, 1]}, "seeds: 1 is there twice"),
         ({"data": {"mini": "tiny"}}, "data.mini: Input should be 'small' or 'full'"),
         ({"data": {"size": "small"}}, "unknown field 'data.size'"),
-        ({"axes": {"model.latent_dim": 4}}, "model.latent_dim: expected a list of values"),
+        ({"axes": {"model.latent_dim": 4}}, "model.latent_dim: Input should be a valid list"),
         ({"threads": 0}, "threads: .* greater than or equal to 1"),
         ({"overrides": [1]}, "overrides: expected section.field: value lines"),
     ],
@@ -83,8 +81,9 @@ def test_mistake_in_a_grid_is_one_sentence(tmp_path, values, sentence):
     [
         ({"overrides": {"loss.orthogonalty": 0}}, "g, ecmvae: .*Did you mean 'loss.orthogonality'"),
         ({"fast": {"train.epochs": -1}}, "train.epochs"),
-        ({"overrides": {"train.seed": 3}}, "train.seed cannot be overridden; list the seeds under seeds"),
+        ({"overrides": {"train.seed": 3}}, "train.seed cannot be overridden; the grid sets it by"),
         ({"task_overrides": {"s4": {"model": {"chanels": 8}}}}, "Did you mean 'model.channels'"),
+        ({"seeds": [1, 1]}, "'ecmvae', seed 1, is listed twice on s4"),
     ],
 )
 def test_every_configuration_is_checked_before_anything_starts(tmp_path, values, sentence):
@@ -93,7 +92,11 @@ def test_every_configuration_is_checked_before_anything_starts(tmp_path, values,
 
 
 def test_unreadable_and_empty_grid(tmp_path):
-    for text, sentence in (("", "expected fields"), ("a: [", "not valid YAML"), ("tasks: [s4]", "list of variants")):
+    for text, sentence in (
+        ("", "expected fields"),
+        ("a: [", "not valid YAML"),
+        ("tasks: [s4]", "variants: Field required"),
+    ):
         (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(AvsError, match=sentence):
             load_grid(tmp_path / "bad.yaml")
@@ -196,91 +199,58 @@ def test_exit_codes_of_the_command(micro, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = [str(micro(variants=["ecmvae"], fast={"data.max_clips": 2})), "--executor", "serial", "--fast", "-q"]
     ran = CliRunner().invoke(app, options)
-    assert ran.exit_code == 0 and (tmp_path / "build/ablate/micro-fast/table_s4.md").is_file()
+    assert ran.exit_code == 0, ran.output
+    assert (tmp_path / "build/ablate/micro-fast/table_s4.md").is_file()
     (record,) = load_records(tmp_path / "build/ablate/micro-fast/runs")
     assert record.config["data"]["max_clips"] == 2
     monkeypatch.setattr("avslib.study.sweep.engine.execute", _interrupted)
-    assert CliRunner().invoke(app, [*options, "--seeds", "2"]).exit_code == 130
+    ran = CliRunner().invoke(app, [*options, "--seeds", "2"])
+    assert ran.exit_code == 130 and "stopped: finished runs are kept" in ran.output
 
 
 def _interrupted(executor, left, call, **options):
-    yield left[0], None
+    yield left[0], "broken"
     raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("name", ["dask", "dask://host", "tcp://host:1", "slurm://a:1", "threads"])
 def test_unknown_executor(name):
     with pytest.raises(AvsError, match="expected local, serial, dask://HOST:PORT or slurm"):
-        executors.check_executor(name)
+        check_executor(name)
 
 
-def test_slurm_without_sbatch(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(AvsError, match="no sbatch command here"):
-        executors.check_executor("slurm")
+def test_serial_needs_no_dask(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    check_executor("serial")
+    with pytest.raises(AvsError, match="needs the package distributed; install it with"):
+        check_executor("local")
 
 
-def test_memory_cores_and_jobs_limit_the_processes(monkeypatch):
+def test_memory_cores_and_jobs_limit_the_processes(monkeypatch, tmp_path):
     monkeypatch.setattr("dask.system.CPU_COUNT", 8)
-    monkeypatch.setattr(executors, "_free_memory", lambda: 5 * 10**9)
-    assert executors.process_count(threads=1, memory_gb=2.0, jobs=100) == 2
-    assert executors.process_count(threads=1, memory_gb=0.1, jobs=100) == 8
-    assert executors.process_count(threads=4, memory_gb=0.1, jobs=100) == 2
-    assert executors.process_count(threads=1, memory_gb=0.1, jobs=3) == 3
-    assert executors.process_count(threads=1, memory_gb=50.0, jobs=3) == 1
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 5 * 10**9)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=6 * 10**9))
+    asked = ((1, 2.0, 100), (1, 0.1, 100), (4, 0.1, 100), (1, 0.1, 3), (1, 50.0, 3))
+    grids = [(grid_of(tmp_path, threads=threads, memory_gb=memory), jobs) for threads, memory, jobs in asked]
+    assert [process_count(grid, jobs) for grid, jobs in grids] == [2, 8, 2, 3, 1]
 
 
-def statuses():
-    made = [RunStatus("s4", "ecmvae", seed, Path("x"), 40) for seed in range(5)]
-    made[0].state, made[0].val_j = "done before", 0.5
-    made[1].state, made[1].seconds, made[1].val_j = "done", 60.0, 0.25
-    made[2].state, made[2].began, made[2].step = "running", 100.0, 10
-    made[3].state = "failed"
-    return made
-
-
-def test_table_says_what_is_done_running_and_failed():
-    text, runs = io.StringIO(), statuses()
-    Console(file=text, width=110).print(status_table(runs, workers=1, elapsed=75, now=120.0))
-    for part in ("2/5", "seed 2: 10/40", "seed 3", "0.250", "1:20", "2 of 5 done", "1 of them before", "1 failed"):
-        assert part in text.getvalue(), part
-    # 40 s are left of the running one, and a waiting one takes a minute
-    assert expected_seconds(runs, 1, 120.0) == pytest.approx(100) and "about 1:40 to go" in text.getvalue()
-    assert expected_seconds(runs, 2, 120.0) == pytest.approx(50)
-    assert expected_seconds(runs[3:], 1, 120.0) is None
-    assert "seed 2: 10/40" in html(status_table(runs, now=120.0))
-
-
-def test_progress_is_read_from_a_history_that_grows(tmp_path):
-    path = tmp_path / "history.csv"
-    assert read_progress(path) == (0, None)
-    path.write_text("step,epoch,val_J\n10,0,\n20,0,0.25\n30,1,\n", encoding="utf-8")
-    assert read_progress(path) == (30, 0.25)
-    path.write_text("step,epoch,val_J\n10,0,\n20,0,0.25\n3", encoding="utf-8")
-    assert read_progress(path)[1] == 0.25
-
-
-def test_lines_without_a_terminal_and_a_table_in_one():
-    for terminal, part in ((False, "3/5 s4, ecmvae, seed 3: failed:"), (True, "2 of 5 done")):
-        text = io.StringIO()
-        with Board(statuses(), Console(file=text, width=110, force_terminal=terminal)) as board:
-            board.draw()
-        assert part in text.getvalue() and text.getvalue().count("failed:") == (not terminal)
-
-
-def test_widget_in_a_notebook_holds_the_same_table(monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
-    runs = statuses()
-    with Board(runs, Console(file=io.StringIO(), force_jupyter=True)) as board:
-        runs[4].state = "failed"
-    assert shown == [board.widget] and "seed 3, seed 4" in board.widget.value
+def test_lines_without_a_terminal_and_a_bar_in_one(micro, tmp_path):
+    for terminal in (False, True):
+        text, out = io.StringIO(), tmp_path / str(terminal)
+        run_grid(micro(), out, executor="serial", console=Console(file=text, width=110, force_terminal=terminal))
+        assert "2/2 s4, without_both, seed 0: val J" in text.getvalue()
+        assert ("100%" in text.getvalue()) == terminal
 
 
 @pytest.mark.notebook
 def test_lesson_as_a_job(micro, tmp_path):
+    from avslib.cli.ablate import run_lesson
+
     path = micro(variants=["without_mi"], axes={"model.latent_dim": [4]}, notebook=12, fast={"train.epochs": 1})
-    (record,) = run_grid(path, tmp_path / "out", executor="serial", fast=True).records
+    with pytest.raises(AvsError, match="need `avs ablate`"):
+        run_grid(path, tmp_path / "out", executor="serial")
+    (record,) = run_grid(path, tmp_path / "out", executor="serial", fast=True, lesson=run_lesson).records
     assert (record.method, record.config["model"]["latent_dim"]) == ("without_mi, latent_dim=4", 4)
     assert (tmp_path / "out/work" / record.id / "12_ablations.ipynb").is_file()
-    assert run_grid(path, tmp_path / "out", executor="serial", fast=True).records == [record]
+    assert run_grid(path, tmp_path / "out", executor="serial", fast=True, lesson=run_lesson).records == [record]

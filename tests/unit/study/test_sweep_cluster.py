@@ -50,14 +50,9 @@ def digits(out):
     return scores, {str(path.relative_to(out)): path.read_text("utf-8") for path in files}
 
 
-def test_two_processes_give_the_digits_of_one(grid, serial, tmp_path):
+def test_processes_here_give_the_digits_of_one(grid, serial, tmp_path):
     result = run_grid(grid, tmp_path, executor="local", processes=2)
     assert len(result.records) == 4 and digits(tmp_path) == serial
-
-
-def test_four_processes_do_too(grid, serial, tmp_path):
-    run_grid(grid, tmp_path, executor="local", processes=4)
-    assert digits(tmp_path) == serial
 
 
 def _unfinished_states(out):
@@ -67,8 +62,8 @@ def _unfinished_states(out):
 
 def test_killed_sweep_goes_on_to_the_same_table(grid, serial, tmp_path):
     """SIGKILL between two runs' ends, while a third has a saved state."""
-    call = f"sweep({str(grid)!r}, out={str(tmp_path)!r}, processes=1)"
-    code = f"from avslib.study.sweep.engine import sweep\nif __name__ == '__main__':\n    {call}\n"
+    call = f"run_grid({str(grid)!r}, out={str(tmp_path)!r}, processes=1)"
+    code = f"from avslib.study.sweep.engine import run_grid\nif __name__ == '__main__':\n    {call}\n"
     (tmp_path / "main.py").write_text(code, encoding="utf-8")
     process = subprocess.Popen([sys.executable, str(tmp_path / "main.py")])
     try:
@@ -96,28 +91,27 @@ def test_scheduler_with_remote_workers_gives_the_digits_of_one(grid, serial, tmp
 def test_worker_that_dies_is_tried_again_once_and_then_recorded(grid, tmp_path, monkeypatch):
     marker = tmp_path / "died"
 
-    def run(job, out, work, **options):
+    def run(job, **options):
         """Stands for a run: kills its process each time (seed 1, ms3), once (seed 1, s4), or never."""
         again = job.task == "ms3" or not marker.exists()
         if job.seed == 1 and again:
             marker.touch(exist_ok=True)
             os.kill(os.getpid(), signal.SIGKILL)
-        return {"id": job.id, "state": "failed", "seconds": 0.0, "error": "told"}
+        return "reported"
 
     monkeypatch.setattr(engine, "run_job", run)
     failed = run_grid(grid, tmp_path / "out", processes=1).failed
-    assert sorted(error == "told" for error in failed.values()) == [False, True, True, True]
+    assert sorted(error == "reported" for error in failed.values()) == [False, True, True, True]
     (path,) = (tmp_path / "out/failed").iterdir()
     note = json.loads(path.read_text("utf-8"))
     assert (note["task"], note["seed"]) == ("ms3", 1) and "died 2 times" in note["error"]
 
 
 def test_nobody_answers(grid, tmp_path, monkeypatch):
-    monkeypatch.setattr("avslib.study.sweep.executors.PATIENCE", 1.0)
-    monkeypatch.setattr("avslib.study.sweep.executors.CONNECT", 2.0)
+    monkeypatch.setattr("avslib.study.sweep.workers.PATIENCE", 2.0)
     with pytest.raises(AvsError, match="no scheduler answers"):
         run_grid(grid, tmp_path / "out", executor="dask://127.0.0.1:9")
-    with _cluster(tmp_path, workers=0) as address, pytest.raises(AvsError, match="has no workers"):
+    with _cluster(tmp_path, workers=0) as address, pytest.raises(AvsError, match="no workers; start some"):
         run_grid(grid, tmp_path / "out", executor=f"dask://{address}")
 
 

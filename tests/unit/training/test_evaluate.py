@@ -11,7 +11,7 @@ from avslib.models.ecmvae import ECMVAE
 from avslib.study.records import load_records
 from avslib.study.run import ALL_OBJECTS, SHUFFLED, run
 from avslib.training.evaluate import all_objects, evaluate, predict_batches, test_splits
-from avslib.training.loop import open_split
+from avslib.training.setup import open_split
 
 test_splits.__test__ = False
 

@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from avslib.core.errors import AvsError
-from avslib.video.files import read_masks, write_prediction
-from avslib.video.filmstrip import Spread
-from avslib.video.overlay import Second
+from avslib.video.files import mask_files, masks_in, read_masks, rle_decode, rle_encode, write_prediction
+from avslib.video.overlay import Second, keep_some
 from avslib.video.reader import BrokenOff, read_video
 from avslib.video.writer import write_video
 from tests.unit.video.test_predictor import predictor, video  # noqa: F401
@@ -56,10 +57,27 @@ def test_results_never_replace_their_source(predictor, tmp_path):  # noqa: F811
     assert (tmp_path / "strip.png").read_text() == "mine"
 
 
-def test_spread_stays_even():
-    spread = Spread(most=8, longest=32)
-    for k in range(1000):
-        spread.add(Second(k, float(k), np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.float32)))
-    indices = [s.index for s in spread.seconds]
-    assert 4 <= len(indices) <= 8 and len(set(np.diff(indices))) == 1 and indices[-1] > 850
-    assert spread.seconds[0].image.shape == (24, 32, 3) and spread.seconds[0].uncertainty is None
+def test_what_is_kept_stays_evenly_spread():
+    kept, image, p = [], np.zeros((960, 1280, 3), np.uint8), np.zeros((960, 1280), np.float32)
+    assert sum(1 for _ in keep_some((Second(k, float(k), image, p) for k in range(300)), kept, most=8)) == 300
+    indices = [s.index for s in kept]
+    assert 4 <= len(indices) <= 8 and len(set(np.diff(indices))) == 1 and indices[-1] > 255
+    assert kept[0].image.shape == (480, 640, 3) and kept[0].uncertainty is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9)))
+def test_run_lengths_come_back(mask):
+    counts = rle_encode(mask)
+    assert np.array_equal(rle_decode(counts, mask.shape), mask) and sum(counts) == mask.size and min([*counts[1:], 1])
+    with pytest.raises(ValueError, match="reshape"):
+        rle_decode([*counts, 1], mask.shape)
+
+
+@pytest.mark.parametrize("form", ["png", "npz", "rle"])
+def test_masks_come_back_in_order_however_long_their_names(tmp_path, form):
+    with mask_files(form, tmp_path, 1) as add:
+        for k in range(12):
+            probability = (np.arange(12) == k).astype(np.float32)[None]
+            add(Second(k, float(k), np.zeros((1, 12, 3), np.uint8), probability))
+    assert [int(mask.argmax()) for mask in masks_in(form, tmp_path)] == list(range(12))

@@ -110,7 +110,7 @@ def test_overlay_shows_each_seconds_mask_with_the_sound(tmp_path):
         p = np.zeros((48, 64), np.float32)
         p[:, 20 * k : 20 * k + 12] = 1
         seconds.append(Second(k, float(k), np.zeros((48, 64, 3), np.uint8), p))
-    overlay_video(path, iter(seconds), tmp_path / "overlay.mp4", quality=5)
+    overlay_video(path, iter(seconds), tmp_path / "overlay.mp4")
     before, after = (list(read_video(tmp_path / f"{n}.mp4", 4, phase=0.5)) for n in ("a", "overlay"))
     assert len(after) == 12
     for i, (a, b) in enumerate(zip(before, after, strict=True)):

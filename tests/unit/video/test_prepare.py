@@ -59,7 +59,7 @@ def videos(tmp_path_factory):
 def test_without_a_csv_videos_are_cut_end_to_end(videos, tmp_path, task):
     result = prepare(videos, tmp_path, task, workers=1, progress=False)
     assert sorted(result.made) == ["long_0", "long_5", "whole_7_0"] and result.exit_code == 1
-    assert "no sound track" in result.failed["mute_0"] and "no video that can be read" in result.failed["broken.mp4"]
+    assert "no sound track" in result.failed["mute_0"] and "no video that can be read" in result.failed["broken"]
     dataset = AVSBench(tmp_path, task, "test", masks=False)
     assert [greys(dataset, 0), greys(dataset, 1)] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     assert pitches(dataset, 1) == [700, 800, 900, 1000, 1100]
@@ -87,27 +87,25 @@ def test_a_csv_says_what_is_cut_from_where(videos, tmp_path):
     assert "'gone'" in result.failed["gone_1"]
     data = {split: AVSBench(tmp_path / "out", "s4", split, 48, masks=False) for split in ("train", "val", "test")}
     assert greys(data["train"], 0) == [3, 4, 5, 6, 7] and pitches(data["train"], 0) == [500, 600, 700, 800, 900]
-    assert greys(data["val"], 0) == [0, 1, 2, 3, 4]  # the file of this name is the clip, whatever start says
+    assert greys(data["val"], 0) == [0, 1, 2, 3, 4]  # the file of this name is no longer than the clip: it is the clip
     sound = data["test"].waveform(0).numpy()
     assert int(np.abs(np.fft.rfft(sound[RATE // 2 : RATE * 3 // 2])).argmax()) == 400  # second 2 of the source
     assert Image.open(data["val"].clips[0].frame_paths[0]).size == (64, 48)
 
 
 def test_a_stopped_run_goes_on_and_a_clip_appears_whole(videos, tmp_path, monkeypatch):
-    from avslib.video import clip_writer
+    write, wrote = Image.Image.save, []
 
-    write, wrote = clip_writer._write_png, []
-
-    def full_disk(path, *rest):
+    def failing(picture, path):
         wrote.append(path)
         if len(wrote) == 8:
-            raise OSError("No space left on device")
-        write(path, *rest)
+            raise OSError("cannot write")
+        write(picture, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(clip_writer, "_write_png", full_disk)
+        patch.setattr(Image.Image, "save", failing)
         result = prepare(videos / "dog", tmp_path, workers=1, progress=False)
-    assert result.made == ["long_0"] and "No space left" in result.failed["long_5"] and result.exit_code == 1
+    assert result.made == ["long_0"] and "cannot write" in result.failed["long_5"] and result.exit_code == 1
     frames = tmp_path / "Single-source/s4_data/visual_frames/test/unknown"
     assert [p.name for p in frames.iterdir()] == ["long_0"] and len(AVSBench(tmp_path, "s4", "test", masks=False)) == 1
     made = {p: p.stat().st_mtime_ns for p in frames.glob("*/*")}
@@ -117,7 +115,43 @@ def test_a_stopped_run_goes_on_and_a_clip_appears_whole(videos, tmp_path, monkey
     assert all(p.stat().st_mtime_ns == time for p, time in made.items())
 
 
-def test_processes_make_the_same_files(videos, tmp_path):
+def test_a_file_named_as_its_row_is_cut_from_the_start_of_the_row(videos, tmp_path):
+    """The csv that is written says where each clip begins in its file."""
+    (tmp_path / "mine.csv").write_text("name,start,category,split\nlong,5,dog,test\nwhole_7,7,dog,val\n")
+    prepare(videos, tmp_path / "out", "s4", tmp_path / "mine.csv", workers=1, progress=False)
+    data = {split: AVSBench(tmp_path / "out", "s4", split, masks=False) for split in ("test", "val")}
+    assert greys(data["test"], 0) == [5, 6, 7, 8, 9] and greys(data["val"], 0) == [0, 1, 2, 3, 4]
+    written = (tmp_path / "out/Single-source/s4_meta_data.csv").read_text().split()
+    assert written == ["name,start,category,split", "long,5,dog,test", "whole_7,0,dog,val"]
+
+
+@pytest.mark.parametrize("task", ["s4", "ms3"])
+def test_one_name_in_two_splits_is_two_clips_or_a_failure(videos, tmp_path, task):
+    columns = {"s4": "name,category,split,start", "ms3": "video_id,split,start"}[task]
+    rows = [f"long_0,{'dog,' if task == 's4' else ''}{split},{start}" for split, start in (("test", 0), ("train", 5))]
+    (tmp_path / "mine.csv").write_text("\n".join([columns, *rows]))
+    for status in ("made", "there"):
+        result = prepare(videos, tmp_path / "out", task, tmp_path / "mine.csv", workers=1, progress=False)
+        assert greys(AVSBench(tmp_path / "out", task, "test", masks=False), 0) == [0, 1, 2, 3, 4]
+        if task == "s4":
+            assert getattr(result, status) == ["long_0"] * 2 and not result.failed
+            assert greys(AVSBench(tmp_path / "out", task, "train", masks=False), 0) == [5, 6, 7, 8, 9]
+        else:
+            assert getattr(result, status) == ["long_0"] and "split test too" in result.failed["long_0"]
+            assert "split test too" in result.log.read_text()
+
+
+def test_videos_behind_links_are_found_once(videos, tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "linked").symlink_to(videos / "dog", target_is_directory=True)
+    (root / "again").symlink_to(videos / "dog", target_is_directory=True)
+    (root / "loop").symlink_to(root, target_is_directory=True)
+    result = prepare(root, tmp_path / "out", workers=1, progress=False)
+    assert (result.made, result.failed) == (["long_0", "long_5"], {})
+
+
+def test_threads_make_the_same_files(videos, tmp_path):
     for workers in (1, 2):
         prepare(videos, tmp_path / str(workers), workers=workers, progress=False)
     one, two = (

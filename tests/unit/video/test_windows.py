@@ -9,8 +9,8 @@ import torch
 
 from avslib.core.errors import AvsError
 from avslib.video.overlay import Letterbox
+from avslib.video.predictor import joined_windows
 from avslib.video.reader import read_video
-from avslib.video.windows import joined_windows
 from avslib.video.writer import write_video
 from tests.unit.video.test_predictor import predictor, video  # noqa: F401
 from tests.unit.video.test_reader import frames, number, tones, with_times

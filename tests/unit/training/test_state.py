@@ -1,4 +1,4 @@
-"""TensorBoard gets the rows of history.csv, and both can be read while they are written."""
+"""The history, as a file and for TensorBoard: both can be read while they are written."""
 
 import csv
 import subprocess
@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from avslib.core.errors import InstallError
+from avslib.training import setup
 from avslib.training.loop import train
 from avslib.training.state import HISTORY
-from avslib.training.tensorboard_log import EVENTS, tensorboard_rows
 
 pytest.importorskip("tensorboard")
 
@@ -26,7 +26,7 @@ while not (run / "stop").exists():
         steps = [e.step for e in events.Scalars("train/loss")] if "train/loss" in events.Tags()["scalars"] else []
         rows = list(csv.DictReader(open(run / "history.csv", newline="", encoding="utf-8")))
         assert all(row["step"].isdecimal() and None not in row.values() for row in rows), rows[-1]
-        # a row is in the table before it is told to TensorBoard
+        # a row is in the table before TensorBoard gets it
         assert steps == [int(row["step"]) for row in rows if row["loss"]][: len(steps)], (steps, rows)
         polls, most = polls + 1, max(most, len(steps))
 print(polls, most)
@@ -36,7 +36,7 @@ print(polls, most)
 def scalars(run, tag):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    return {event.step: event.value for event in EventAccumulator(str(run / EVENTS)).Reload().Scalars(tag)}
+    return {event.step: event.value for event in EventAccumulator(str(run / "tensorboard")).Reload().Scalars(tag)}
 
 
 def history(run):
@@ -59,21 +59,21 @@ def test_both_logs_are_read_by_another_process_while_training_writes(tiny, tmp_p
     assert scalars(run, "train/loss") == pytest.approx(written, rel=1e-5) and len(scalars(run, "val/J")) == 10
 
 
-def test_a_resumed_run_takes_the_place_of_what_it_repeats(tmp_path):
-    with tensorboard_rows(True, tmp_path) as tell:
-        for step in (10, 20, 30):
-            tell({"step": step, "epoch": 0, "loss": 1.0})
-    with tensorboard_rows(True, tmp_path) as tell:
-        tell({"step": 20, "epoch": 0, "loss": 2.0})
-    assert scalars(tmp_path, "train/loss") == {10: 1.0, 20: 2.0}
+def test_a_resumed_run_takes_the_place_of_what_it_repeats(tiny, tmp_path):
+    def stop(row):
+        if "val_J" in row and row["epoch"] == 1:  # before its state is saved
+            raise KeyboardInterrupt
+
+    config = tiny.replace({"train.epochs": 2, "train.tensorboard": True, "train.checkpoint_every": 100})
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", progress=False, on_row=stop)
+    train(config, tmp_path / "run", resume=True, progress=False)
+    written = {int(row["step"]): float(row["loss"]) for row in history(tmp_path / "run") if row["loss"]}
+    assert list(written) == [4, 8] and scalars(tmp_path / "run", "train/loss") == pytest.approx(written, rel=1e-5)
 
 
-def test_not_asked_for_it_is_not_there(tmp_path):
-    with tensorboard_rows(False, tmp_path, print) as tell:
-        assert tell is print and not list(tmp_path.iterdir())
-
-
-def test_without_the_package_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(InstallError, match=r"pip install 'avslib\[tensorboard\]'"), tensorboard_rows(True, tmp_path):
-        pass
+def test_without_the_package_a_sentence(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(setup, "is_tensorboard_available", lambda: False)
+    with pytest.raises(InstallError, match=r"pip install 'avslib\[tensorboard\]'"):
+        train(tiny.replace({"train.tensorboard": True}), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from avslib.core.errors import AvsError, Preempted
 from avslib.data.loading import EpochSampler, FlippedClips
-from avslib.training.loop import open_split, train
-from avslib.training.preemption import on_sigterm
+from avslib.training.guards import on_sigterm
+from avslib.training.loop import train
+from avslib.training.setup import open_split
 from avslib.training.state import HISTORY, STATE, History, RunState
 from avslib.weights.checkpoints import load_checkpoint
 
@@ -135,6 +136,21 @@ def test_same_seed_same_weights_with_worker_processes(uninterrupted, tmp_path):
     config, out = uninterrupted
     train(config.replace({"data.workers": 2}), tmp_path / "run", progress=False)
     assert same(final_weights(out), final_weights(tmp_path / "run"))
+
+
+def test_accumulated_gradients_change_the_weights_every_few_steps_and_resume_to_the_bit(tiny, tmp_path, monkeypatch):
+    config = tiny.replace({"train.accumulate": 3, "train.checkpoint_every": 1, "train.epochs": 2})
+    train(config, tmp_path / "whole", progress=False)
+    state = torch.load(tmp_path / "whole" / STATE, weights_only=True)
+    # 4 steps per epoch: the weights change after the third and, with what there is, at the end
+    assert state["run"]["step"] == 8 and state["optimizer"]["state"][0]["step"] == 4
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_after(patch, 1)  # no state is saved between two changes of the weights
+        train(config, tmp_path / "run", progress=False)
+    assert torch.load(tmp_path / "run" / STATE, weights_only=True)["run"]["step"] == 3
+    train(config, tmp_path / "run", resume=True, progress=False)
+    assert same(final_weights(tmp_path / "whole"), final_weights(tmp_path / "run"))
+    assert rows(tmp_path / "whole") == rows(tmp_path / "run")
 
 
 def test_another_seed_gives_other_weights(uninterrupted, tmp_path):

@@ -7,7 +7,7 @@ import soundfile
 
 from avslib.core.errors import AvsError
 from avslib.video.reader import read_video
-from avslib.video.sound import read_sound
+from avslib.video.tracks import read_sound
 from avslib.video.writer import write_video
 from tests.unit.video.test_reader import RATE, frames, number, pitch, remux, tones
 
