@@ -5,7 +5,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avslib.core.checkpoint_format import load_strict, read_weights
+from avslib.core.checkpoints import load_strict, read_weights
 from avslib.core.errors import UsageError, WeightsError
 from avslib.core.tensors import read_state_dict, save_tensors
 
@@ -51,7 +51,7 @@ def load_vggish(path: str | Path) -> VGGish:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such VGGish weights file; expected the state dict as released")
-    state = read_weights(path)[0] if path.suffix == ".safetensors" else read_state_dict(path, "VGGish weights")
+    state = read_weights(path)[1] if path.suffix == ".safetensors" else read_state_dict(path, "VGGish weights")
     model = VGGish()
     used = {name: value for name, value in state.items() if not str(name).startswith("pproc.")}
     load_strict(model, used, f"{path} does not hold VGGish's state dict", "get it as released")

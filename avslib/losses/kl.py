@@ -12,10 +12,7 @@ def gaussian_kl(q: Gaussian, p: Gaussian, scale: str = "consistent") -> Float[Te
 
     sum_k log(sigma_p / sigma_q) + (sigma_q^2 + (mu_q - mu_p)^2) / (2 sigma_p^2) - 1/2
 
-    Args:
-        scale: ``consistent``: sigma = exp(logvar / 2), the one that sampling uses. ``official``: sigma = exp(logvar),
-            as released.
-
+    `scale` ``consistent``: sigma = exp(logvar / 2), as in sampling. ``official``: sigma = exp(logvar), as released.
     Ratios of variances beyond e^30 count linearly, so that the term and its gradient stay finite.
 
     >>> import torch

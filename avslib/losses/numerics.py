@@ -8,8 +8,8 @@ from torch import Tensor
 def safe_exp(x: Float[Tensor, "*S"], limit: float = 30.0) -> Float[Tensor, "*S"]:
     """exp(x) up to `limit`, its tangent beyond.
 
-    A ratio of variances beyond e^30 only says "far too large", yet float32 overflows at e^88, and gradient norms square
-    it. A clamp would take the gradient away just where it is needed; the tangent keeps its direction.
+    Float32 overflows at e^88, and gradient norms square their terms. A clamp would take the gradient away just where it
+    is needed; the tangent keeps its direction.
 
     >>> safe_exp(torch.tensor([0.0, 100.0]))
     tensor([1.0000e+00, 7.5874e+14])
@@ -18,9 +18,5 @@ def safe_exp(x: Float[Tensor, "*S"], limit: float = 30.0) -> Float[Tensor, "*S"]
 
 
 def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in float32, or in float64 where they are: sums over pixels and variances need it.
-
-    >>> [x.dtype for x in wide(torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.float64))]
-    [torch.float32, torch.float64]
-    """
+    """The tensors in float32, or in float64 where they are: sums over pixels and variances need it."""
     return tuple(x if x.dtype == torch.float64 else x.float() for x in tensors)

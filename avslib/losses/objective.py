@@ -20,7 +20,7 @@ from avslib.losses.orthogonality import orthogonality_loss
 from avslib.losses.segmentation import structure_loss
 from avslib.losses.shared_code import shared_code_divergence
 from avslib.models.ecmvae import ECMVAEOutput
-from avslib.models.latent import PRIOR, Noise, draw_noise
+from avslib.models.latent import Gaussian, Noise, draw_noise
 
 
 def objective(
@@ -32,61 +32,56 @@ def objective(
     sum_scale: float = 1.0,
     gather: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
-    """All loss terms of one pass.
+    """``loss`` and its terms, unweighted, of what the model gave for `mask`; fewer codes have fewer terms.
 
     Args:
-        output: what the model gave for this mask.
-        mask: 1 = sounding; rows that are not annotated (``output.annotated``) count in no term that needs a mask.
+        mask: 1 = sounding; rows without annotation (``output.annotated``) count in no term that needs a mask.
         config: its ``loss`` section chooses weights and forms.
-        noise: of the divergence of c where it is sampled: None or a generator to draw it, or a mapping with
-            ``js_prior`` and ``js_posterior`` [A, K].
-        sum_scale: factor of the matching terms, which are sums over rows while all others are means. Where the loss is
-            averaged over P processes, P makes them the sum over the rows of all.
+        noise: for the sampled forms of divergence_c: None or a generator to draw it, or a mapping with ``js_prior`` and
+            ``js_posterior`` [A, K].
+        sum_scale: factor of the matching terms, which are sums over rows while all others are means: P where the loss
+            is averaged over P processes.
         gather: of :func:`orthogonality_loss`, to take it over the batches of all processes.
-
-    Returns:
-        ``loss`` and its parts, unweighted: seg_prior, seg_posterior, match_prior, match_posterior, kl_sv, kl_sa,
-        divergence_c, mi (the bound itself), orthogonality. A model with fewer codes has fewer parts: no shared code, no
-        divergence_c, mi and orthogonality; no codes, none of the posterior's.
-
-    Raises:
-        UsageError: the model was run without a mask, or shapes differ.
     """
     if output.logits_posterior is None and config.model.latent != "none":
         raise UsageError("objective: the output has no posterior; call the model with a mask")
     if mask.shape != output.logits.shape:
-        raise UsageError(
-            f"objective: mask has shape {tuple(mask.shape)}, expected {tuple(output.logits.shape)}, "
-            "the shape of the logits"
-        )
-    w, z = config.loss, output.codes
-    weights = {"seg_prior": w.seg_prior, "seg_posterior": w.seg_posterior}
-    weights |= dict.fromkeys(("match_prior", "match_posterior"), w.match)
-    weights |= dict.fromkeys(("kl_sv", "kl_sa", "divergence_c"), w.kl)
-    weights |= {"mi": -w.mi, "orthogonality": w.orthogonality}  # the bound on the mutual information is maximised
+        raise UsageError(f"objective: mask has shape {tuple(mask.shape)}, logits have {tuple(output.logits.shape)}")
+    w, z, rows = config.loss, output.codes, output.annotated
+    truth = mask[rows].to(output.logits.dtype)
+    weights = {
+        "seg_prior": w.seg_prior,
+        "seg_posterior": w.seg_posterior,
+        "match_prior": w.match,
+        "match_posterior": w.match,
+        "kl_sv": w.kl,
+        "kl_sa": w.kl,
+        "divergence_c": w.kl,
+        "mi": -w.mi,  # the bound is maximised
+        "orthogonality": w.orthogonality,
+    }
+
+    def posterior_and_prior(code: str) -> tuple[Gaussian, Gaussian]:
+        """Both Gaussians of a code, on the rows that the posterior ran on: the annotated ones, or all."""
+        posterior, (mu, logvar) = output.latents[f"{code}_y"], output.latents[code]
+        return posterior, (mu[rows], logvar[rows]) if len(posterior[0]) == len(truth) else (mu, logvar)
+
+    parts = {}
     # half precision is for the network; sums over pixels and exponentials of log-variances need float32
     with torch.autocast(output.logits.device.type, enabled=False):
-        rows = output.annotated
-        truth = mask[rows].to(output.logits.dtype)
-        # a posterior that ran on all rows is compared with the truth where there is one
-        on_all = output.logits_posterior is not None and len(output.logits_posterior) != len(truth)
-        parts = {"seg_prior": structure_loss(output.logits[rows], truth, w.structure_weighting)}
-        parts["match_prior"] = sum_scale * matching_loss(output.logits, output.fused["prior"], output.audio["prior"])
-        if output.logits_posterior is not None:
-            logits, fused, audio = output.logits_posterior, output.fused["posterior"], output.audio["posterior"]
-            parts["seg_posterior"] = structure_loss(logits[rows] if on_all else logits, truth, w.structure_weighting)
-            parts["match_posterior"] = sum_scale * matching_loss(logits, fused, audio)
-        # Gaussians of prior and posterior, of the rows that the posterior ran on
-        posterior = {name: output.latents[name + "_y"] for name in PRIOR if name + "_y" in output.latents}
-        prior = {name: output.latents[name] for name in posterior}
-        if not on_all:
-            prior = {name: (mu[rows], logvar[rows]) for name, (mu, logvar) in prior.items()}
-        for code, name in {"sv": "vs", "sa": "as"}.items():
-            if name in posterior:
-                parts[f"kl_{code}"] = kl_loss(posterior[name], prior[name], w.kl_scale)
-        if "vac" in posterior:
-            eps = [draw_noise(noise, name, posterior["vac"][0]) for name in ("js_prior", "js_posterior")]
-            parts["divergence_c"] = shared_code_divergence(prior["vac"], posterior["vac"], w.divergence_c, *eps)
+        for branch, logits in {"prior": output.logits, "posterior": output.logits_posterior}.items():
+            if logits is not None:
+                known = logits if branch == "posterior" and len(logits) == len(truth) else logits[rows]
+                parts[f"seg_{branch}"] = structure_loss(known, truth, w.structure_weighting)
+                matching = matching_loss(logits, output.fused[branch], output.audio[branch])
+                parts[f"match_{branch}"] = sum_scale * matching
+        for term, code in {"kl_sv": "vs", "kl_sa": "as"}.items():
+            if f"{code}_y" in output.latents:
+                parts[term] = kl_loss(*posterior_and_prior(code), w.kl_scale)
+        if "vac_y" in output.latents:
+            q, p = posterior_and_prior("vac")
+            eps = [draw_noise(noise, name, q[0]) for name in ("js_prior", "js_posterior")]
+            parts["divergence_c"] = shared_code_divergence(p, q, w.divergence_c, *eps)
             bounds = [mutual_information_bound(m.mu, m.logvar, m.target, w.mi_bound) for m in output.mi.values()]
             parts["mi"] = reduce(torch.add, bounds)
             specific = (("vs", "vac"), ("vs_y", "vac_y"), ("as", "vac"), ("as_y", "vac_y"))

@@ -23,19 +23,13 @@ def boundary_weight(mask: Float[Tensor, "N 1 H W"]) -> Float[Tensor, "N 1 H W"]:
 
 
 def structure_loss(
-    logits: Float[Tensor, "N 1 H W"],
-    mask: Float[Tensor, "N 1 H W"],
-    weighting: str = "official",
-    smoothing: float = 1e-3,
+    logits: Float[Tensor, "N 1 H W"], mask: Float[Tensor, "N 1 H W"], weighting: str = "official"
 ) -> Float[Tensor, ""]:
-    """mean BCE(logits, y (1 - s) + s / 2) + mean_n [1 - (I_n + 1) / (U_n - I_n + 1)].
+    """mean BCE(logits, 0.999 y + 0.0005) + mean_n [1 - (I_n + 1) / (U_n - I_n + 1)].
 
     I = sum w p y, U = sum w (p + y), w from :func:`boundary_weight`, p = sigmoid(logits).
-
-    Args:
-        weighting: ``official``: the released code averages the BCE to one number before it weights it, so that w
-            cancels there. ``per_pixel``: sum w BCE / sum w for each mask, as F3Net has it.
-        smoothing: s, label smoothing of the BCE part.
+    `weighting` ``official``: the released code averages the BCE to one number before it weights it, so that w cancels
+    there. ``per_pixel``: sum w BCE / sum w for each mask, as F3Net has it.
 
     >>> y = torch.zeros(1, 1, 32, 32)
     >>> round(structure_loss(torch.full_like(y, -20.0), y).item(), 4)
@@ -43,7 +37,7 @@ def structure_loss(
     """
     logits, mask = wide(logits, mask)
     weight = boundary_weight(mask)
-    target = mask * (1 - smoothing) + smoothing / 2
+    target = 0.999 * mask + 0.0005
     if weighting == "official":
         bce = F.binary_cross_entropy_with_logits(logits, target)
     else:

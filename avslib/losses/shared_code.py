@@ -16,18 +16,18 @@ from avslib.losses.kl import gaussian_kl
 from avslib.losses.numerics import safe_exp, wide
 from avslib.models.latent import Gaussian
 
+Eps = Float[Tensor, "N K"]
 
-def official_js(
-    p: Gaussian, q: Gaussian, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]
-) -> Float[Tensor, ""]:
+
+def official_js(p: Gaussian, q: Gaussian, eps_p: Eps, eps_q: Eps) -> Float[Tensor, ""]:
     """0.5 [sum P (log P - log M) + sum Q (log Q - log M)] / N, P and Q element-wise densities at a sample of their own.
 
-    M = (P + Q) / 2. The samples carry no gradient. Moving a mean changes nothing: P depends on eps and logvar alone.
+    M = (P + Q) / 2. The samples carry no gradient. Moving a mean changes nothing: P depends on eps and logvar only.
     As released to the digit down to a logvar of -30; below it precisions count linearly, for the gradient of a density
     over its own deviation, e^50 at a logvar of -50, has no norm in float32.
     """
 
-    def own_log_density(g: Gaussian, eps: Tensor) -> Tensor:
+    def own_log_density(g: Gaussian, eps: Eps) -> Tensor:
         mu, logvar, eps = wide(*g, eps)
         x = (mu + torch.exp(0.5 * logvar) * eps).detach()
         return -0.5 * ((x - mu).square() * safe_exp(-logvar) + logvar + math.log(2 * math.pi))
@@ -38,16 +38,14 @@ def official_js(
     return 0.5 * total / len(log_p)
 
 
-def monte_carlo_js(
-    p: Gaussian, q: Gaussian, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]
-) -> Float[Tensor, ""]:
+def monte_carlo_js(p: Gaussian, q: Gaussian, eps_p: Eps, eps_q: Eps) -> Float[Tensor, ""]:
     """One-sample Monte-Carlo JS with both densities at each sample: 0.5 E_p[log p - log m] + 0.5 E_q[log q - log m].
 
     Densities are over all K dimensions, in log-space; the gradient goes through the samples x = mu + sigma eps. The
     expectation lies in [0, log 2]; it is 0 only for equal Gaussians.
     """
 
-    def half(own: Gaussian, other: Gaussian, eps: Tensor) -> Tensor:
+    def half(own: Gaussian, other: Gaussian, eps: Eps) -> Tensor:
         mu, logvar, mu_other, logvar_other, eps = wide(*own, *other, eps)
         # the sample x = mu + sigma eps is never formed: x - mu would lose its digits where sigma is small beside mu
         z = (mu - mu_other) * safe_exp(-0.5 * logvar_other) + safe_exp(0.5 * (logvar - logvar_other)) * eps
@@ -65,9 +63,8 @@ def geometric_js(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
     """
     mu_p, logvar_p, mu_q, logvar_q = wide(*p, *q)
     log_precision = torch.logaddexp(-logvar_p, -logvar_q) - math.log(2)
-    mu = torch.lerp(mu_q, mu_p, torch.sigmoid(logvar_q - logvar_p))
-    g = (mu, -log_precision)
-    return 0.5 * (gaussian_kl(p, g) + gaussian_kl(q, g)).mean()
+    mean = torch.lerp(mu_q, mu_p, torch.sigmoid(logvar_q - logvar_p)), -log_precision
+    return 0.5 * (gaussian_kl(p, mean) + gaussian_kl(q, mean)).mean()
 
 
 def symmetric_kl(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
@@ -75,12 +72,8 @@ def symmetric_kl(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
     return 0.5 * (gaussian_kl(p, q) + gaussian_kl(q, p)).mean()
 
 
-def shared_code_divergence(
-    p: Gaussian, q: Gaussian, kind: str, eps_p: Float[Tensor, "N K"], eps_q: Float[Tensor, "N K"]
-) -> Float[Tensor, ""]:
+def shared_code_divergence(p: Gaussian, q: Gaussian, kind: str, eps_p: Eps, eps_q: Eps) -> Float[Tensor, ""]:
     """The divergence by its name in ``loss.divergence_c``; `eps_*` serve the two sampled forms."""
-    if kind == "geometric_js":
-        return geometric_js(p, q)
-    if kind == "symmetric_kl":
-        return symmetric_kl(p, q)
+    if kind in ("geometric_js", "symmetric_kl"):
+        return {"geometric_js": geometric_js, "symmetric_kl": symmetric_kl}[kind](p, q)
     return {"official": official_js, "monte_carlo_js": monte_carlo_js}[kind](p, q, eps_p, eps_q)

@@ -12,17 +12,14 @@ from avslib.models.latent import Gaussian
 class CorrelationGate(nn.Module):
     """out = LayerNorm(v + W_o (gate v)), gate = sigmoid(s cos(theta(v), phi(a)) + b) for every position of a frame.
 
-    The simple rival of TPAVI: each position is weighed by its correlation with the sound of its own second. Such maps
-    localise sound sources without masks (Senocak et al.: Learning to Localize Sound Source in Visual Scenes, CVPR
-    2018). v and a are the normalised map and audio, and the interface is that of TPAVI. Seconds do not interact.
+    The simple rival of TPAVI, with its interface: v and a are the normalised map and audio of one second. Such maps
+    localise sounds without masks (Senocak et al.: Learning to Localize Sound Source in Visual Scenes, CVPR 2018).
     """
 
     def __init__(self, channels: int):
         super().__init__()
-        self.theta = nn.Linear(channels, channels // 2)
-        self.phi = nn.Linear(channels, channels // 2)
-        self.scale = nn.Parameter(torch.tensor(5.0))
-        self.bias = nn.Parameter(torch.tensor(0.0))
+        self.theta, self.phi = (nn.Linear(channels, channels // 2) for _ in range(2))
+        self.scale, self.bias = nn.Parameter(torch.tensor(5.0)), nn.Parameter(torch.tensor(0.0))
         self.output = nn.Linear(channels, channels)
         # it starts as the identity, as TPAVI does
         nn.init.zeros_(self.output.weight)

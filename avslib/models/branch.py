@@ -14,8 +14,8 @@ from avslib.models.latent import PRIOR, CodeEncoder, Gaussian, Injection, Noise,
 from avslib.models.neck import Neck
 
 Codes = dict[str, Float[Tensor, "N K"]]
-Maps = list[Float[Tensor, "N C _ _"]]
-
+# of the four levels, fine to coarse
+Maps = list[Float[Tensor, "_ C _ _"]]
 # model.latent -> name of a fused code -> the encoders whose codes it is made of
 FUSED_CODES: dict[str, dict[str, tuple[str, ...]]] = {
     "factorised": {"sc_v": ("vs", "vac"), "sc_a": ("as", "vac")},
@@ -34,39 +34,27 @@ class MIHeads:
     target: Float[Tensor, "N M"]
 
 
-@dataclass
-class Inferred:
-    """A branch before the fusion: Gaussians, samples and fused codes by name, maps fine to coarse, heads of the MI."""
-
-    latents: dict[str, Gaussian]
-    codes: Codes
-    fused_codes: Codes
-    maps: Maps
-    mi: MIHeads | None
-
-
 class Branch(nn.Module):
     """Encoders, fusion of the codes, heads of the mutual information, neck, injection and decoder.
 
-    Args:
-        m: sizes of the parts; ``latent``, ``code_fusion`` and ``injection`` choose them.
-        levels: channels of the backbone's levels, fine to coarse.
-        posterior: the encoders see the mask as well, and the names of all codes end in ``_y``.
+    `levels` are the channels of the backbone, fine to coarse. The posterior's encoders see the mask as well, and the
+    names of its codes end in ``_y``.
     """
 
     def __init__(self, m: ModelConfig, levels: list[int], *, posterior: bool):
         super().__init__()
-        k, masks, y = m.latent_dim, int(posterior), "_y" * posterior
+        k, y = m.latent_dim, "_y" if posterior else ""
         self.latent, self.where, self.experts = m.latent, m.injection, m.code_fusion == "product_of_experts"
         self.fused_codes = {n + y: tuple(p + y for p in parts) for n, parts in FUSED_CODES[m.latent].items()}
         self.encoders = [n + y for n in PRIOR if any(n + y in parts for parts in self.fused_codes.values())]
 
-        if m.latent != "none":
-            self.encode_sv = CodeEncoder(m, maps=3 + masks, audio=False)
-        if m.latent in ("factorised", "unfactorised"):
-            self.encode_sa = CodeEncoder(m, maps=masks, audio=True)
+        def encoder(name: str, *, image: bool, audio: bool) -> CodeEncoder | None:
+            return CodeEncoder(m, image=image, audio=audio, mask=posterior) if name + y in self.encoders else None
+
+        self.encode_sv = encoder("vs", image=True, audio=False)
+        self.encode_sa = encoder("as", image=False, audio=True)
+        self.encode_c = encoder("vac", image=True, audio=True)
         if m.latent == "factorised":
-            self.encode_c = CodeEncoder(m, maps=3 + masks, audio=True)
             if not self.experts:
                 self.fuse_v, self.fuse_a = nn.Linear(2 * k, k), nn.Linear(2 * k, k)
             self.mi_mu, self.mi_logvar, self.mi_target = (nn.Linear(k, m.mi_dim) for _ in range(3))
@@ -79,44 +67,17 @@ class Branch(nn.Module):
             self.inject: nn.Module = nn.ModuleList(injections) if everywhere else injections[0]
         self.decoder = Decoder(m.channels)
 
-    def infer(
-        self,
-        features: list[Float[Tensor, "N _ _ _"]],
-        image: Float[Tensor, "N 3 H W"],
-        audio: Float[Tensor, "N D"],
-        mask: Float[Tensor, "N 1 H W"] | None,
-        noise: Noise,
-    ) -> Inferred:
-        """Sample the codes and bring them and the backbone's features to the maps that are fused with the audio."""
-        latents = self.encode(image, audio, mask)
-        codes = self.sample(latents, noise)
-        fused_codes = self.fuse_codes(latents, codes, noise)
-        mi = self.mutual_information(*fused_codes.values()) if self.latent == "factorised" else None
-        maps = self.inject_codes(self.neck(features), fused_codes, fused=False)
-        return Inferred(latents, codes, fused_codes, maps, mi)
-
-    def decode(self, maps: Maps, codes: Mapping[str, Tensor]) -> Float[Tensor, "N 1 H W"]:
-        """Logits of the fused maps."""
-        return self.decoder(self.inject_codes(maps, codes, fused=True))
+    @property
+    def sampled(self) -> list[str]:
+        """Names of the codes that noise is drawn for, in the order in which it is drawn."""
+        return [*self.encoders, *(self.fused_codes if self.experts else ())]
 
     def encode(
         self, image: Float[Tensor, "N 3 H W"], audio: Float[Tensor, "N D"], mask: Float[Tensor, "N 1 H W"] | None
     ) -> dict[str, Gaussian]:
         """Gaussians of the codes by encoder name."""
-        seen = image if mask is None else torch.cat([image, mask], dim=1)
-        latents = {}
-        if self.latent != "none":
-            latents["vs"] = self.encode_sv(seen, audio)
-        if self.latent in ("factorised", "unfactorised"):
-            latents["as"] = self.encode_sa(mask, audio)
-        if self.latent == "factorised":
-            latents["vac"] = self.encode_c(seen, audio)
-        return dict(zip(self.encoders, latents.values(), strict=True))
-
-    @property
-    def sampled(self) -> list[str]:
-        """Names of the codes that noise is drawn for, in the order in which it is drawn."""
-        return [*self.encoders, *(self.fused_codes if self.experts else ())]
+        encoders = [encode for encode in (self.encode_sv, self.encode_sa, self.encode_c) if encode is not None]
+        return {name: encode(image, audio, mask) for name, encode in zip(self.encoders, encoders, strict=True)}
 
     def sample(self, latents: Mapping[str, Gaussian], noise: Noise) -> Codes:
         """One sample of each Gaussian by name; its mean where `noise` is None."""
@@ -130,23 +91,20 @@ class Branch(nn.Module):
         if self.experts:
             products = {z: product_of_experts(*(latents[p] for p in parts)) for z, parts in self.fused_codes.items()}
             return self.sample(products, noise)
-        if self.latent == "factorised":
-            s_v, s_a, c = codes.values()
-            fused = [self.fuse_v(torch.cat([s_v, c], dim=1)), self.fuse_a(torch.cat([s_a, c], dim=1))]
-        elif self.latent == "unfactorised":
-            fused = [self.fuse(torch.cat(list(codes.values()), dim=1))]
-        else:
-            fused = list(codes.values())
-        return dict(zip(self.fused_codes, fused, strict=True))
-
-    def inject_codes(self, maps: Maps, codes: Mapping[str, Tensor], *, fused: bool) -> Maps:
-        """The maps with the codes where they enter before the fusion (`fused` False) or after it."""
-        if not codes or fused != (self.where == "decoder"):
-            return maps
-        z = list(codes.values())
-        if isinstance(self.inject, nn.ModuleList):
-            return [inject(x, *z) for inject, x in zip(self.inject, maps, strict=True)]
-        return [*maps[:-1], self.inject(maps[-1], *z)]
+        joined = {z: torch.cat([codes[p] for p in parts], dim=1) for z, parts in self.fused_codes.items()}
+        if self.latent not in ("factorised", "unfactorised"):
+            return joined
+        layers = [self.fuse_v, self.fuse_a] if self.latent == "factorised" else [self.fuse]
+        return {name: layer(z) for layer, (name, z) in zip(layers, joined.items(), strict=True)}
 
     def mutual_information(self, sc_v: Float[Tensor, "N K"], sc_a: Float[Tensor, "N K"]) -> MIHeads:
         return MIHeads(self.mi_mu(sc_v).tanh(), self.mi_logvar(sc_v).tanh(), self.mi_target(sc_a).tanh())
+
+    def inject_codes(self, maps: Maps, codes: Mapping[str, Tensor], *, fused: bool) -> Maps:
+        """The maps with the fused ones of `codes`, where these enter before the fusion (`fused` False) or after it."""
+        if not self.fused_codes or fused != (self.where == "decoder"):
+            return maps
+        z = [codes[name] for name in self.fused_codes]
+        if isinstance(self.inject, nn.ModuleList):
+            return [inject(x, *z) for inject, x in zip(self.inject, maps, strict=True)]
+        return [*maps[:-1], self.inject(maps[-1], *z)]

@@ -13,10 +13,8 @@ class ResidualConvUnit(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        layers: list[nn.Module] = []
-        for _ in range(2):
-            layers += [nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
-        self.layers = nn.Sequential(*layers)
+        convs = (nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2))
+        self.layers = nn.Sequential(*(layer for c in convs for layer in (c, nn.BatchNorm2d(channels), nn.ReLU())))
 
     def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
         return x + self.layers(x)
@@ -46,9 +44,8 @@ class Decoder(nn.Module):
 def upsample_conv(x: Float[Tensor, "N C H W"], conv: nn.Conv2d) -> Float[Tensor, "N D 2*H 2*W"]:
     """`conv`, a 3x3 convolution with zero padding, of the map at twice its size (nearest), without making that map.
 
-    Doubling is a transposed convolution with a 2x2 kernel of ones and stride 2, so both are one transposed convolution
-    with stride 2, whose 4x4 kernel is the sum of the four shifts of the 3x3 one: exact, 4 products a pixel and channel
-    pair in place of 9, and nothing of the large map to keep for the backward pass.
+    Both are one transposed convolution with stride 2, whose 4x4 kernel is the sum of the four shifts of the 3x3 one:
+    exact, 4 products per pixel and channel pair in place of 9, and nothing of the large map is kept for the backward.
 
     >>> conv, x = nn.Conv2d(3, 2, 3, padding=1).double(), torch.rand(1, 3, 4, 5).double()
     >>> torch.allclose(upsample_conv(x, conv), conv(_double(x)), rtol=1e-12)

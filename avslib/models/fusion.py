@@ -28,24 +28,16 @@ def l2_normalize(x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B C"]:
 class TPAVI(nn.Module):
     """Fuses one level's map with the audio of every second of the clip.
 
-    Args:
-        channels: C of map and audio; theta, phi and g have C / 2.
-
-    Attributes:
-        gather: stacks the statistics [*S] of all processes that share batch statistics to [P, *S]; by default P is 1.
-
-    Shape:
-        map [N, C, H, W] and audio [N, C] with N = B * frames rows -> fused [N, C, H, W], normalised audio [N, C].
-        `groups` equal parts of the clips (prior and posterior, one after the other) have batch statistics of their own,
-        and update the running ones in turn, as that many calls would.
+    Map [N, C, H, W] and audio [N, C] with N = B * frames rows -> fused [N, C, H, W], normalised audio [N, C]. `groups`
+    equal parts of the clips (prior and posterior, one after the other) have batch statistics of their own, and update
+    the running ones in turn, as that many calls would. ``gather`` stacks statistics [*S] of all P processes that share
+    them to [P, *S]; by default P is 1.
     """
 
     def __init__(self, channels: int):
         super().__init__()
         inner = channels // 2
-        self.theta = nn.Linear(channels, inner)
-        self.phi = nn.Linear(channels, inner)
-        self.g = nn.Linear(channels, inner)
+        self.theta, self.phi, self.g = (nn.Linear(channels, inner) for _ in range(3))
         self.output = nn.Linear(inner, channels)
         self.batch_norm = nn.BatchNorm1d(channels)
         # the fusion starts as the identity: only the normalised map passes
@@ -62,21 +54,13 @@ class TPAVI(nn.Module):
             wide = torch.float64 if x.dtype == torch.float64 else torch.float32
             v = l2_normalize(x.to(wide).permute(0, 2, 3, 1).reshape(n // frames, frames * h * w, c))
             a = l2_normalize(audio.to(wide))
-            u, m = self._interaction(v, a.view(-1, frames, c), h * w)
-            y = self._batch_norm(u, m, groups)
-            out = self.layer_norm(y + v)
+            # u and M as above: W_o y = u M
+            phi = self.phi(a.view(-1, frames, c))
+            u = torch.baddbmm((phi @ self.theta.bias).unsqueeze(1), v, (phi @ self.theta.weight).transpose(1, 2))
+            g_sum = torch.addmm(h * w * self.g.bias, v.view(n, h * w, c).sum(1), self.g.weight.t())
+            m = (g_sum @ self.output.weight.t() / (frames * h * w)).view(-1, frames, c)
+            out = self.layer_norm(self._batch_norm(u, m, groups) + v)
         return out.view(n, h, w, c).permute(0, 3, 1, 2), a
-
-    def _interaction(
-        self, v: Float[Tensor, "B THW C"], a: Float[Tensor, "B T C"], positions: int
-    ) -> tuple[Float[Tensor, "B THW T"], Float[Tensor, "B T C"]]:
-        """u and M of the module's docstring: W_o y = u M."""
-        b, thw, c = v.shape
-        phi = self.phi(a)
-        u = torch.baddbmm((phi @ self.theta.bias).unsqueeze(1), v, (phi @ self.theta.weight).transpose(1, 2))
-        v_sum = v.view(b, -1, positions, c).sum(2).flatten(0, 1)
-        g_sum = torch.addmm(positions * self.g.bias, v_sum, self.g.weight.t())
-        return u, (g_sum @ self.output.weight.t() / thw).view(b, -1, c)
 
     def _batch_norm(
         self, u: Float[Tensor, "B THW T"], m: Float[Tensor, "B T C"], groups: int

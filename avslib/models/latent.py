@@ -5,6 +5,7 @@ specific to vision and sound, `c` is shared by both.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -25,23 +26,15 @@ Gaussian = tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]
 
 
 def draw_noise(noise: Noise, name: str, like: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
-    """Standard-normal noise in the shape of `like`: the mapping's entry `name`, or drawn (None: torch's own generator).
-
-    Raises:
-        UsageError: the mapping lacks `name`, or its entry has another shape.
-    """
+    """Standard-normal noise in the shape of `like`: the mapping's entry `name`, or drawn (None: by torch itself)."""
     if noise is None or isinstance(noise, torch.Generator):
         device = like.device if noise is None else noise.device
         eps = torch.randn(like.shape, generator=noise, device=device, dtype=like.dtype)
         return eps.to(like.device, non_blocking=True)
-    if name not in noise:
-        raise UsageError(
-            f"noise lacks {name!r}; it has {', '.join(sorted(noise))}; add eps of shape {tuple(like.shape)}"
-        )
-    eps = torch.as_tensor(noise[name], dtype=like.dtype, device=like.device)
-    if eps.shape != like.shape:
-        raise UsageError(f"noise[{name!r}] has shape {tuple(eps.shape)}, expected {tuple(like.shape)}")
-    return eps
+    if name not in noise or noise[name].shape != like.shape:
+        found = f"has shape {tuple(noise[name].shape)}" if name in noise else f"is missing among {', '.join(noise)}"
+        raise UsageError(f"noise[{name!r}] {found}; expected eps of shape {tuple(like.shape)}")
+    return noise[name].to(like.device, like.dtype)
 
 
 def reparametrize(
@@ -56,63 +49,48 @@ def reparametrize(
 
 
 class ConvTrunk(nn.Module):
-    """Five 4x4 convolutions with stride 2, each with BatchNorm and LeakyReLU(0.01), flattened.
-
-    The fully connected layers behind it were built for one image size; maps of another size are average-pooled to it.
-    """
+    """Five 4x4 convolutions with stride 2, each with BatchNorm and LeakyReLU(0.01); pooled to the size for which the
+    linear layers behind it were built, and flattened."""
 
     def __init__(self, in_channels: int, channels: tuple[int, ...], image_size: int):
         super().__init__()
-        layers: list[nn.Module] = []
-        for c_in, c_out in zip((in_channels, *channels[:-1]), channels, strict=True):
-            layers += [nn.Conv2d(c_in, c_out, 4, stride=2, padding=1), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.01)]
+        convs = (nn.Conv2d(i, o, 4, stride=2, padding=1) for i, o in pairwise((in_channels, *channels)))
+        layers = (layer for c in convs for layer in (c, nn.BatchNorm2d(c.out_channels), nn.LeakyReLU(0.01)))
         self.layers = nn.Sequential(*layers)
         self.grid = image_size // 2 ** len(channels)
         self.dim = channels[-1] * self.grid**2
 
     def forward(self, x: Float[Tensor, "N _ H W"]) -> Float[Tensor, "N D"]:
         x = self.layers(x)
-        if x.shape[-2:] != (self.grid, self.grid):
-            x = F.adaptive_avg_pool2d(x, self.grid)
-        return x.flatten(1)
-
-
-class GaussianHead(nn.Module):
-    """Two linear layers: mean and log-variance."""
-
-    def __init__(self, in_dim: int, latent_dim: int):
-        super().__init__()
-        self.mu = nn.Linear(in_dim, latent_dim)
-        self.logvar = nn.Linear(in_dim, latent_dim)
-
-    def forward(self, x: Float[Tensor, "N D"]) -> Gaussian:
-        return self.mu(x), self.logvar(x)
+        return (x if x.shape[-2:] == (self.grid, self.grid) else F.adaptive_avg_pool2d(x, self.grid)).flatten(1)
 
 
 class CodeEncoder(nn.Module):
-    """A Gaussian over a code, from a map (image, mask or both), the audio embedding, or the two together.
+    """A Gaussian over a code, from what the encoder sees of image, audio embedding and, in the posterior, mask."""
 
-    Args:
-        m: sizes of the layers.
-        maps: channels of the map; 0 where the encoder sees none.
-        audio: whether it sees the embedding.
-    """
-
-    def __init__(self, m: ModelConfig, *, maps: int, audio: bool):
+    def __init__(self, m: ModelConfig, *, image: bool, audio: bool, mask: bool):
         super().__init__()
-        self.sees_map, self.sees_audio = maps > 0, audio
-        seen = m.audio_dim if audio else 0
-        if maps:
-            self.trunk = ConvTrunk(maps, m.map_encoder_channels if audio else m.image_encoder_channels, m.image_size)
+        self.sees_image, self.sees_audio = image, audio
+        channels, seen = 3 * image + mask, m.audio_dim * audio
+        if channels:
+            self.trunk = ConvTrunk(
+                channels, m.map_encoder_channels if audio else m.image_encoder_channels, m.image_size
+            )
             seen += m.map_vector if audio else self.trunk.dim
-        if maps and audio:
+        if channels and audio:
             self.vector = nn.Linear(self.trunk.dim, m.map_vector)
-        self.head = GaussianHead(seen, m.latent_dim)
+        self.head = nn.ModuleDict({name: nn.Linear(seen, m.latent_dim) for name in ("mu", "logvar")})
 
-    def forward(self, x: Float[Tensor, "N _ H W"] | None, audio: Float[Tensor, "N D"]) -> Gaussian:
-        if not self.sees_audio:
-            return self.head(self.trunk(x))
-        return self.head(torch.cat([audio, self.vector(self.trunk(x))], dim=1) if self.sees_map else audio)
+    def forward(
+        self, image: Float[Tensor, "N 3 H W"], audio: Float[Tensor, "N D"], mask: Float[Tensor, "N 1 H W"] | None
+    ) -> Gaussian:
+        maps = [x for x in (image if self.sees_image else None, mask) if x is not None]
+        seen = [audio] if self.sees_audio else []
+        if maps:
+            x = self.trunk(torch.cat(maps, dim=1))
+            seen.append(self.vector(x) if self.sees_audio else x)
+        x = torch.cat(seen, dim=1)
+        return self.head["mu"](x), self.head["logvar"](x)
 
 
 class Injection(nn.Module):

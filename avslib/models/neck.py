@@ -11,13 +11,9 @@ class BasicNeck(nn.Sequential):
     """1x1, 3x3 and 3x3 convolutions without bias, each followed by BatchNorm; linear, so no activation."""
 
     def __init__(self, in_channels: int, channels: int):
-        layers: list[nn.Module] = []
-        for i, kernel in enumerate((1, 3, 3)):
-            layers += [
-                nn.Conv2d(channels if i else in_channels, channels, kernel, padding=kernel // 2, bias=False),
-                nn.BatchNorm2d(channels),
-            ]
-        super().__init__(*layers)
+        sizes = ((in_channels, 1), (channels, 3), (channels, 3))
+        convs = (nn.Conv2d(c, channels, kernel, padding=kernel // 2, bias=False) for c, kernel in sizes)
+        super().__init__(*(layer for conv in convs for layer in (conv, nn.BatchNorm2d(channels))))
 
 
 class AsppNeck(nn.Module):
@@ -34,15 +30,9 @@ class AsppNeck(nn.Module):
 
 
 class Neck(nn.Module):
-    """One neck per level.
+    """One neck, ``basic`` or ``aspp``, for each of the backbone's levels, fine to coarse."""
 
-    Args:
-        in_channels: channels of the backbone's levels, fine to coarse.
-        channels: C, channels of every output.
-        kind: ``basic`` or ``aspp``.
-    """
-
-    def __init__(self, in_channels: list[int], channels: int = 128, kind: str = "basic"):
+    def __init__(self, in_channels: list[int], channels: int, kind: str):
         super().__init__()
         block = {"basic": BasicNeck, "aspp": AsppNeck}[kind]
         self.levels = nn.ModuleList(block(c, channels) for c in in_channels)

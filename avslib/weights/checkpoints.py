@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from avslib.core.checkpoint_format import CONFIG as CONFIG
-from avslib.core.checkpoint_format import SHIPPED as SHIPPED
-from avslib.core.checkpoint_format import WEIGHTS as WEIGHTS
-from avslib.core.checkpoint_format import read_weights, weights_path
-from avslib.core.checkpoint_format import shipped_names as shipped_names
+from avslib.core.checkpoints import CONFIG as CONFIG
+from avslib.core.checkpoints import SHIPPED as SHIPPED
+from avslib.core.checkpoints import WEIGHTS as WEIGHTS
+from avslib.core.checkpoints import read_weights
+from avslib.core.checkpoints import shipped_names as shipped_names
 from avslib.core.errors import ConfigError
 from avslib.models.ecmvae import ECMVAE
 
@@ -20,12 +20,8 @@ logger = logging.getLogger(__name__)
 def save_checkpoint(folder: str | Path, model: ECMVAE, *, half: bool = False, replace: bool = True) -> Path:
     """Write `folder`/model.safetensors and config.yaml, each of them atomically.
 
-    Args:
-        half: store floating-point tensors as float16 where they fit (half the size; read back as float32).
-        replace: False keeps a checkpoint that is there.
-
-    Raises:
-        OutputError: `replace` is off, and `folder` holds another checkpoint.
+    `half` stores floating-point tensors as float16 where they fit; they are read back as float32. With `replace` False,
+    a different checkpoint in `folder` is kept and raises an OutputError.
     """
     return model.save(folder, half=half, replace=replace)
 
@@ -49,26 +45,17 @@ def load_weights(model: ECMVAE, source: str | Path, modules: Sequence[str] | Non
             file may then hold more than the model has.
 
     Raises:
-        AvsError: no such file, weights missing or of another shape, a module that the model does not have.
+        AvsError: no such file, weights missing or of a different shape, a module that the model does not have.
     """
-    path = weights_path(source)
-    state, _ = read_weights(path)
+    path, state, _ = read_weights(source)
     logger.info("weights %s: %s", path, ", ".join(modules) if modules else "all modules")
-    ours = model.state_dict()
-    state = {k: v.to(ours[k].dtype) if k in ours else v for k, v in state.items()}
     if modules is not None:
-        parts = {k: set(k.split(".")) for k in ours}
+        ours = model.state_dict()
         for name in modules:
-            if not any(name in part for part in parts.values()):
-                raise ConfigError(
-                    f"train.init_modules: the model has no module {name!r}; it has {', '.join(_module_names(model))}"
-                )
-        chosen = {k for k, part in parts.items() if part & set(modules)}
+            if not any(name in key.split(".") for key in ours):
+                parts = [*model.named_children(), *model.prior.named_children()]
+                known = ", ".join(part for part, _ in parts if part not in ("prior", "posterior"))
+                raise ConfigError(f"train.init_modules: the model has no module {name!r}; it has {known}")
+        chosen = {key for key in ours if set(key.split(".")) & set(modules)}
         state = {k: v for k, v in ours.items() if k not in chosen} | {k: state[k] for k in chosen if k in state}
     model.load_weights(state, f"weights {path}")
-
-
-def _module_names(model: ECMVAE) -> list[str]:
-    """The parts of the network and of its branches."""
-    names = [name for name, _ in model.named_children() if name not in ("prior", "posterior")]
-    return [*names, *(name for name, _ in model.prior.named_children())]

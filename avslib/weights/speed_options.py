@@ -1,12 +1,12 @@
 """Options that trade time, memory and digits; none of them changes a weight's name or shape.
 
-channels-last and checkpointing give the same figures up to the order of sums; compiled code may fuse operations, and so
-round differently; bfloat16 keeps 8 binary digits of what enters a product. ``avs bench`` states the error of each.
+channels-last and checkpointing give the same numbers up to the order of sums; compiled code may also round differently;
+bfloat16 keeps 8 binary digits of what enters a product. ``avs bench`` states the error of each.
 """
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
@@ -17,38 +17,34 @@ from torch.utils.checkpoint import checkpoint
 from avslib.core.errors import InstallError
 from avslib.models.ecmvae import ECMVAE
 
+LISTS = (nn.Sequential, nn.ModuleList)
+
 
 def apply_speed_options(
     model: ECMVAE, *, channels_last: bool = True, checkpointing: bool = False, compile: bool = False, bf16: bool = False
 ) -> ECMVAE:
-    """Set the options on `model`, in place.
+    """Set the options on `model`, in place. An AvsError says that compile needs a C++ compiler on a CPU.
 
     Args:
         channels_last: memory layout of the convolutions' weights, which their maps then follow.
-        checkpointing: blocks of backbone, fusion and decoder keep their input alone, and are run again in the backward
-            pass: some more time, a half or less of the activations' memory. Running statistics are updated once.
+        checkpointing: blocks of backbone, fusion and decoder keep only their input and run again in the backward pass:
+            slightly slower, half of the activations' memory or less. Running statistics are updated once.
         compile: backbone, necks and decoders by ``torch.compile``, at their first call.
         bf16: every call runs under bfloat16 autocast. For inference; training has ``train.precision``.
-
-    Raises:
-        AvsError: compile without a C++ compiler, on a CPU.
     """
     if channels_last:
         model.to(memory_format=torch.channels_last)
-    if checkpointing:
-        for block in checkpointed_blocks(model):
-            again = partial(checkpoint, block.forward, use_reentrant=False, context_fn=partial(_contexts, block))
-            block.forward = partial(_checkpoint_in_training, block, block.forward, again)
+    for block in checkpointed_blocks(model) if checkpointing else ():
+        block.forward = partial(_checkpoint_in_training, block, block.forward)
     if compile:
         if next(model.parameters()).device.type == "cpu" and not has_compiler():
             raise InstallError(
                 "train.compile: torch.compile needs a C++ compiler on a CPU (g++, clang++ or cl); "
                 "install one, or leave the option out"
             )
-        for branch in (model.prior, model.posterior):
-            if branch is not None:
-                branch.neck.compile()
-                branch.decoder.compile()
+        for branch in filter(None, (model.prior, model.posterior)):
+            branch.neck.compile()
+            branch.decoder.compile()
         model.backbone.net.compile()
     if bf16:
         device = next(model.parameters()).device.type
@@ -78,23 +74,21 @@ def has_compiler() -> bool:
 def checkpointed_blocks(module: nn.Module) -> Iterator[nn.Module]:
     """The repeated blocks of a network: composed members of sequences and lists, the outermost ones."""
     for child in module.children():
-        if isinstance(module, nn.Sequential | nn.ModuleList) and _is_block(child):
+        composed = not isinstance(child, LISTS) and any(True for _ in child.children())
+        if isinstance(module, LISTS) and composed:
             yield child
         else:
             yield from checkpointed_blocks(child)
 
 
-def _is_block(module: nn.Module) -> bool:
-    composed = next(module.children(), None) is not None
-    return composed and not isinstance(module, nn.Sequential | nn.ModuleList)
+def _checkpoint_in_training(block: nn.Module, forward: Callable, *inputs, **options):
+    if not (block.training and torch.is_grad_enabled()):
+        return forward(*inputs, **options)
 
+    def contexts():
+        return nullcontext(), _frozen_statistics(block)
 
-def _checkpoint_in_training(block, forward, again, *inputs, **options):
-    return (again if block.training and torch.is_grad_enabled() else forward)(*inputs, **options)
-
-
-def _contexts(block: nn.Module):
-    return nullcontext(), _frozen_statistics(block)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **options)
 
 
 @contextmanager

@@ -9,10 +9,9 @@ from PIL import Image
 
 from avslib.config import load_config
 from avslib.core.errors import AvsError
-from avslib.core.imagenet import PACKAGED, packaged_weights
 from avslib.losses import objective
 from avslib.models import ECMVAE
-from avslib.models.backbones import STRIDES, Backbone
+from avslib.models.backbones import PACKAGED, STRIDES, Backbone, packaged_weights
 from avslib.models.decoder import upsample_conv
 from avslib.models.latent import POSTERIOR, PRIOR
 

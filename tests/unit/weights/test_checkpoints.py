@@ -102,7 +102,7 @@ def test_foreign_states_are_refused(source, said):
 
 def test_unknown_backbone_lists_the_released_ones():
     with pytest.raises(AvsError, match="pvt_v2_b5 and resnet50"):
-        convert_official(released("resnet"), "swin")
+        load_official(released("resnet"), "swin")
 
 
 def test_imported_weights_are_a_checkpoint_and_the_task_comes_from_the_name(tmp_path):
