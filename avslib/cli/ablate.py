@@ -18,15 +18,9 @@ def ablate_command(
     grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="For example configs/ablate-mini.yaml.")],
     seeds: Annotated[int | None, typer.Option(min=1, help="How many, counted from 0; default: the grid's.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="With the grid's fast: overrides, for a quick look.")] = False,
-    executor: Annotated[
-        str, typer.Option(help="local (processes here), serial (this process), dask://HOST:PORT, or slurm.")
-    ] = "local",
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="How many runs at once; default: what cores and memory allow.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Records and tables; default: build/ablate/<grid name>[-fast].")
-    ] = None,
+    executor: Annotated[str, typer.Option(help="local, serial (this process), dask://HOST:PORT or slurm.")] = "local",
+    processes: Annotated[int | None, typer.Option(min=1, help="At once; default: by cores and memory.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Records and tables; default: build/ablate/GRID[-fast].")] = None,
     work: Annotated[Path | None, typer.Option(help="Checkpoints and states; default: work/ in --out.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder in AVSBench layout in place of the grid's data.")] = None,
     quiet: Quiet = False,

@@ -21,13 +21,13 @@ def train_command(
 ) -> None:
     """Train a model, score its best checkpoint on val and the test splits, and write a run record."""
     from avslib.config import load_config
-    from avslib.study.run import default_out, run
+    from avslib.study.run import run
 
     own = {"data.root": str(data), "data.task": task}
     own |= {} if seed is None else {"train.seed": seed}
     own |= {"train.deterministic": True} if deterministic else {}
     config = load_config(preset, override or []).replace(own)
-    record = run(config, out or default_out(config), resume=resume, progress=not quiet, console=console)
+    record = run(config, out, resume=resume, progress=not quiet, console=console)
     _print_metrics(record.metrics, record.baselines)
     say(f"run record: {record.path}")
 

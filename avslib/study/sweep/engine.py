@@ -96,8 +96,7 @@ def run_grid(
     records = [found[key] for key in keys.values() if key in found]
     _tables(records, out, console)
     if failed:
-        notes = f"tracebacks and configurations: {out / 'failed'}; the same command tries them again"
-        console.print(f"{len(failed)} of {len(todo)} runs failed; {notes}", **PLAIN)
+        console.print(f"{len(failed)} of {len(todo)} runs failed; tracebacks: {out / 'failed'}", **PLAIN)
     return SweepResult(records, failed)
 
 

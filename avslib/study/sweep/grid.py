@@ -27,7 +27,6 @@ def flat(values: Any) -> Any:
 
 
 def seed_list(value: Any) -> Any:
-    """``3`` as seeds 0, 1 and 2; a list as it is."""
     return range(value) if isinstance(value, int) else value
 
 
@@ -130,7 +129,8 @@ def jobs(
     configuration is checked: raises AvsError for an unknown field, a wrong value, or two runs that are the same.
     """
     root = Path(root).expanduser().resolve() if root else grid.root
-    mini = (root / "manifest.json").is_file() or (isinstance(grid.data, MiniData) and root == grid.root)
+    composed = isinstance(grid.data, MiniData) and root == grid.root
+    data = "mini" if composed or (root / "manifest.json").is_file() else "avsbench"
     seeds = grid.seeds if seeds is None else seed_list(seeds)
     base, found = load_config(grid.preset), {}
     points = [dict(zip(grid.axes, values, strict=True)) for values in itertools.product(*grid.axes.values())]
@@ -150,7 +150,6 @@ def jobs(
             config = base.replace(values)
         except AvsError as error:
             raise ConfigError(f"grid {grid.name}, {method}: {error}") from None
-        data = "mini" if mini else "avsbench"
         job = Job(method, name if name in VARIANTS else "ecmvae", task, seed, data, config)
         if job.id in found:
             raise ConfigError(f"grid {grid.name}: {method!r}, seed {seed}, is listed twice on {task}; remove one")

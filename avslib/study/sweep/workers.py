@@ -25,8 +25,7 @@ def check_executor(executor: str) -> None:
         raise UsageError(f"executor {executor!r}: expected local, serial, dask://HOST:PORT or slurm")
     package = "dask_jobqueue" if executor == "slurm" else "distributed"
     if executor != "serial" and importlib.util.find_spec(package) is None:
-        hint = 'install it with `python -m pip install "avslib[sweep]"`, or use serial'
-        raise InstallError(f"executor {executor}: needs the package {package}; {hint}")
+        raise InstallError(f"executor {executor}: needs {package}; install avslib[sweep] by pip, or use serial")
 
 
 def execute(
@@ -53,13 +52,9 @@ def execute(
     with dask.config.set(settings), ExitStack() as stack:
         cluster: Any = f"tcp://{executor.removeprefix('dask://')}"
         if executor == "local":
-            size = {
-                "n_workers": processes or process_count(grid, len(todo)),
-                "threads_per_worker": 1,
-                "memory_limit": 0,
-            }
-            cluster = LocalCluster(**size, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
-            stack.enter_context(cluster)
+            options = {"dashboard_address": "127.0.0.1:0", "memory_limit": 0, "silence_logs": logging.CRITICAL}
+            number = processes or process_count(grid, len(todo))
+            cluster = stack.enter_context(LocalCluster(n_workers=number, threads_per_worker=1, **options))
         elif executor == "slurm":
             before = signal.getsignal(signal.SIGINT)
             from dask_jobqueue import SLURMCluster
@@ -67,16 +62,16 @@ def execute(
             signal.signal(signal.SIGINT, before)  # its import makes Ctrl-C a silent exit of the whole process
             options = {"cores": grid.threads, "processes": 1, "memory": f"{grid.memory_gb}GB"} | grid.slurm
             cluster = stack.enter_context(SLURMCluster(**options))
-            cluster.scale(processes or len(todo))
+            number = processes or len(todo)
+            cluster.adapt(minimum_jobs=number, maximum_jobs=number)  # unlike scale(), it replaces jobs that died
         try:
             client = stack.enter_context(Client(cluster, timeout=PATIENCE))
             console.print(f"waiting for workers; dashboard: {client.dashboard_link}", soft_wrap=True)
             client.wait_for_workers(1, timeout=None if executor == "slurm" else PATIENCE)
         except OSError:  # a TimeoutError is one
-            start = "start a scheduler by `dask scheduler` and workers by `dask worker ADDRESS --nthreads 1`"
-            raise SweepError(f"{executor}: no scheduler or no worker answers; {start}") from None
-        if executor == "local":  # Ctrl-C reaches every process of a terminal, and the sweep ends its workers itself
-            client.run(signal.signal, signal.SIGINT, signal.SIG_IGN)
+            raise SweepError(f"{executor}: no answer; start a `dask scheduler` and a `dask worker` for it") from None
+        if executor == "local":
+            client.run(_ignore_interrupt)
         # keys of one group: the scheduler holds back what cannot run yet, so a worker that dies takes one run with it
         keys = [(f"sweep-{time.time_ns()}", job.id) for job in todo]
         # an interrupted run resumes from its saved state, so a second try is worth it
@@ -85,6 +80,11 @@ def execute(
             if future.cancelled():
                 raise SweepError(f"{executor}: lost the scheduler; start it and repeat the command")
             yield futures[future], future.result
+
+
+def _ignore_interrupt() -> None:
+    # Ctrl-C reaches every process of a terminal, and the sweep ends its workers itself
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def process_count(grid: Grid, jobs: int) -> int:

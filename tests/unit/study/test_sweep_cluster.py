@@ -118,9 +118,9 @@ def test_worker_that_does_not_see_the_folders_is_named(grid, tmp_path):
 
 def test_nobody_answers(grid, tmp_path, monkeypatch):
     monkeypatch.setattr("avslib.study.sweep.workers.PATIENCE", 2.0)
-    with pytest.raises(AvsError, match="no scheduler or no worker answers"):
+    with pytest.raises(AvsError, match="no answer; start a"):
         run_grid(grid, tmp_path / "out", executor="dask://127.0.0.1:9")
-    with _cluster(tmp_path, workers=0) as address, pytest.raises(AvsError, match="no scheduler or no worker answers"):
+    with _cluster(tmp_path, workers=0) as address, pytest.raises(AvsError, match="no answer; start a"):
         run_grid(grid, tmp_path / "out", executor=f"dask://{address}")
 
 
