@@ -18,15 +18,9 @@ def ablate_command(
     grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="For example configs/ablate-mini.yaml.")],
     seeds: Annotated[int | None, typer.Option(min=1, help="How many, counted from 0; default: the grid's.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="With the grid's fast: overrides, for a quick look.")] = False,
-    executor: Annotated[
-        str, typer.Option(help="local (processes here), serial (this process), dask://HOST:PORT, or slurm.")
-    ] = "local",
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="How many runs at once; default: what cores and memory allow.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Records and tables; default: build/ablate/<grid name>[-fast].")
-    ] = None,
+    executor: Annotated[str, typer.Option(help="local, serial (this process), dask://HOST:PORT or slurm.")] = "local",
+    processes: Annotated[int | None, typer.Option(min=1, help="At once; default: by cores and memory.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Records and tables; default: build/ablate/GRID[-fast].")] = None,
     work: Annotated[Path | None, typer.Option(help="Checkpoints and states; default: work/ in --out.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder in AVSBench layout in place of the grid's data.")] = None,
     quiet: Quiet = False,
@@ -46,32 +40,26 @@ def ablate_command(
 def run_lesson(job: "Job", folder: Path, number: int, fast: bool) -> "RunRecord":
     """Execute a copy of a lesson with the job's parameters; returns the record of its run of this configuration.
 
-    Raises:
-        AvsError: the lesson fails, or leaves no record of this run.
+    Raises AvsError when the lesson fails, or leaves no record of this run.
     """
     import torch
 
-    from avslib.config import load_config
     from avslib.core.errors import SweepError
     from avslib.course.execute import find, run_notebook
-    from avslib.study.run import dataset_info
-    from avslib.study.sweep.jobs import finished_runs
+    from avslib.study.records import load_records, portable, variant_hash
+    from avslib.study.sweep.grid import OWN_FIELDS, flat
     from avslib.variants import variant
 
-    path, own = find([str(number)])[0], variant(job.variant)
-    # a lesson makes itself small with FAST: then every field is given, so that the job's own sizes stand; except those
-    # of the variant, since the lesson trains the full model under the same overrides
-    changed = job.changes(None if fast else load_config(job.preset).replace(own))
-    overrides = [f"{name}={json.dumps(value)}" for name, value in changed.items() if own.get(name, ...) != value]
+    path, config, own = find([str(number)])[0], job.config.model_dump(mode="json"), variant(job.variant)
+    # whatever the lesson sets by itself, the job's values stand; except those of the variant, since the lesson trains
+    # the full model under the same overrides
+    given = {name: value for name, value in flat(config).items() if own.get(name, ...) != value}
+    overrides = [f"{name}={json.dumps(value)}" for name, value in given.items() if name not in OWN_FIELDS]
     (folder / path.name).unlink(missing_ok=True)  # other workers, with other paths, may have begun a copy
     os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # for the kernel
-    parameters = {"VARIANT": job.variant, "SEED": job.seed, "TASK": job.task, "PRESET": job.preset, "FAST": fast}
-    run_notebook(path, folder, parameters | {"OVERRIDES": overrides, "DATA_ROOT": str(job.config.data.root)})
-    _, *wanted, _, variant_hash = job.key(dataset_info(str(job.config.data.root), job.task)[1].id)
-    for (_, *found, _, found_hash), record in finished_runs(folder / "runs").items():
-        if (found, found_hash) == (wanted, variant_hash):
+    parameters = {"VARIANT": job.variant, "SEED": job.seed, "TASK": job.task, "FAST": fast, "OVERRIDES": overrides}
+    run_notebook(path, folder, parameters | {"DATA_ROOT": job.config.data.root})
+    for record in load_records(folder / "runs"):
+        if (record.seed, variant_hash(record.config)) == (job.seed, variant_hash(portable(config))):
             return record
-    raise SweepError(
-        f"{path.name}: left no run record of {job.method}, seed {job.seed}, in {folder / 'runs'}; its run must follow "
-        "from VARIANT, SEED, TASK, PRESET and OVERRIDES"
-    )
+    raise SweepError(f"{path.name}: left no record of {job.method}, seed {job.seed}, in {folder / 'runs'}")

@@ -22,12 +22,12 @@ def train_command(
 ) -> None:
     """Train a model, score its best checkpoint on val and the test splits, and write a run record."""
     from avslib.config import load_config
-    from avslib.study.run import default_out, run
+    from avslib.study.run import run
 
     own = {"data.root": str(data), "data.task": task, "train.seed": seed, "train.deterministic": deterministic or None}
     given = {name: value for name, value in own.items() if value is not None}
     config = load_config(preset, override or []).replace(given)
-    record = run(config, out or default_out(config), resume=resume, progress=not quiet, console=console)
+    record = run(config, out, resume=resume, progress=not quiet, console=console)
     _print_metrics(record.metrics, record.baselines)
     say(f"run record: {record.path}")
 

@@ -8,11 +8,10 @@ import torch
 from rich.console import Console
 
 from avslib.config import Config, load_config
-from avslib.core.errors import OutputError
 from avslib.core.files import atomic_path
 from avslib.data.mini.build import build_mini
 from avslib.study.plots import comparison_bars, contact_sheet, learning_curves
-from avslib.study.records import RECORD, RunRecord, config_hash, load_records, portable
+from avslib.study.records import RECORD, RunRecord, load_records, run_id
 from avslib.study.results import summarise, table
 from avslib.study.run import method_name, publish, run
 from avslib.training.evaluate import predict_batches
@@ -52,11 +51,14 @@ def demo(
     )
     records = []
     for task, seed, audio in itertools.product(EPOCHS, seeds, START):
-        config = arm(work / "data", task, seed, audio)
-        folder = work / "runs" / f"{task}-{method_name(config)}-seed{seed}"
+        changes = {"data.root": str(work / "data"), "data.task": task, "train.seed": seed, "train.epochs": EPOCHS[task]}
+        config = load_config("demo", changes | {"model.use_audio": audio, "train.init_from": START[audio]})
+        # named after the configuration: a finished run in it is this one
+        folder = work / "runs" / run_id("mini", task, method_name(config), seed, config.model_dump(mode="json"))
         console.print(f"   {task.upper()}, {method_name(config)}, seed {seed}")
-        if record := _finished(folder, config):
+        if (folder / RECORD).is_file():
             console.print(f"   kept from an earlier demo; remove {folder} to train it again")
+            (record,) = load_records(folder)
         else:
             notes = f"fine-tuned from the shipped checkpoint {START[audio]}"
             record = run(config, folder, resume=True, progress=progress, console=console, notes=notes)
@@ -79,12 +81,6 @@ def demo(
     return records
 
 
-def arm(data: Path, task: str, seed: int, audio: bool) -> Config:
-    """The configuration of one run of the demo."""
-    changes = {"data.root": str(data), "data.task": task, "train.seed": seed, "train.epochs": EPOCHS[task]}
-    return load_config("demo", changes | {"model.use_audio": audio, "train.init_from": START[audio]})
-
-
 def draw_clips(checkpoint: str | Path, config: Config, path: str | Path, split: str = "test", clips: int = 6) -> Path:
     """Contact sheet of clips from all over a split: truth and prediction outlined on every frame."""
     dataset, model = open_split(config, split), load_checkpoint(checkpoint)
@@ -101,16 +97,3 @@ def draw_clips(checkpoint: str | Path, config: Config, path: str | Path, split: 
         frames = image.round().byte().permute(0, 2, 3, 1)
         items.append((title, frames.numpy(), mask.numpy(), logits.sigmoid()[:, 0].numpy()))
     return contact_sheet(items, path)
-
-
-def _finished(folder: Path, config: Config) -> RunRecord | None:
-    """The record of this very run in its work folder, if it was finished there.
-
-    Raises OutputError where the folder holds another run.
-    """
-    if not (folder / RECORD).is_file():
-        return None
-    (record,) = load_records(folder)
-    if record.config_hash != config_hash(portable(config.model_dump(mode="json"))):
-        raise OutputError(f"{folder}: holds a different run; remove it, or name another folder with --work")
-    return record

@@ -53,13 +53,6 @@ def dataset_info(root: str | Path, task: str, max_clips: int | None = None) -> t
     return "mini", DatasetInfo(id=f"mini-{size}-seed{seed}-{sha256_file(manifest)[:8]}", clips=clips)
 
 
-def default_out(config: Config) -> Path:
-    """``results/runs/<id>`` of this configuration."""
-    data, _ = dataset_info(_root(config), config.data.task)
-    values = config.model_dump(mode="json")
-    return Path("results/runs") / run_id(data, config.data.task, method_name(config), config.train.seed, values)
-
-
 def score(
     model: ECMVAE, config: Config, split: str, *, baselines: bool = True, progress: bool = False
 ) -> dict[str, Scores]:
@@ -69,20 +62,14 @@ def score(
     """
     t, progress = config.train, progress and rank() == 0
     dataset = together(lambda: open_split(config, split, progress=progress))
-    options = {
-        "batch_size": t.eval_batch_size,
-        "workers": config.data.workers,
-        "samples": t.eval_samples,
-        "progress": progress,
-        "rank": rank(),
-        "world": world_size(),
-    }
+    options = {"batch_size": t.eval_batch_size, "workers": config.data.workers, "samples": t.eval_samples}
+    options |= {"progress": progress, "rank": rank(), "world": world_size()}
     scores = {"": evaluate(model, dataset, **options)}
     if baselines and config.model.use_audio:
         audio = {clip.name: row for clip, row in zip(dataset.clips, dataset.audio, strict=True)}
         scores[SHUFFLED] = evaluate(model, dataset.with_audio(shuffle_audio(audio)), **options)
-        if (Path(_root(config)) / "object_masks").is_dir():
-            scores[ALL_OBJECTS] = all_objects(dataset, _root(config))
+        if (Path(config.data.root) / "object_masks").is_dir():
+            scores[ALL_OBJECTS] = all_objects(dataset, config.data.root)
     return scores
 
 
@@ -102,26 +89,28 @@ def run(
     Started in several processes, all of them do it together and return the record; only the first writes and prints.
 
     Args:
+        out: default: ``results/runs/<id>``.
         method: what tables call it; by default :func:`avslib.variants.method_name`.
         baselines: also score the baselines of :func:`score` on the tests.
 
-    Raises:
-        AvsError: see :func:`avslib.training.loop.train`.
+    Raises AvsError as :func:`avslib.training.loop.train` does.
     """
-    start = time.perf_counter()
     # the code that trains is the one loaded now, even if a commit comes meanwhile
-    git = git_state()
-    data, dataset = dataset_info(_root(config), config.data.task, config.data.max_clips)
-    method = method_name(config) if method is None else method
-    out = default_out(config) if out is None else Path(out)
-    logger.info("%s, seed %d, %s %s into %s", method, config.train.seed, dataset.id, dataset.clips, out)
+    start, git = time.perf_counter(), git_state()
+    root, task, seed, values = config.data.root, config.data.task, config.train.seed, config.model_dump(mode="json")
+    if root is None:
+        raise ConfigError("data.root is not set: name the data folder by --data DIR (avs data build-mini makes one)")
+    data, dataset = dataset_info(root, task, config.data.max_clips)
+    method = method or method_name(config)
+    out = Path(out or Path("results/runs") / run_id(data, task, method, seed, values))
+    logger.info("%s, seed %d, %s %s into %s", method, seed, dataset.id, dataset.clips, out)
     with deterministic(config.train.deterministic):
         trained = train(config, out, resume=resume, progress=progress, console=console)
         logger.info("best epoch %d, J on val %.4f; scoring it", trained.best_epoch + 1, trained.best_j)
         model = apply_speed_options(load_checkpoint(trained.checkpoint, PartialState().device))
         scored: dict[str, dict] = {}
         clips = []
-        for split in ["val", *test_splits(_root(config), config.data.task)]:
+        for split in ["val", *test_splits(root, task)]:
             beside = baselines and split != "val"
             for name, scores in score(model, config, split, baselines=beside, progress=progress).items():
                 scored.setdefault(name, {})[split] = scores.metrics
@@ -129,16 +118,12 @@ def run(
     seconds = max(trained.seconds, time.perf_counter() - start)
     if rank() and console:
         console.quiet = True
+    identity = {"data": data, "task": task, "method": method, "seed": seed, "config": values, "dataset": dataset}
     record = new_record(
-        data=data,
-        task=config.data.task,
-        method=method,
-        seed=config.train.seed,
-        config=config.model_dump(mode="json"),
-        dataset=dataset,
+        **identity,
         metrics=scored.pop(""),
         baselines=scored,
-        notes="; ".join(text for text in (notes, trained.survived) if text),
+        notes="; ".join(filter(None, (notes, trained.survived))),
         selection=f"{SELECTION} (epoch {trained.best_epoch + 1} of {config.train.epochs})",
         wall_seconds=round(seconds, 1),
         git=git,
@@ -159,11 +144,3 @@ def publish(record: RunRecord, target: str | Path, **changes: Any) -> RunRecord:
     published = record.model_copy(update=changes)
     write_record(target, published)
     return published
-
-
-def _root(config: Config) -> str:
-    if config.data.root is None:
-        raise ConfigError(
-            "data.root is not set: give the data folder, for example --data DIR (avs data build-mini makes one)"
-        )
-    return config.data.root

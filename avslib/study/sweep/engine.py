@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from avslib.core.errors import AvsError, SweepError, UsageError
+from avslib.core.errors import AvsError, UsageError
 from avslib.core.files import atomic_path
 from avslib.data.mini.build import build_mini
 from avslib.study.ablation import ablation_table
@@ -22,8 +22,7 @@ from avslib.study.sweep.grid import Job, MiniData, jobs, load_grid
 from avslib.study.sweep.jobs import finished_runs, record_failure, run_job, train_job
 from avslib.study.sweep.workers import check_executor, execute
 
-# lines of text are kept whole, whatever is in them
-PLAIN = {"markup": False, "highlight": False, "soft_wrap": True}
+PLAIN = {"markup": False, "highlight": False, "soft_wrap": True}  # paths and errors are printed as they are
 
 
 @dataclass
@@ -50,32 +49,25 @@ def run_grid(
     """Run what is not finished yet of a grid, print a table for each task and write it to `out`/table_<task>.md.
 
     Called again after an interruption, it resumes. In a script, call it under ``if __name__ == "__main__":``, since
-    worker processes import the script.
+    worker processes import the script. Raises AvsError for a grid, data folder or executor that cannot work; a run that
+    fails leaves a note. Arguments that are not listed are the options of ``avs ablate``.
 
     Args:
-        grid_path: see `avslib.study.sweep.grid.Grid`.
         out: records in runs/, notes of failed runs in failed/; default: build/ablate/<grid name>[-fast].
         work: a folder for each run's checkpoints and state; default: `out`/work.
-        data: folder in AVSBench layout in place of the grid's.
-        seeds: how many, or which, in place of the grid's.
-        fast: with the grid's `fast` overrides.
-        executor: local, serial, dask://HOST:PORT or slurm.
-        processes: how many at once, in place of what cores and memory allow.
-        progress: show how many runs have ended.
         lesson: executes a run of a grid that has `notebook`: called with the job, its folder, the number and `fast`.
-
-    Raises:
-        AvsError: a grid, data folder or executor that cannot work. A run that fails raises nothing.
     """
     console, grid = console or Console(quiet=True), load_grid(grid_path)
     check_executor(executor)
-    if grid.notebook is not None and lesson is None:
+    by_lesson = grid.notebook is not None
+    if by_lesson and lesson is None:
         raise UsageError(f"grid {grid.name}: notebook: runs of a lesson need `avs ablate`, or the argument lesson")
     root = Path(data).expanduser().resolve() if data else grid.root
     todo = jobs(grid, seeds, fast, root)
     out = Path(out or Path("build/ablate") / f"{grid.name}{'-fast' if fast else ''}").expanduser().resolve()
     work = Path(work).expanduser().resolve() if work else out / "work"
-    work.mkdir(parents=True, exist_ok=True)
+    for folder in (out, work):
+        folder.mkdir(parents=True, exist_ok=True)
     if data is None and isinstance(grid.data, MiniData):
         build_mini(root, grid.data.mini, seed=grid.data.seed, progress=progress and console.is_terminal)
     datasets = {task: dataset_info(root, task)[1].id for task in grid.tasks}
@@ -84,41 +76,28 @@ def run_grid(
     left = [job for job in todo if keys[job.id] not in before]
     console.print(f"{grid.name}: {len(todo)} runs, {len(todo) - len(left)} done before", highlight=False)
 
-    train = partial(train_job, baselines=grid.baselines)
-    if grid.notebook is not None:
-        train = partial(lesson, number=grid.notebook, fast=fast)
+    train = (
+        partial(lesson, number=grid.notebook, fast=fast) if by_lesson else partial(train_job, baselines=grid.baselines)
+    )
     command = shlex.join(portable([Path(sys.argv[0]).stem.replace("cli", "avs"), *sys.argv[1:]]))
     call = partial(run_job, train=train, out=out, work=work, threads=grid.threads, command=command)
-    options = {"grid": grid, "folders": (root, work), "processes": processes, "console": console}
-    failed = _run(executor, left, call, len(todo), options, progress) if left else {}
-    found = finished_runs(out / "runs")
-    records = [found[keys[job.id]] for job in todo if keys[job.id] in found]
-    _tables(records, out, console)
-    for name, error in failed.items():
-        console.print(f"failed: {name}: {error}", **PLAIN)
-    if failed:
-        notes = f"tracebacks and commands: {out / 'failed'}; the same command tries them again"
-        console.print(f"{len(failed)} of {len(todo)} runs failed; {notes}", **PLAIN)
-    return SweepResult(records, failed)
-
-
-def _run(executor: str, left: list[Job], call: partial, total: int, options: dict, progress: bool) -> dict[str, str]:
-    """Show how many runs have ended: a bar in a terminal or notebook, and a line for each; returns errors by id."""
-    console, out, failed = options["console"], call.keywords["out"], {}
-    hidden = not progress or not (console.is_terminal or console.is_jupyter)
-    with closing(execute(executor, left, call, **options)) as events:
-        shown = track(events, "runs", total=len(left), console=console, disable=hidden)
-        for number, (job, outcome) in enumerate(shown, total - len(left) + 1):
-            records = list(finished_runs(out / "runs" / job.id).values())
-            if not outcome and not records:
-                outcome = SweepError(f"the worker's record did not arrive in {out}; workers must see that folder")
-            if isinstance(outcome, BaseException):
-                outcome = record_failure(out, job, outcome, call.keywords["threads"])
-            failed |= {job.id: outcome} if outcome else {}
+    failed, hidden = {}, not progress or not (console.is_terminal or console.is_jupyter)
+    with closing(execute(executor, left, call, grid, processes, console)) as events:
+        shown = track(events if left else [], "runs", total=len(left), console=console, disable=hidden)
+        for number, (job, result) in enumerate(shown, len(todo) - len(left) + 1):
+            try:
+                note = _scores(result())
+            except Exception as error:
+                failed[job.id] = record_failure(out, job, error)
+                note = f"failed: {failed[job.id]}"
             if progress:
-                note = f"failed: {outcome}" if outcome else _scores(records[-1])
-                console.print(f"{number}/{total} {job.task}, {job.method}, seed {job.seed}: {note}", **PLAIN)
-    return failed
+                console.print(f"{number}/{len(todo)} {job.task}, {job.method}, seed {job.seed}: {note}", **PLAIN)
+    found = finished_runs(out / "runs")
+    records = [found[key] for key in keys.values() if key in found]
+    _tables(records, out, console)
+    if failed:
+        console.print(f"{len(failed)} of {len(todo)} runs failed; tracebacks: {out / 'failed'}", **PLAIN)
+    return SweepResult(records, failed)
 
 
 def _scores(record: RunRecord) -> str:
@@ -130,14 +109,12 @@ def _tables(records: list[RunRecord], out: Path, console: Console) -> None:
     """The ablation table of each task, of all records in `out`: other grids may have been run into it, too."""
     for task in dict.fromkeys(record.task for record in records):
         chosen = [record for record in load_records(out / "runs") if record.task == task]
-        make = partial(ablation_table, chosen, task, data=chosen[0].data)
         try:
-            made = {fmt: make(fmt=fmt) for fmt in ("rich", "md")}
+            shown, text = (ablation_table(chosen, task, data=chosen[0].data, fmt=fmt) for fmt in ("rich", "md"))
         except AvsError as error:
             console.print(f"without intervals: {error}", **PLAIN)
-            made = {fmt: table(chosen, task, chosen[0].data, fmt) for fmt in ("rich", "md")}
-        console.print(made["rich"])
+            shown, text = (table(chosen, task, chosen[0].data, fmt) for fmt in ("rich", "md"))
+        console.print(shown)
         with atomic_path(out / f"table_{task}.md") as part:
-            part.write_text(made["md"], encoding="utf-8")
-    if records:
-        console.print(f"records and tables: {out}", **PLAIN)
+            part.write_text(text, encoding="utf-8")
+    console.print(f"records and tables: {out}", **PLAIN)

@@ -1,6 +1,5 @@
 """One run of a sweep, in any process: train, score and publish it, or leave a note of why it failed."""
 
-import datetime
 import json
 import threading
 import traceback
@@ -12,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 from filelock import FileLock
 
-from avslib.core.errors import AvsError
+from avslib.core.errors import AvsError, SweepError
 from avslib.core.files import atomic_path
 from avslib.study.records import RECORD, RunRecord, load_records, variant_hash
 from avslib.study.run import dataset_info, publish, run
@@ -25,31 +24,26 @@ _ONE_AT_A_TIME = threading.Lock()
 
 def run_job(
     job: Job, train: Callable[[Job, Path], RunRecord], out: Path, work: Path, threads: int, command: str
-) -> str:
-    """Run ``train(job, work/<id>)`` with so many `threads` of torch and publish its record to `out`/runs/<id>.
-
-    Returns the error in one line, or "". Whatever fails is written to `out`/failed/<id>.json, and never raised.
-    """
+) -> RunRecord:
+    """Run ``train(job, work/<id>)`` with so many `threads` of torch and publish its record to `out`/runs/<id>."""
     folder, target, before = work / job.id, out / "runs" / job.id, torch.get_num_threads()
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        # the worker of a sweep that was killed a moment ago may still be at this run
-        with _ONE_AT_A_TIME, FileLock(work / f".{job.id}.lock"):
-            key = job.key(dataset_info(str(job.config.data.root), job.task)[1].id)
-            if key not in finished_runs(target):
-                torch.set_num_threads(threads)
-                with suppress(OSError):  # only Linux can reset the peak memory that this process's earlier runs reached
-                    Path("/proc/self/clear_refs").write_text("5")
-                record = train(job, folder)
+    if not (work.is_dir() and out.is_dir()):
+        raise SweepError(f"this worker does not see {work} or {out}; it must share the folders of the sweep")
+    # the worker of a sweep that was killed a moment ago may still be at this run
+    with _ONE_AT_A_TIME, FileLock(work / f".{job.id}.lock"):
+        record = finished_runs(target).get(job.key(dataset_info(str(job.config.data.root), job.task)[1].id))
+        if record is None:
+            torch.set_num_threads(threads)
+            with suppress(OSError):  # only Linux can reset the peak memory that this process's earlier runs reached
+                Path("/proc/self/clear_refs").write_text("5")
+            try:
                 # a worker's own command line says nothing
-                publish(record, target, id=job.id, method=job.method, command=command)
-            (folder / STATE).unlink(missing_ok=True)
-            (out / "failed" / f"{job.id}.json").unlink(missing_ok=True)
-    except Exception as error:
-        return record_failure(out, job, error, threads)
-    finally:
-        torch.set_num_threads(before)
-    return ""
+                record = publish(train(job, folder), target, id=job.id, method=job.method, command=command)
+            finally:
+                torch.set_num_threads(before)
+        (folder / STATE).unlink(missing_ok=True)
+        (out / "failed" / f"{job.id}.json").unlink(missing_ok=True)
+    return record
 
 
 def train_job(job: Job, folder: Path, baselines: bool = True) -> RunRecord:
@@ -67,19 +61,11 @@ def finished_runs(folder: str | Path) -> dict[tuple, RunRecord]:
     return {(r.task, r.seed, r.dataset.id, r.method, variant_hash(r.config)): r for r in records}
 
 
-def record_failure(out: Path, job: Job, reason: BaseException, threads: int) -> str:
-    """Write why a run failed and the command that repeats it; returns the error in one line."""
+def record_failure(out: Path, job: Job, reason: Exception) -> str:
+    """Write `out`/failed/<id>.json: the run's configuration and why it failed; returns the error in one line."""
     error = str(reason) if isinstance(reason, AvsError) else f"{type(reason).__name__}: {reason}"
-    values = {
-        "id": job.id,
-        "task": job.task,
-        "method": job.method,
-        "seed": job.seed,
-        "error": error,
-        "traceback": "".join(traceback.format_exception(reason)),
-        "command": job.command(threads),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    trace, config = "".join(traceback.format_exception(reason)), job.config.model_dump(mode="json")
+    note = {"id": job.id, "method": job.method, "error": error, "traceback": trace, "config": config}
     with atomic_path(out / "failed" / f"{job.id}.json") as part:
-        part.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return " ".join(error.split())
