@@ -18,11 +18,10 @@ from avslib.data.layout import LAYOUTS, find_folder, is_plain_name, read_csv
 from avslib.data.loading import shuffle_audio
 from avslib.models.ecmvae import ECMVAE
 from avslib.study.records import DatasetInfo, RunRecord, git_state, new_record, run_id, write_record
-from avslib.training.deterministic import deterministic
-from avslib.training.distributed import rank, together, world_size
+from avslib.training.distributed import rank, together
 from avslib.training.evaluate import Scores, all_objects, evaluate, test_splits
 from avslib.training.loop import train
-from avslib.training.setup import open_split
+from avslib.training.setup import deterministic, open_split
 from avslib.training.state import HISTORY
 from avslib.variants import method_name
 from avslib.weights.checkpoints import load_checkpoint
@@ -79,8 +78,7 @@ def score(
         "workers": config.data.workers,
         "samples": t.eval_samples,
         "progress": progress,
-        "rank": rank(),
-        "world": world_size(),
+        "shared": True,
     }
     scores = {"": evaluate(model, dataset, **options)}
     if baselines and config.model.use_audio:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from avslib.core.errors import AvsError, Preempted
 from avslib.data.loading import EpochSampler, FlippedClips
-from avslib.training.guards import on_sigterm
+from avslib.training.guards import StopOnSigterm
 from avslib.training.loop import train
 from avslib.training.setup import open_split
 from avslib.training.state import HISTORY, STATE, History, RunState
@@ -69,7 +69,7 @@ def test_a_second_sigterm_acts_at_once():
     seen = []
     before = signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
     try:
-        with on_sigterm() as stop:
+        with StopOnSigterm() as stop:
             os.kill(os.getpid(), signal.SIGTERM)
             assert stop.requested and not seen
             os.kill(os.getpid(), signal.SIGTERM)
