@@ -19,7 +19,7 @@ from avslib.data.loading import shuffle_audio
 from avslib.models.ecmvae import ECMVAE
 from avslib.study.records import DatasetInfo, RunRecord, git_state, new_record, run_id, write_record
 from avslib.training.distributed import rank, together
-from avslib.training.evaluate import Scores, all_objects, evaluate, test_splits
+from avslib.training.evaluate import Scores, all_objects, evaluate, scoring_options, test_splits
 from avslib.training.loop import train
 from avslib.training.setup import deterministic, open_split
 from avslib.training.state import HISTORY
@@ -72,14 +72,7 @@ def score(
     """
     progress = progress and rank() == 0
     dataset = together(lambda: open_split(config, split, progress=progress))
-    t = config.train
-    options = {
-        "batch_size": t.eval_batch_size,
-        "workers": config.data.workers,
-        "samples": t.eval_samples,
-        "progress": progress,
-        "shared": True,
-    }
+    options = {"progress": progress, "shared": True} | scoring_options(config)
     scores = {"": evaluate(model, dataset, **options)}
     if baselines and config.model.use_audio:
         audio = {clip.name: row for clip, row in zip(dataset.clips, dataset.audio, strict=True)}

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset
 
 from avslib.calibration import logits_of_mean_probability
+from avslib.config import Config
 from avslib.core.errors import DataError
 from avslib.core.seeds import sample_seed
 from avslib.data.avsbench import AVSBench
@@ -140,6 +141,12 @@ def evaluate(
         tally.update(numbers, {"name": [], "mask": none, "annotated": torch.zeros(0, dtype=torch.bool)}, none)
     clips = {name: j for part in gather_object([tally.clips]) for name, j in part.items()}
     return tally.scores({name: clips[name] for name in dataset.names})
+
+
+def scoring_options(config: Config) -> dict[str, Any]:
+    """How `evaluate` scores by this configuration."""
+    t = config.train
+    return {"batch_size": t.eval_batch_size, "workers": config.data.workers, "samples": t.eval_samples}
 
 
 def all_objects(dataset: AVSBench, root: str | Path) -> Scores:

@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 from avslib.config import Config
-from avslib.core.errors import AvsError, ConfigError, MemoryLimitError, NonFiniteError, Preempted, WorkerError
+from avslib.core.errors import ConfigError, MemoryLimitError, NonFiniteError, Preempted, WorkerError
 from avslib.core.files import atomic_path
 from avslib.data.corrupt import corrupt_clips, too_many
 from avslib.training.distributed import rank, world_size
@@ -24,25 +24,7 @@ from avslib.training.distributed import rank, world_size
 P = TypeVar("P", float, Tensor)
 CORRUPT_CLIPS = "corrupt_clips.txt"
 WORKER = r"DataLoader (worker|timed out)|Pin memory thread"
-MEMORY = r"MemoryError|out of memory|allocate memory|ALLOC_FAILED|could not create a primitive|create a memory"
-# what to raise for an error whose text matches, what it means, and what to do
-LAST_WORDS: dict[str, tuple[type[AvsError], str, str]] = {
-    WORKER: (
-        WorkerError,
-        "a data worker died or did not answer",
-        "usually memory ran out: lower data.workers; or raise data.timeout for a slow disk. Continue with --resume",
-    ),
-    MEMORY: (
-        MemoryLimitError,
-        "out of memory",
-        "lower train.batch_size and raise train.accumulate, lower train.eval_batch_size, or set train.checkpointing",
-    ),
-    "does not have a deterministic implementation": (
-        ConfigError,
-        "train.deterministic: an operation has no deterministic form on this device",
-        "choose another model.backbone, or leave the option out",
-    ),
-}
+MEMORY = "out of memory|allocate memory|ALLOC_FAILED|could not create a primitive|create a memory"
 
 
 class StopOnSigterm:
@@ -99,14 +81,13 @@ class FiniteLoss:
         if not bad:
             return parts
         sentence = f"step {step}: {bad[0]} is not finite; lower train.lr or set train.clip_grad."
-        for began, batch, _ in (seen for seen in self.recent if not math.isfinite(seen[2])):
+        for began, batch, _ in [seen for seen in self.recent if not math.isfinite(seen[2])][:1]:
             path = self.out / f"nonfinite_{rank()}.pt"
             tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
             # through a Python stream, which reports a full disk
             with atomic_path(path) as part, open(part, "wb") as stream:
                 torch.save({"step": began, "clips": list(batch["name"]), "batch": tensors}, stream)
             sentence += f" The batch of step {began}, where it began, is in {path}."
-            break
         raise NonFiniteError(f"{sentence} The last saved state is in {self.out}")
 
 
@@ -147,12 +128,20 @@ class CorruptClips:
 
 @contextmanager
 def plain_errors(what: str) -> Iterator[None]:
-    """Raise one sentence for the errors of `LAST_WORDS` during `what`."""
+    """Raise one sentence where, during `what`, memory runs out, a data worker dies or hangs, or an operation has no
+    deterministic form."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         text = str(error) or type(error).__name__
-        for pattern, (kind, meaning, advice) in LAST_WORDS.items():
-            if re.search(pattern, f"{type(error).__name__}: {text}"):
-                raise kind(f"{what}: {meaning} ({text.splitlines()[0]}); {advice}") from error
+        what = f"{what}: {text.splitlines()[0]}"
+        if re.match(WORKER, text):
+            advice = "usually memory ran out: lower data.workers, or raise data.timeout for a slow disk, then --resume"
+            raise WorkerError(f"{what}: a data worker died or did not answer; {advice}") from error
+        if isinstance(error, MemoryError) or re.search(MEMORY, text):
+            advice = "lower train.batch_size and raise train.accumulate, or set train.checkpointing=true"
+            raise MemoryLimitError(f"{what}: out of memory; {advice}; or lower train.eval_batch_size") from error
+        if "does not have a deterministic implementation" in text:
+            advice = "choose another model.backbone, or leave train.deterministic out"
+            raise ConfigError(f"{what}: no deterministic form on this device; {advice}") from error
         raise

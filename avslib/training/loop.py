@@ -20,7 +20,7 @@ from avslib.config import Config
 from avslib.core.seeds import dropout_seed
 from avslib.losses import objective
 from avslib.training.distributed import gather_processes
-from avslib.training.evaluate import evaluate, flatten_clips
+from avslib.training.evaluate import evaluate, flatten_clips, scoring_options
 from avslib.training.guards import CorruptClips, FiniteLoss, StopOnSigterm
 from avslib.training.setup import open_run, step_noise
 from avslib.training.state import HISTORY, History, OnRow
@@ -70,12 +70,11 @@ def train(
         Preempted: SIGTERM came; the step was finished and its state saved.
     """
     t, d, out = config.train, config.data, Path(out)
-    scoring: dict[str, Any] = {"batch_size": t.eval_batch_size, "workers": d.workers, "samples": t.eval_samples}
     with open_run(config, out, resume, progress, console) as run, StopOnSigterm() as stop:
         accelerator, model, optimizer, state, steps = run.accelerator, run.model, run.optimizer, run.state, run.steps
         world, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
         history = History(out / HISTORY, state.step, main, on_row, accelerator.log)
-        given = {"frames": run.frames, "posterior_mask": d.posterior_mask}
+        given: dict[str, Any] = {"frames": run.frames, "posterior_mask": d.posterior_mask}
         finite, corrupt = FiniteLoss(out, LOG_EVERY), CorruptClips(state.corrupt, config, out, run.console)
         for epoch in range(state.step // steps, t.epochs):
             model.train()
@@ -114,7 +113,7 @@ def train(
                     stop.end(out, state.step)
 
             broadcast([*run.plain.buffers()])  # all score with the running statistics that are saved
-            val = evaluate(run.plain, run.valset, shared=True, **scoring).metrics
+            val = evaluate(run.plain, run.valset, shared=True, **scoring_options(config)).metrics
             history.add(step=state.step, epoch=epoch, val_J=val["J"], val_F=val["F"])
             if val["J"] > state.best_j:
                 state.best_epoch, state.best_j = epoch, val["J"]
@@ -124,5 +123,4 @@ def train(
             run.report(epoch, val)
             if stop.agreed(True):
                 stop.end(out, state.step)
-        accelerator.wait_for_everyone()
         return Trained(out / BEST, state.best_epoch, state.best_j, state.seconds, corrupt.note())

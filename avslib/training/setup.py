@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator, skip_first_batches
@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object, is_tensorboard_available
 from jaxtyping import Bool, Float
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -37,20 +37,11 @@ from avslib.weights.speed_options import apply_speed_options, tf32_products
 
 SCORED_SIZE = 224
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
-Clips = TypeVar("Clips", AVSBench, PackedClips)
 
 
 class Run:
-    """What a training works on.
-
-    Attributes:
-        state: how far the run is.
-        model, optimizer: as accelerate wraps them; `plain` is the model itself.
-        schedule: the learning rate, a function of ``state.step``.
-        steps: batches per epoch.
-        frames: per train clip.
-        valset: the clips that are scored after each epoch.
-    """
+    """What a training works on: `model` and `optimizer` as accelerate wraps them (`plain` is the model itself), the
+    `schedule` of the learning rate, a function of ``state.step``, `steps` per epoch, `frames` per train clip."""
 
     def __init__(
         self, accelerator: Accelerator, config: Config, out: Path, resume: bool, progress: bool, console: Console | None
@@ -61,8 +52,8 @@ class Run:
         self.state, saved = together(lambda: RunState.open(out, config, resume))
         if len(set(gather_object([self.state.step]))) > 1:
             raise ProcessesError(f"{out}: the processes find different states there; choose a folder on a shared disk")
-        open_train: Any = open_packed if packed else open_split
-        trainset = together(lambda: open_train(config, "train", progress=progress))
+        open_train, make_loader = (open_packed, packed_loader) if packed else (open_split, train_loader)
+        trainset: Any = together(lambda: open_train(config, "train", progress=progress))
         self.valset = together(lambda: open_split(config, "val", progress=progress))
         # just before the weights are drawn: what the audio encoder draws before is not part of the seed's meaning
         global_seed(t.seed)
@@ -70,8 +61,7 @@ class Run:
         if t.sync_batch:
             synchronize_batch_norm(self.plain, accelerator.device)
         optimizer = build_optimizer(self.plain, config)
-        make: Any = packed_loader if packed else train_loader
-        loader = make(trainset, config.data, t.batch_size, t.seed)
+        loader = make_loader(trainset, config.data, t.batch_size, t.seed)
         apply_speed_options(self.plain, channels_last=t.channels_last, checkpointing=t.checkpointing, compile=t.compile)
         self.model, self.optimizer = accelerator.prepare(self.plain, optimizer)
         # packed clips are shared out already; batches stay in pinned memory, from which flatten_clips sends them on
@@ -86,8 +76,7 @@ class Run:
         total = t.epochs * self.steps
         self.schedule = LambdaLR(self.optimizer, lambda _: learning_rate(self.state.step, total, t))
         self.console = console if console and main else Console(quiet=not progress)
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-        self.bar = Progress(*columns, console=self.console, transient=True, disable=not progress)
+        self.bar = Progress(console=self.console, transient=True, disable=not progress)
         self.task = self.bar.add_task("training", total=total, completed=self.state.step)
         self.start = time.perf_counter() - self.state.seconds
 
@@ -132,6 +121,7 @@ def open_run(config: Config, out: Path, resume: bool, progress: bool, console: C
             stack.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
         with run.bar:
             yield run
+        accelerator.wait_for_everyone()
 
 
 def join_processes(t: TrainConfig, out: Path) -> Accelerator:
@@ -218,12 +208,14 @@ def open_packed(config: Config, split: str = "train", *, progress: bool = False)
     return _with_audio(clips, config, progress)
 
 
-def _with_audio(clips: Clips, config: Config, progress: bool) -> Clips:
+def _with_audio(clips: Any, config: Config, progress: bool) -> Any:
     d, m = config.data, config.model
     if not m.use_audio:
         return clips.with_audio(dict.fromkeys(clips.names, torch.zeros(clips.frames, m.audio_dim)))
-    encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
-    cache = d.cache or Path(d.root or ".") / "audio_embeddings"
+    encoder, cache = (
+        build_audio_encoder(m.audio_encoder, m.audio_weights),
+        d.cache or f"{d.root or '.'}/audio_embeddings",
+    )
     return clips.with_audio(embed_dataset(clips, encoder, cache, progress=progress))
 
 
@@ -237,13 +229,12 @@ def first_model(config: Config, fresh: bool) -> ECMVAE:
 
 def build_optimizer(model: ECMVAE, config: Config) -> torch.optim.Optimizer:
     """Adam or AdamW; the backbone has a learning rate of its own, or is frozen."""
-    t = config.train
-    backbone = {id(p) for p in model.backbone.parameters()}
+    t, backbone = config.train, list(model.backbone.parameters())
+    known = {id(p) for p in backbone}
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in known], "lr": t.lr}]
     if t.backbone_lr_factor == 0:
         model.backbone.requires_grad_(False)
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in model.parameters() if id(p) not in backbone], "lr": t.lr},
-        {"params": [p for p in model.backbone.parameters() if p.requires_grad], "lr": t.lr * t.backbone_lr_factor},
-    ]
+    elif backbone:
+        groups.append({"params": backbone, "lr": t.lr * t.backbone_lr_factor})
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[t.optimizer]
-    return kind([g for g in groups if g["params"]], weight_decay=t.weight_decay, fused=True)
+    return kind(groups, weight_decay=t.weight_decay, fused=True)

@@ -33,24 +33,15 @@ FREE: Any = {
 
 @dataclass
 class RunState:
-    """How far a run is.
+    """How far a run is."""
 
-    Attributes:
-        step: batches done; the weights change after every ``train.accumulate``-th.
-        best_epoch, best_j: the epoch (from 0) with the best J on val, and that J.
-        seconds: time spent so far.
-        sums: loss parts summed since the last row of the history.
-        processes: how many train together.
-        corrupt: why each train clip that was left out could not be read, by name.
-    """
-
-    step: int = 0
-    best_epoch: int = 0
-    best_j: float = -1.0
+    step: int = 0  # batches done; the weights change after every train.accumulate-th
+    best_epoch: int = 0  # from 0
+    best_j: float = -1.0  # on val
     seconds: float = 0.0
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the loss parts since the last row of the history
     processes: int = field(default_factory=world_size)
-    corrupt: dict[str, str] = field(default_factory=dict)
+    corrupt: dict[str, str] = field(default_factory=dict)  # why train clips that were left out cannot be read, by name
 
     def count(self, losses: Mapping[str, Tensor]) -> None:
         """A step is done, with these loss parts."""
@@ -87,12 +78,8 @@ class RunState:
 
     @classmethod
     def open(cls, out: Path, config: Config, resume: bool) -> tuple["RunState", dict[str, Any] | None]:
-        """A fresh state, or the one in `out` with the weights and optimiser to load.
-
-        Raises:
-            AvsError: `out` is not empty and `resume` is off; its state is damaged, or of a run with a different config
-                or number of processes.
-        """
+        """A fresh state, or the one in `out` with the weights and optimiser to load. Raises AvsError if `out` is not
+        empty and `resume` is off, or its state is damaged, or of a different config or number of processes."""
         if out.is_file():
             raise OutputError(f"{out}: is a file; choose a folder with --out")
         if not resume and any(path.name != LOCK for path in out.glob("*")):
@@ -142,13 +129,8 @@ def _read_state(path: Path) -> tuple[RunState, dict[str, Any]]:
 
 class History:
     """history.csv: a row every few steps and one per epoch. Rows after the resumed step are dropped, and damaged ones
-    with a warning that names their lines.
-
-    Args:
-        write: off in all processes but the first.
-        on_row: called with each new row after it is written.
-        log: likewise, with its losses as ``train/NAME`` and its scores as ``val/NAME``, for TensorBoard.
-    """
+    with a warning that names their lines. Only the first process writes (`write`); each new row then goes to `on_row`,
+    and to `log` with its losses as ``train/NAME`` and its scores as ``val/NAME``, for TensorBoard."""
 
     LOSSES = ("seg_prior", "seg_posterior", "match_prior", "match_posterior", "kl_sv", "kl_sa")
     FIELDS = ("step", "epoch", "lr", "loss", *LOSSES, "divergence_c", "mi", "orthogonality", "val_J", "val_F")

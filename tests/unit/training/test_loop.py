@@ -153,6 +153,12 @@ def test_accumulated_gradients_change_the_weights_every_few_steps_and_resume_to_
     assert rows(tmp_path / "whole") == rows(tmp_path / "run")
 
 
+def test_trainings_of_one_process_may_differ_in_precision(tiny, tmp_path):
+    for precision in ("bf16", "no"):
+        config = tiny.replace({"train.precision": precision, "train.epochs": 1, "data.max_clips": 2})
+        assert train(config, tmp_path / precision, progress=False).checkpoint.is_dir()
+
+
 def test_another_seed_gives_other_weights(uninterrupted, tmp_path):
     config, out = uninterrupted
     train(config.replace({"train.seed": 1, "train.epochs": 1}), tmp_path / "run", progress=False)
