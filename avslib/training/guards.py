@@ -133,15 +133,14 @@ def plain_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error) or type(error).__name__
-        what = f"{what}: {text.splitlines()[0]}"
+        text = (str(error) or type(error).__name__).splitlines()[0]
         if re.match(WORKER, text):
             advice = "usually memory ran out: lower data.workers, or raise data.timeout for a slow disk, then --resume"
-            raise WorkerError(f"{what}: a data worker died or did not answer; {advice}") from error
-        if isinstance(error, MemoryError) or re.search(MEMORY, text):
+            raise WorkerError(f"{what}: a data worker died or did not answer ({text}); {advice}") from error
+        if isinstance(error, MemoryError) or re.search(MEMORY, str(error)):
             advice = "lower train.batch_size and raise train.accumulate, or set train.checkpointing=true"
-            raise MemoryLimitError(f"{what}: out of memory; {advice}; or lower train.eval_batch_size") from error
-        if "does not have a deterministic implementation" in text:
+            raise MemoryLimitError(f"{what}: out of memory ({text}); {advice}") from error
+        if match := re.search(r"(\S+) does not have a deterministic implementation", text):
             advice = "choose another model.backbone, or leave train.deterministic out"
-            raise ConfigError(f"{what}: no deterministic form on this device; {advice}") from error
+            raise ConfigError(f"{what}: {match[1]} has no deterministic form on this device; {advice}") from error
         raise

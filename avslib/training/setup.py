@@ -52,6 +52,7 @@ class Run:
         self.state, saved = together(lambda: RunState.open(out, config, resume))
         if len(set(gather_object([self.state.step]))) > 1:
             raise ProcessesError(f"{out}: the processes find different states there; choose a folder on a shared disk")
+        make_loader: Any
         open_train, make_loader = (open_packed, packed_loader) if packed else (open_split, train_loader)
         trainset: Any = together(lambda: open_train(config, "train", progress=progress))
         self.valset = together(lambda: open_split(config, "val", progress=progress))
