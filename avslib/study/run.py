@@ -18,11 +18,10 @@ from avslib.data.layout import LAYOUTS, find_folder, is_plain_name, read_csv
 from avslib.data.loading import shuffle_audio
 from avslib.models.ecmvae import ECMVAE
 from avslib.study.records import CLIPS, DatasetInfo, RunRecord, git_state, new_record, run_id, write_record
-from avslib.training.deterministic import deterministic
-from avslib.training.distributed import rank, together, world_size
-from avslib.training.evaluate import Scores, all_objects, evaluate, test_splits
+from avslib.training.distributed import rank, together
+from avslib.training.evaluate import Scores, all_objects, evaluate, scoring_options, test_splits
 from avslib.training.loop import train
-from avslib.training.setup import open_split
+from avslib.training.setup import deterministic, open_split
 from avslib.training.state import HISTORY
 from avslib.variants import method_name
 from avslib.weights.checkpoints import load_checkpoint
@@ -60,10 +59,9 @@ def score(
     between clips; on a Mini-AVS build, also the outlines of all objects in view. Without `baselines` only the first.
     Processes that run together share the clips.
     """
-    t, progress = config.train, progress and rank() == 0
+    progress = progress and rank() == 0
     dataset = together(lambda: open_split(config, split, progress=progress))
-    options = {"batch_size": t.eval_batch_size, "workers": config.data.workers, "samples": t.eval_samples}
-    options |= {"progress": progress, "rank": rank(), "world": world_size()}
+    options = {"progress": progress, "shared": True} | scoring_options(config)
     scores = {"": evaluate(model, dataset, **options)}
     if baselines and config.model.use_audio:
         audio = {clip.name: row for clip, row in zip(dataset.clips, dataset.audio, strict=True)}

@@ -1,13 +1,14 @@
 """Scoring a model on a split: J, F and F_legacy, and the J of every clip."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from jaxtyping import Float
 from rich.progress import track
 from torch import Tensor
@@ -15,16 +16,17 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset
 
 from avslib.calibration import logits_of_mean_probability
+from avslib.config import Config
 from avslib.core.errors import DataError
 from avslib.core.seeds import sample_seed
 from avslib.data.avsbench import AVSBench
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.data.loading import eval_loader
 from avslib.data.pictures import read_mask
-from avslib.metrics import FScore, LegacyFScore, MeanIoU, frame_scores
+from avslib.metrics import FrameScores, FScore, LegacyFScore, MeanIoU, frame_scores
 from avslib.models.ecmvae import ECMVAE
 from avslib.models.latent import Noise
-from avslib.training.distributed import gather_objects
+from avslib.training.distributed import rank, world_size
 from avslib.training.guards import plain_errors
 
 LEGACY_BATCH = 4
@@ -42,28 +44,32 @@ class Scores:
         return [{"name": name, "split": split, "baseline": baseline, "J": j} for name, j in self.clips.items()]
 
 
-class _Scorer:
-    """Three metrics and the clips' J, updated together; `sync`: with shares of all processes."""
+class _Tally:
+    """Sums the scores of clips; `sync`: those of all processes count."""
 
     def __init__(self, frames: int, sync: bool = False):
         self.frames = frames
-        options = {"sync_on_compute": sync}
-        legacy = LegacyFScore(LEGACY_BATCH, frames, **options)
-        self.metrics = {"J": MeanIoU(**options), "F": FScore(**options), f"F_legacy@{LEGACY_BATCH}": legacy}
+        self.j, self.f = MeanIoU(sync_on_compute=sync), FScore(sync_on_compute=sync)
+        self.legacy = LegacyFScore(LEGACY_BATCH, frames, sync_on_compute=sync)
         self.clips: dict[str, float] = {}
 
-    def update(
-        self, names: list[str], logits: Float[Tensor, "N 1 H W"], mask: Tensor, index: Tensor | None = None
-    ) -> None:
-        scores = frame_scores(logits, mask)
-        for name, metric in self.metrics.items():
-            place = {"index": index} if name.startswith("F_legacy") else {}
-            metric.to(logits.device).update(logits, mask, scores=scores, **place)
-        per_clip = scores.iou.view(-1, self.frames).mean(1).tolist()
-        self.clips |= dict(zip(names, per_clip, strict=True))
+    def update(self, numbers: Sequence[int], rows: dict, logits: Float[Tensor, "N 1 H W"]) -> None:
+        """Add clips, given by their numbers in the split. Frames that are not annotated do not count."""
+        mask, known, scores = rows["mask"], rows["annotated"], frame_scores(logits, rows["mask"])
+        for metric in (self.j, self.f, self.legacy):
+            metric.to(scores.iou.device)
+        of_known = FrameScores(scores.iou[known], scores.curve[known], scores.counted[known])
+        self.j.update(logits[known], mask[known], scores=of_known)
+        # these two leave out empty masks, as those of frames that are not annotated
+        self.f.update(logits, mask, scores=scores)
+        places = torch.tensor([n * self.frames + t for n in numbers for t in range(self.frames)], dtype=torch.long)
+        self.legacy.update(logits, mask, places, scores)
+        per_clip = scores.iou.cpu().where(known, torch.nan).view(-1, self.frames).nanmean(1)
+        self.clips |= dict(zip(rows["name"], per_clip.tolist(), strict=True))
 
-    def compute(self) -> Scores:
-        return Scores({name: float(metric.compute()) for name, metric in self.metrics.items()}, self.clips)
+    def scores(self, clips: dict[str, float] | None = None) -> Scores:
+        metrics = {"J": self.j, "F": self.f, f"F_legacy@{LEGACY_BATCH}": self.legacy}
+        return Scores({name: float(metric.compute()) for name, metric in metrics.items()}, clips or self.clips)
 
 
 def flatten_clips(batch: dict, device: torch.device) -> dict:
@@ -112,52 +118,50 @@ def evaluate(
     workers: int = 0,
     samples: int = 0,
     progress: bool = False,
-    rank: int = 0,
-    world: int = 1,
+    shared: bool = False,
 ) -> Scores:
-    """Score the prior branch on every clip of `dataset`, with its mean codes or with `samples` of them.
+    """Score the prior branch on the annotated frames of `dataset`, with its mean codes or with `samples` of them.
 
-    Masks are compared at the size that `dataset` gives them. With `world` processes in a process group each scores
-    every `world`-th clip, and all return the scores of the whole set.
+    Masks are compared at the size that `dataset` gives them. If `shared`, the processes of the group divide the clips
+    among them, and all return the scores of the whole set.
     """
-    share = Subset(dataset, range(rank, len(dataset), world)) if world > 1 else dataset
-    frames, scorer, done = dataset.frames, _Scorer(dataset.frames, sync=world > 1), 0
-    batches = predict_batches(model, share, frames=frames, batch_size=batch_size, workers=workers, samples=samples)
-    total = -(-len(share) // batch_size)
-    with plain_errors(f"scoring {dataset.split}"):
-        for rows, logits in track(batches, f"scoring {dataset.split}", total, disable=not progress, transient=True):
-            clip = torch.arange(done, done + len(rows["name"])) * world + rank
-            index = (clip[:, None] * frames + torch.arange(frames)).flatten()
-            scorer.update(rows["name"], logits, rows["mask"], index)
-            done += len(rows["name"])
+    own, world, frames = rank() if shared else 0, world_size() if shared else 1, dataset.frames
+    numbers, tally = range(own, len(dataset), world), _Tally(frames, sync=world > 1)
+    batches = predict_batches(
+        model, Subset(dataset, numbers), frames=frames, batch_size=batch_size, workers=workers, samples=samples
+    )
+    title, total = f"scoring {dataset.split}", math.ceil(len(numbers) / batch_size)
+    with plain_errors(title):
+        for k, (rows, logits) in enumerate(track(batches, title, total, disable=not progress, transient=True)):
+            tally.update(numbers[k * batch_size : (k + 1) * batch_size], rows, logits)
     if world == 1:
-        return scorer.compute()
-    if not len(share):  # every process contributes to the sums, in the same shape
+        return tally.scores()
+    if not numbers:  # every process contributes to the sums, in the same shape
         none = torch.zeros(0, 1, 1, 1, device=next(model.parameters()).device)
-        scorer.update([], none, none, torch.zeros(0, dtype=torch.long))
-    scores = scorer.compute()
-    turns = zip_longest(*gather_objects(list(scores.clips.items())))
-    return Scores(scores.metrics, dict(clip for turn in turns for clip in turn if clip is not None))
+        tally.update(numbers, {"name": [], "mask": none, "annotated": torch.zeros(0, dtype=torch.bool)}, none)
+    clips = {name: j for part in gather_object([tally.clips]) for name, j in part.items()}
+    return tally.scores({name: clips[name] for name in dataset.names})
+
+
+def scoring_options(config: Config) -> dict[str, Any]:
+    """How `evaluate` scores by this configuration."""
+    t = config.train
+    return {"batch_size": t.eval_batch_size, "workers": config.data.workers, "samples": t.eval_samples}
 
 
 def all_objects(dataset: AVSBench, root: str | Path) -> Scores:
     """The baseline that segments every object in view and ignores the sound: oracle outlines of a Mini-AVS build.
-
-    Raises:
-        AvsError: `root` holds no ``object_masks`` (AVSBench does not).
-    """
+    Raises AvsError if `root` holds no ``object_masks`` (AVSBench does not)."""
     folder = Path(root) / "object_masks" / dataset.task / dataset.split
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; only a Mini-AVS build has outlines of all objects")
-    scorer = _Scorer(dataset.frames)
+    tally = _Tally(dataset.frames)
     for number, clip in enumerate(dataset.clips):
-        truth: Any = dataset[number]["mask"]
-        size = truth.shape[-2], truth.shape[-1]
+        item: dict[str, Any] = dataset[number]
         paths = [folder / clip.name / f"{clip.name}_{k + 1}.png" for k in range(dataset.frames)]
-        masks = np.stack([read_mask(path, size)[0] for path in paths])
-        logits = torch.where(torch.from_numpy(masks > 0)[:, None], 20.0, -20.0)
-        scorer.update([clip.name], logits, truth)
-    return scorer.compute()
+        outlines = torch.from_numpy(np.stack([read_mask(path, dataset.mask_size)[0] for path in paths]))
+        tally.update([number], item | {"name": [clip.name]}, torch.where(outlines[:, None] > 0, 20.0, -20.0))
+    return tally.scores()
 
 
 def test_splits(root: str | Path, task: str) -> list[str]:

@@ -11,59 +11,54 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
+from accelerate.utils import gather_object
 from rich.console import Console
 from torch import Tensor
 
 from avslib.config import Config
-from avslib.core.errors import MemoryLimitError, NonFiniteError, Preempted, WorkerError
+from avslib.core.errors import ConfigError, MemoryLimitError, NonFiniteError, Preempted, WorkerError
 from avslib.core.files import atomic_path
 from avslib.data.corrupt import corrupt_clips, too_many
-from avslib.training.distributed import gather_objects, rank, world_size
+from avslib.training.distributed import rank, world_size
 
 P = TypeVar("P", float, Tensor)
-NONFINITE = "nonfinite_{rank}.pt"
 CORRUPT_CLIPS = "corrupt_clips.txt"
-# what libraries below torch say when memory runs out, beyond what accelerate looks for
-MEMORY_WORDS = ("out of memory", "allocate memory", "ALLOC_FAILED", "could not create a primitive", "create a memory")
+WORKER = r"DataLoader (worker|timed out)|Pin memory thread"
+MEMORY = "out of memory|allocate memory|ALLOC_FAILED|could not create a primitive|create a memory"
 
 
-class StopRequest:
-    """Whether the system has asked this process to end (`requested`)."""
+class StopOnSigterm:
+    """In its block, the first SIGTERM only sets `requested`; a second one acts as usual. SLURM, Colab and spot machines
+    send one before they take the machine back. (Python handles signals only in the main thread.)"""
 
-    requested = False
-    ends = False
+    requested = ends = False
+
+    def __enter__(self) -> "StopOnSigterm":
+        self.before = signal.getsignal(signal.SIGTERM)
+        self._handle(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle(self.before)
+
+    def _note(self, *_: object) -> None:
+        self.requested = True
+        self._handle(self.before)
+
+    def _handle(self, handler: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
     def agreed(self, ask: bool) -> bool:
         """Whether to end after this step. Several processes agree on it only if `ask`, since asking all takes time."""
         if ask or world_size() == 1:
-            self.ends = any(gather_objects(self.requested))
+            self.ends = any(gather_object([self.requested]))
         return self.ends
 
     def end(self, out: Path, step: int) -> None:
         """Raise `Preempted` if that was agreed on; the state must be saved."""
         if self.ends:
             raise Preempted(f"{out}: SIGTERM after step {step}; the state is saved, continue with --resume")
-
-
-@contextmanager
-def on_sigterm() -> Iterator[StopRequest]:
-    """Note the first SIGTERM instead of dying from it (SLURM, Colab and spot machines send it before they take the
-    machine back); a second one acts as usual. Python handles signals only in the main thread."""
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-
-    def note(*_: object) -> None:
-        request.requested = True
-        signal.signal(signal.SIGTERM, before)
-
-    before = signal.signal(signal.SIGTERM, note)
-    try:
-        yield request
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class FiniteLoss:
@@ -80,50 +75,39 @@ class FiniteLoss:
         self.recent.append((step, kept, loss.detach()))
 
     def require(self, parts: dict[str, P], step: int) -> dict[str, P]:
-        """Return `parts` if all are finite.
-
-        Raises:
-            NonFiniteError: one is not; ``nonfinite_RANK.pt`` gets the first batch whose loss is not finite.
-        """
-        bad = next((name for name, value in parts.items() if not math.isfinite(value)), None)
-        if bad is None:
+        """Return `parts` if all are finite. Raises NonFiniteError if not; ``nonfinite_RANK.pt`` then holds the first
+        batch whose loss was not finite."""
+        bad = [name for name, value in parts.items() if not math.isfinite(value)]
+        if not bad:
             return parts
-        sentence = f"step {step}: {bad} is not finite; lower train.lr or set train.clip_grad."
-        for began, batch, loss in self.recent:
-            if math.isfinite(loss):
-                continue
-            path = self.out / NONFINITE.format(rank=rank())
+        sentence = f"step {step}: {bad[0]} is not finite; lower train.lr or set train.clip_grad."
+        for began, batch, _ in [seen for seen in self.recent if not math.isfinite(seen[2])][:1]:
+            path = self.out / f"nonfinite_{rank()}.pt"
             tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
             # through a Python stream, which reports a full disk
             with atomic_path(path) as part, open(part, "wb") as stream:
                 torch.save({"step": began, "clips": list(batch["name"]), "batch": tensors}, stream)
             sentence += f" The batch of step {began}, where it began, is in {path}."
-            break
         raise NonFiniteError(f"{sentence} The last saved state is in {self.out}")
 
 
 class CorruptClips:
     """Names the train clips that cannot be read, up to ``data.max_corrupt``; others take their places.
 
-    Args:
-        known: why each cannot be read, by name; new ones are added in place.
-        out: gets ``corrupt_clips.txt``, a list that ``data.skip`` takes.
-    """
+    `known` says why each cannot be read, and gets new ones in place; ``corrupt_clips.txt`` in `out` is a list that
+    ``data.skip`` takes."""
 
     def __init__(self, known: dict[str, str], config: Config, out: Path, console: Console):
         self.known, self.limit, self.out, self.console = known, config.data.max_corrupt, out, console
         self.new: dict[str, str] = {}
 
     def see(self, batch: Mapping[str, Any], ask: bool) -> None:
-        """Report the corrupt clips of a batch; several processes do it together, and only if `ask`.
-
-        Raises:
-            BadClipsError: there are more than ``data.max_corrupt``.
-        """
+        """Report the corrupt clips of a batch; several processes do it together, and only if `ask`. Raises
+        BadClipsError if there are more than ``data.max_corrupt``."""
         self.new |= corrupt_clips(batch)
         if not ask and world_size() > 1:
             return
-        found = {name: why for part in gather_objects(self.new) for name, why in part.items() if name not in self.known}
+        found = {k: why for part in gather_object([self.new]) for k, why in part.items() if k not in self.known}
         self.new = {}
         if not found:
             return
@@ -142,31 +126,21 @@ class CorruptClips:
         return f"corrupt train clips left out: {len(self.known)}" if self.known else ""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on any device.
-
-    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
-    (True, False)
-    """
-    words = isinstance(error, RuntimeError) and any(word in str(error) for word in MEMORY_WORDS)
-    return words or isinstance(error, MemoryError) or should_reduce_batch_size(error)
-
-
 @contextmanager
 def plain_errors(what: str) -> Iterator[None]:
-    """Raise one sentence where memory runs out, or a data worker dies or hangs, during `what`."""
+    """Raise one sentence where, during `what`, memory runs out, a data worker dies or hangs, or an operation has no
+    deterministic form."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        if re.match(r"DataLoader (worker|timed out)|Pin memory thread", first):
-            raise WorkerError(
-                f"{what}: a data worker died or did not answer ({first}); usually memory ran out: lower data.workers, "
-                "or raise data.timeout for a slow disk, then continue with --resume"
-            ) from error
-        if is_out_of_memory(error):
-            raise MemoryLimitError(
-                f"{what}: out of memory ({first}); lower train.batch_size and raise train.accumulate in return, "
-                "lower train.eval_batch_size, or set train.checkpointing=true"
-            ) from error
+        text = (str(error) or type(error).__name__).splitlines()[0]
+        if re.match(WORKER, text):
+            advice = "usually memory ran out: lower data.workers, or raise data.timeout for a slow disk, then --resume"
+            raise WorkerError(f"{what}: a data worker died or did not answer ({text}); {advice}") from error
+        if isinstance(error, MemoryError) or re.search(MEMORY, str(error)):
+            advice = "lower train.batch_size and raise train.accumulate, or set train.checkpointing=true"
+            raise MemoryLimitError(f"{what}: out of memory ({text}); {advice}") from error
+        if match := re.search(r"(\S+) does not have a deterministic implementation", text):
+            advice = "choose another model.backbone, or leave train.deterministic out"
+            raise ConfigError(f"{what}: {match[1]} has no deterministic form on this device; {advice}") from error
         raise

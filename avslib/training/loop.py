@@ -8,9 +8,9 @@ order and flips from (seed, epoch, clip), so a resumed run repeats the uninterru
 reads its part of the batch that one process with P times the batch size would read.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast
@@ -20,10 +20,10 @@ from avslib.config import Config
 from avslib.core.seeds import dropout_seed
 from avslib.losses import objective
 from avslib.training.distributed import gather_processes
-from avslib.training.evaluate import evaluate, flatten_clips
-from avslib.training.guards import CorruptClips, FiniteLoss, on_sigterm
+from avslib.training.evaluate import evaluate, flatten_clips, scoring_options
+from avslib.training.guards import CorruptClips, FiniteLoss, StopOnSigterm
 from avslib.training.setup import open_run, step_noise
-from avslib.training.state import HISTORY, History
+from avslib.training.state import HISTORY, History, OnRow
 from avslib.weights.checkpoints import save_checkpoint
 
 BEST = "best"
@@ -49,7 +49,7 @@ def train(
     resume: bool = False,
     progress: bool = True,
     console: Console | None = None,
-    on_row: Callable[[Mapping[str, float]], None] | None = None,
+    on_row: OnRow | None = None,
 ) -> Trained:
     """Train a model and keep the checkpoint with the best J on val.
 
@@ -69,11 +69,12 @@ def train(
             clips than ``data.max_corrupt``, too little memory for the batch, a data worker that died.
         Preempted: SIGTERM came; the step was finished and its state saved.
     """
-    t, out = config.train, Path(out)
-    with open_run(config, out, resume, progress, console) as run, on_sigterm() as stop:
+    t, d, out = config.train, config.data, Path(out)
+    with open_run(config, out, resume, progress, console) as run, StopOnSigterm() as stop:
         accelerator, model, optimizer, state, steps = run.accelerator, run.model, run.optimizer, run.state, run.steps
         world, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
         history = History(out / HISTORY, state.step, main, on_row, accelerator.log)
+        given: dict[str, Any] = {"frames": run.frames, "posterior_mask": d.posterior_mask}
         finite, corrupt = FiniteLoss(out, LOG_EVERY), CorruptClips(state.corrupt, config, out, run.console)
         for epoch in range(state.step // steps, t.epochs):
             model.train()
@@ -81,18 +82,10 @@ def train(
                 torch.manual_seed(dropout_seed(t.seed, state.step, rank))
                 rows = flatten_clips(batch, accelerator.device)
                 image, mask = run.plain.normalize(rows["image"]), rows["mask"].float()
-                annotated = rows["annotated"] if config.data.task == "s4" else None
+                annotated = rows["annotated"] if d.task == "s4" else None
                 noise = step_noise(run.plain, config, state.step, len(mask), annotated)
                 with accelerator.accumulate(model):
-                    output = model(
-                        image,
-                        rows["audio"],
-                        mask,
-                        frames=run.frames,
-                        noise=noise,
-                        annotated=annotated,
-                        posterior_mask=config.data.posterior_mask,
-                    )
+                    output = model(image, rows["audio"], mask, noise=noise, annotated=annotated, **given)
                     gather = gather_processes if t.sync_batch else None
                     losses = objective(output, mask, config, noise, sum_scale=float(world), gather=gather)
                     accelerator.backward(losses["loss"])
@@ -120,15 +113,7 @@ def train(
                     stop.end(out, state.step)
 
             broadcast([*run.plain.buffers()])  # all score with the running statistics that are saved
-            val = evaluate(
-                run.plain,
-                run.valset,
-                batch_size=t.eval_batch_size,
-                workers=config.data.workers,
-                samples=t.eval_samples,
-                rank=rank,
-                world=world,
-            ).metrics
+            val = evaluate(run.plain, run.valset, shared=True, **scoring_options(config)).metrics
             history.add(step=state.step, epoch=epoch, val_J=val["J"], val_F=val["F"])
             if val["J"] > state.best_j:
                 state.best_epoch, state.best_j = epoch, val["J"]
@@ -138,5 +123,4 @@ def train(
             run.report(epoch, val)
             if stop.agreed(True):
                 stop.end(out, state.step)
-        accelerator.wait_for_everyone()
         return Trained(out / BEST, state.best_epoch, state.best_j, state.seconds, corrupt.note())

@@ -1,53 +1,47 @@
 """What a training starts from: processes, data, model, optimiser, learning rate, noise, progress bar."""
 
 import math
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, skip_first_batches
 from accelerate.data_loader import prepare_data_loader
-from accelerate.utils import is_tensorboard_available
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object, is_tensorboard_available
 from jaxtyping import Bool, Float
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from avslib.audio.encoders import AudioEncoder, build_audio_encoder
+from avslib.audio.encoders import build_audio_encoder
 from avslib.config import Config, TrainConfig
-from avslib.core.errors import ConfigError, InstallError
+from avslib.core.errors import ConfigError, InstallError, ProcessesError
+from avslib.core.locks import LOCK, PATIENCE, locked
 from avslib.core.seeds import global_seed, own_generators, step_seed
 from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.embeddings import embed_dataset
 from avslib.data.loading import packed_loader, train_loader
 from avslib.data.packed import PackedClips
 from avslib.models.ecmvae import ECMVAE
-from avslib.training.deterministic import deterministic
-from avslib.training.distributed import rank, run_folder, start_processes, synchronize_batch_norm, together, world_size
+from avslib.training.distributed import rank, synchronize_batch_norm, together, world_size
 from avslib.training.guards import plain_errors
-from avslib.training.state import open_state
+from avslib.training.state import RunState
 from avslib.weights.checkpoints import load_weights
 from avslib.weights.speed_options import apply_speed_options, tf32_products
 
 SCORED_SIZE = 224
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 class Run:
-    """What a training works on.
-
-    Attributes:
-        state: how far the run is.
-        model, optimizer: as accelerate wraps them; `plain` is the model itself.
-        schedule: the learning rate, a function of ``state.step``.
-        steps, total: batches per epoch, and in all.
-        frames: per train clip.
-        valset: the clips that are scored after each epoch.
-    """
+    """What a training works on: `model` and `optimizer` as accelerate wraps them (`plain` is the model itself), the
+    `schedule` of the learning rate, a function of ``state.step``, `steps` per epoch, `frames` per train clip."""
 
     def __init__(
         self, accelerator: Accelerator, config: Config, out: Path, resume: bool, progress: bool, console: Console | None
@@ -55,36 +49,36 @@ class Run:
         t, packed, main = config.train, config.data.packed is not None, accelerator.is_main_process
         progress = progress and main
         self.accelerator, self.config, self.out = accelerator, config, out
-        self.state, saved = open_state(out, config, resume)
-        trainset, self.valset = together(lambda: open_splits(config, progress))
+        self.state, saved = together(lambda: RunState.open(out, config, resume))
+        if len(set(gather_object([self.state.step]))) > 1:
+            raise ProcessesError(f"{out}: the processes find different states there; choose a folder on a shared disk")
+        make_loader: Any
+        open_train, make_loader = (open_packed, packed_loader) if packed else (open_split, train_loader)
+        trainset: Any = together(lambda: open_train(config, "train", progress=progress))
+        self.valset = together(lambda: open_split(config, "val", progress=progress))
         # just before the weights are drawn: what the audio encoder draws before is not part of the seed's meaning
         global_seed(t.seed)
         self.plain = together(lambda: first_model(config, fresh=saved is None))
         if t.sync_batch:
             synchronize_batch_norm(self.plain, accelerator.device)
         optimizer = build_optimizer(self.plain, config)
-        rates = [group["lr"] for group in optimizer.param_groups]
-        make: Any = packed_loader if packed else train_loader
-        loader = make(trainset, config.data, t.batch_size, t.seed)
+        loader = make_loader(trainset, config.data, t.batch_size, t.seed)
         apply_speed_options(self.plain, channels_last=t.channels_last, checkpointing=t.checkpointing, compile=t.compile)
         self.model, self.optimizer = accelerator.prepare(self.plain, optimizer)
         # packed clips are shared out already; batches stay in pinned memory, from which flatten_clips sends them on
         shares = {"num_processes": 1, "process_index": 0} if packed else {}
         self.sampler, self.loader = loader.sampler, prepare_data_loader(loader, put_on_device=False, **shares)
         self.steps, self.frames = len(self.loader), trainset.frames
-        self.total = t.epochs * self.steps
         if saved is not None:
             self.plain.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
-            if accelerator.scaler and saved.get("scaler"):
+            if accelerator.scaler and saved["scaler"]:
                 accelerator.scaler.load_state_dict(saved["scaler"])
-        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):  # a saved one has that of its last step
-            group["lr"] = group["initial_lr"] = lr
-        self.schedule = LambdaLR(self.optimizer, lambda _: learning_rate(self.state.step, self.total, t))
+        total = t.epochs * self.steps
+        self.schedule = LambdaLR(self.optimizer, lambda _: learning_rate(self.state.step, total, t))
         self.console = console if console and main else Console(quiet=not progress)
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-        self.bar = Progress(*columns, console=self.console, transient=True, disable=not progress)
-        self.task = self.bar.add_task("training", total=self.total, completed=self.state.step)
+        self.bar = Progress(console=self.console, transient=True, disable=not progress)
+        self.task = self.bar.add_task("training", total=total, completed=self.state.step)
         self.start = time.perf_counter() - self.state.seconds
 
     def batches(self) -> Iterable[dict[str, Any]]:
@@ -111,7 +105,7 @@ class Run:
 
 @contextmanager
 def open_run(config: Config, out: Path, resume: bool, progress: bool, console: Console | None) -> Iterator[Run]:
-    """Join the processes, take the folder `out`, and build what a training starts from or, with `resume`, continues
+    """Join the processes, lock the folder `out`, and build what a training starts from or, with `resume`, continues
     with. Afterwards the caller's random generators are as they were."""
     t = config.train
     if t.tensorboard and not is_tensorboard_available():
@@ -119,13 +113,8 @@ def open_run(config: Config, out: Path, resume: bool, progress: bool, console: C
             "train.tensorboard needs the package tensorboard: pip install 'avslib[tensorboard]', or set it to false"
         )
     with own_generators(), deterministic(t.deterministic), plain_errors("training"), ExitStack() as stack:
-        accelerator = start_processes(
-            "no" if t.precision == "tf32" else t.precision,
-            gradient_accumulation_steps=t.accumulate,
-            log_with="tensorboard" if t.tensorboard else None,
-            project_dir=out,
-        )
-        stack.enter_context(run_folder(out))
+        accelerator = join_processes(t, out)
+        together(lambda: rank() == 0 and stack.enter_context(locked(out / LOCK, "a training", PATIENCE)))
         stack.enter_context(tf32_products(t.precision == "tf32"))
         run = Run(accelerator, config, out, resume, progress, console)
         if t.tensorboard:  # events after the saved step are superseded, as rows of the history are
@@ -133,6 +122,48 @@ def open_run(config: Config, out: Path, resume: bool, progress: bool, console: C
             stack.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
         with run.bar:
             yield run
+        accelerator.wait_for_everyone()
+
+
+def join_processes(t: TrainConfig, out: Path) -> Accelerator:
+    """Join the processes that ``accelerate launch`` or ``torchrun`` started; gloo if there is no GPU. Raises
+    ProcessesError if they cannot find each other."""
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    AcceleratorState._reset_state()  # it would refuse a precision that an earlier training did not have
+    accelerator = Accelerator(
+        mixed_precision="no" if t.precision == "tf32" else t.precision,
+        cpu=launched > 1 and not torch.accelerator.is_available(),
+        gradient_accumulation_steps=t.accumulate,
+        log_with="tensorboard" if t.tensorboard else None,
+        project_dir=out,
+    )
+    if accelerator.num_processes != launched:
+        raise ProcessesError(
+            f"{launched} processes were started, but this device has no backend for several, so each would train "
+            "separately; set ACCELERATE_USE_CPU=true to train on the CPU"
+        )
+    return accelerator
+
+
+@contextmanager
+def deterministic(wanted: bool = True) -> Iterator[None]:
+    """If `wanted`, let torch use only deterministic operations in the block: the same bits on a GPU too, but slower.
+
+    Sets ``CUBLAS_WORKSPACE_CONFIG`` for the rest of the process (cuBLAS reads it once); all else is restored. Raises
+    ConfigError if CUDA is in use already, without that variable."""
+    if wanted and os.environ.get(CUBLAS) not in (":4096:8", ":16:8"):
+        if torch.cuda.is_initialized():
+            raise ConfigError(f"train.deterministic: CUDA is in use already; set {CUBLAS}=:4096:8 before Python starts")
+        os.environ[CUBLAS] = ":4096:8"
+    mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    if wanted:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False  # it would choose the form of a convolution by a race
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def learning_rate(step: int, total: int, t: TrainConfig) -> float:
@@ -154,48 +185,39 @@ def step_noise(
     }
 
 
-def open_splits(config: Config, progress: bool) -> tuple[AVSBench | PackedClips, AVSBench]:
-    """The train split, and val."""
-    packed = config.data.packed is not None
-    trainset = open_packed(config, progress=progress) if packed else open_split(config, "train", progress=progress)
-    return trainset, open_split(config, "val", progress=progress)
-
-
 def open_split(config: Config, split: str, *, progress: bool = False) -> AVSBench:
     """A split of the configured data, with its cached audio embeddings (zeros if the model has no sound)."""
-    d, m = config.data, config.model
+    d, size = config.data, config.model.image_size
     if d.root is None:
         raise ConfigError("data.root is not set: name the data folder by --data DIR (avs data build-mini makes one)")
     # scores are taken at the size that published ones were, at any size that the network sees
-    mask_size = m.image_size if split == "train" else SCORED_SIZE
+    mask_size = size if split == "train" else SCORED_SIZE
     skip = read_skip_list(d.skip) if d.skip else ()
-    dataset = AVSBench(d.root, d.task, split, m.image_size, d.frames_of(split), mask_size=mask_size, skip=skip)
-    if d.max_clips is not None:
-        dataset = dataset.first(d.max_clips)
-    names = [clip.name for clip in dataset.clips]
-    return dataset.with_audio(_audio(config, names, split, partial(embed_dataset, dataset, progress=progress)))
+    dataset = AVSBench(d.root, d.task, split, size, d.frames_of(split), mask_size=mask_size, skip=skip)
+    return _with_audio(dataset.first(d.max_clips) if d.max_clips else dataset, config, progress)
 
 
-def open_packed(config: Config, *, progress: bool = False) -> PackedClips:
-    """The configured packed train split, shuffled, with its cached audio embeddings."""
-    d, t, frames = config.data, config.train, config.data.frames_of("train")
+def open_packed(config: Config, split: str = "train", *, progress: bool = False) -> PackedClips:
+    """A split of the configured packed clips, shuffled, with its cached audio embeddings."""
+    d = config.data
     if d.packed is None or d.skip or d.max_clips is not None:
         raise ConfigError("data.packed holds the clips that were packed; leave out others by avs data pack --skip FILE")
-    clips = PackedClips(d.packed, "train", config.model.image_size, frames, shuffle=True, seed=t.seed)
+    size, seed = config.model.image_size, config.train.seed
+    clips = PackedClips(d.packed, split, size, d.frames_of(split), shuffle=True, seed=seed)
     if clips.task != d.task:
         raise ConfigError(f"{d.packed}: holds {clips.task} clips, but data.task is {d.task!r}")
-    return clips.with_audio(_audio(config, clips.names, "train", partial(embed_dataset, clips, progress=progress)))
+    return _with_audio(clips, config, progress)
 
 
-def _audio(
-    config: Config, names: Iterable[str], split: str, embed: Callable[[AudioEncoder, str | Path], dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """The audio embeddings of these clips: from the cache, or by `embed(encoder, cache)`."""
+def _with_audio(clips: Any, config: Config, progress: bool) -> Any:
     d, m = config.data, config.model
     if not m.use_audio:
-        return dict.fromkeys(names, torch.zeros(d.frames_of(split), m.audio_dim))
-    encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
-    return embed(encoder, d.cache or Path(d.root or ".") / "audio_embeddings")
+        return clips.with_audio(dict.fromkeys(clips.names, torch.zeros(clips.frames, m.audio_dim)))
+    encoder, cache = (
+        build_audio_encoder(m.audio_encoder, m.audio_weights),
+        d.cache or f"{d.root or '.'}/audio_embeddings",
+    )
+    return clips.with_audio(embed_dataset(clips, encoder, cache, progress=progress))
 
 
 def first_model(config: Config, fresh: bool) -> ECMVAE:
@@ -208,13 +230,12 @@ def first_model(config: Config, fresh: bool) -> ECMVAE:
 
 def build_optimizer(model: ECMVAE, config: Config) -> torch.optim.Optimizer:
     """Adam or AdamW; the backbone has a learning rate of its own, or is frozen."""
-    t = config.train
-    backbone = {id(p) for p in model.backbone.parameters()}
+    t, backbone = config.train, list(model.backbone.parameters())
+    known = {id(p) for p in backbone}
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in known], "lr": t.lr}]
     if t.backbone_lr_factor == 0:
         model.backbone.requires_grad_(False)
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in model.parameters() if id(p) not in backbone], "lr": t.lr},
-        {"params": [p for p in model.backbone.parameters() if p.requires_grad], "lr": t.lr * t.backbone_lr_factor},
-    ]
+    elif backbone:
+        groups.append({"params": backbone, "lr": t.lr * t.backbone_lr_factor})
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[t.optimizer]
-    return kind([g for g in groups if g["params"]], weight_decay=t.weight_decay, fused=True)
+    return kind(groups, weight_decay=t.weight_decay, fused=True)

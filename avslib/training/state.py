@@ -1,57 +1,47 @@
 """What a training run keeps on disk while it lasts: the state that --resume continues from, and the history."""
 
 import csv
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import reduce
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from avslib.config import Config
-from avslib.core.errors import OutputError, ProcessesError, RunStateError
+from avslib.core.errors import OutputError, RunStateError
 from avslib.core.files import atomic_path, flush_to_disk, report_full_disk
 from avslib.core.locks import LOCK
-from avslib.training.distributed import gather_objects, mean_over_processes, together, world_size
+from avslib.training.distributed import world_size
 
-STATE, HISTORY, RECORD = "state.pt", "history.csv", "run.json"
 OnRow = Callable[[Mapping[str, float]], None]
+Log = Callable[[dict[str, float], int], None]
+STATE, HISTORY, RECORD = "state.pt", "history.csv", "run.json"
 # a resumed run may change these: they change no step, or they are the way out of what ended the run
-FREE = (
-    "data.workers",
-    "data.timeout",
-    "data.max_corrupt",
-    "data.cache",
-    "train.checkpoint_every",
-    "train.tensorboard",
-    "train.checkpointing",
-)
+FREE: Any = {
+    "preset": True,
+    "data": {"workers", "timeout", "max_corrupt", "cache"},
+    "train": {"checkpoint_every", "tensorboard", "checkpointing"},
+}
 
 
 @dataclass
 class RunState:
-    """How far a run is.
+    """How far a run is."""
 
-    Attributes:
-        step: batches done; the weights change after every ``train.accumulate``-th.
-        best_epoch, best_j: the epoch (from 0) with the best J on val, and that J.
-        seconds: time spent so far.
-        sums: loss parts summed since the last row of the history.
-        processes: how many train together.
-        corrupt: why each train clip that was left out could not be read, by name.
-    """
-
-    step: int = 0
-    best_epoch: int = 0
-    best_j: float = -1.0
+    step: int = 0  # batches done; the weights change after every train.accumulate-th
+    best_epoch: int = 0  # from 0
+    best_j: float = -1.0  # on val
     seconds: float = 0.0
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the loss parts since the last row of the history
     processes: int = field(default_factory=world_size)
-    corrupt: dict[str, str] = field(default_factory=dict)
+    corrupt: dict[str, str] = field(default_factory=dict)  # why train clips that were left out cannot be read, by name
 
     def count(self, losses: Mapping[str, Tensor]) -> None:
         """A step is done, with these loss parts."""
@@ -60,9 +50,7 @@ class RunState:
 
     def share(self) -> dict[str, Tensor]:
         """The sums, as means over the processes from here on: those of the whole batch."""
-        if self.sums:
-            means = mean_over_processes(torch.stack([*self.sums.values()])).unbind()
-            self.sums = dict(zip(self.sums, means, strict=True))
+        self.sums = reduce(self.sums, "mean")
         return self.sums
 
     def row(self, steps: int) -> dict[str, float]:
@@ -90,60 +78,48 @@ class RunState:
 
     @classmethod
     def open(cls, out: Path, config: Config, resume: bool) -> tuple["RunState", dict[str, Any] | None]:
-        """A fresh state, or the one in `out` with the weights and optimiser to load.
-
-        Raises:
-            AvsError: `out` holds a run and `resume` is off, other files, a damaged state, or a run with a different
-                config or number of processes.
-        """
-        if out.exists() and not out.is_dir():
+        """A fresh state, or the one in `out` with the weights and optimiser to load. Raises AvsError if `out` is not
+        empty and `resume` is off, or its state is damaged, or of a different config or number of processes."""
+        if out.is_file():
             raise OutputError(f"{out}: is a file; choose a folder with --out")
+        if not resume and any(path.name != LOCK for path in out.glob("*")):
+            raise OutputError(
+                f"{out}: the folder is not empty; choose a new one with --out, or continue its run with --resume"
+            )
         if not (out / STATE).is_file():
-            if not resume and out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
-                raise OutputError(f"{out}: the folder is not empty; choose a new one with --out")
             if (out / RECORD).is_file():
                 raise OutputError(
-                    f"{out}: holds the record of a finished run, and no state to resume; choose a new folder with --out"
+                    f"{out}: holds a finished run, and no state to resume; choose a new folder with --out"
                 )
             return cls(), None
-        if not resume:
-            raise OutputError(
-                f"{out}: already holds a run; continue it with --resume, or choose a new folder with --out"
-            )
-        state = _read_state(out / STATE)
-        if differing := _first_difference(state["config"], config.model_dump(mode="json")):
-            raise RunStateError(
-                f"{out}: was trained with a different config ({differing} differs); resume with the same one, "
-                "or choose a new folder with --out"
-            )
-        known = {f.name for f in fields(cls)}
-        run = cls(**{"processes": 1} | {name: value for name, value in state["run"].items() if name in known})
+        run, saved = _read_state(out / STATE)
+        wanted, defaults = (c.model_dump(mode="json", exclude=FREE) for c in (config, Config.model_validate({})))
+        for section, values in wanted.items():
+            earlier = defaults[section] | saved["config"].get(section, {})  # a field of a later version: its default
+            differing = [name for name, value in values.items() if earlier[name] != value]
+            if differing:
+                raise RunStateError(
+                    f"{out}: was trained with a different config ({section}.{differing[0]} differs); resume with the "
+                    "same one, or choose a new folder with --out"
+                )
         if run.processes != world_size():
             raise RunStateError(
                 f"{out}: was trained by {run.processes} process(es), and now there are {world_size()}: a step would be "
                 "a different batch; resume with the same number"
             )
-        return run, state
+        return run, saved
 
 
-def open_state(out: Path, config: Config, resume: bool) -> tuple[RunState, dict[str, Any] | None]:
-    """As `RunState.open`, in all processes together."""
-    state, saved = together(lambda: RunState.open(out, config, resume))
-    if len(set(gather_objects(state.step))) > 1:
-        raise ProcessesError(f"{out}: the processes find different states there; choose a folder on a shared disk")
-    return state, saved
-
-
-def _read_state(path: Path) -> dict[str, Any]:
+def _read_state(path: Path) -> tuple[RunState, dict[str, Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
             # torch.load does not look at the checksums that torch.save writes: it would load any numbers
             if broken := archive.testzip():
                 raise zipfile.BadZipFile(broken)
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if missing := {"config", "run", "model", "optimizer"} - state.keys():
+        if missing := {"config", "model", "optimizer", "scaler"} - state.keys():
             raise KeyError(*missing)
-        return state
+        return RunState(**state["run"]), state
     except Exception as error:  # zipfile and torch raise many kinds for a damaged file
         raise RunStateError(
             f"{path}: damaged ({type(error).__name__}); copy it again, or delete it: --resume then starts this run "
@@ -151,45 +127,35 @@ def _read_state(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _first_difference(saved: dict[str, Any], wanted: dict[str, Any]) -> str | None:
-    """The first field that a resumed run may not change; one that a later version added was at its default."""
-    for section, defaults in Config.model_validate({}).model_dump(mode="json", exclude={"preset"}).items():
-        earlier = defaults | saved.get(section, {})
-        for name, value in wanted[section].items():
-            if earlier[name] != value and f"{section}.{name}" not in FREE:
-                return f"{section}.{name}"
-    return None
-
-
 class History:
-    """history.csv: a row every few steps and one per epoch; rows after the resumed step are dropped.
-
-    Args:
-        write: off in all processes but the first.
-        on_row: called with each new row after it is written.
-        log: likewise, with its losses as ``train/NAME`` and its scores as ``val/NAME``, for TensorBoard.
-    """
+    """history.csv: a row every few steps and one per epoch. Rows after the resumed step are dropped, and damaged ones
+    with a warning that names their lines. Only the first process writes (`write`); each new row then goes to `on_row`,
+    and to `log` with its losses as ``train/NAME`` and its scores as ``val/NAME``, for TensorBoard."""
 
     LOSSES = ("seg_prior", "seg_posterior", "match_prior", "match_posterior", "kl_sv", "kl_sa")
     FIELDS = ("step", "epoch", "lr", "loss", *LOSSES, "divergence_c", "mi", "orthogonality", "val_J", "val_F")
 
-    def __init__(
-        self,
-        path: Path,
-        step: int,
-        write: bool = True,
-        on_row: OnRow | None = None,
-        log: Callable[[dict[str, float], int], None] | None = None,
-    ):
+    def __init__(self, path: Path, step: int, write: bool = True, on_row: OnRow | None = None, log: Log | None = None):
         self.path, self.write, self.on_row, self.log = path, write, on_row, log
         if not write:
             return
         text = path.read_text(encoding="utf-8", errors="replace") if step and path.is_file() else ""
-        # a process that was killed may have left half a row
-        rows = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        kept = [row for row in rows if (number := row.partition(",")[0]).isdecimal() and int(number) <= step]
+        rows = text.split("\n")[1:-1]  # after the last line break: nothing, or half a row if the process was killed
+        steps = [self._step_of(row) for row in rows]
+        if damaged := [line for line, found in enumerate(steps, 2) if found is None]:
+            warnings.warn(f"{path}: dropped damaged rows: line {', '.join(map(str, damaged))}", stacklevel=2)
+        kept = [row for row, found in zip(rows, steps, strict=True) if found is not None and found <= step]
         with atomic_path(path) as part:
-            part.write_text(",".join(self.FIELDS) + "\n" + "".join(kept), encoding="utf-8", newline="\n")
+            part.write_text("\n".join([",".join(self.FIELDS), *kept, ""]), encoding="utf-8", newline="\n")
+
+    def _step_of(self, row: str) -> int | None:
+        """The step of a whole row."""
+        cells = row.split(",")
+        try:
+            _ = [float(cell) for cell in cells if cell]
+            return int(cells[0]) if len(cells) == len(self.FIELDS) else None
+        except ValueError:
+            return None
 
     def add(self, **values: Any) -> None:
         """Append a row; it is on disk when this returns."""
@@ -197,11 +163,10 @@ class History:
             return
         text = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
         with report_full_disk(self.path), open(self.path, "a", newline="", encoding="utf-8") as stream:
-            csv.DictWriter(stream, self.FIELDS, restval="", lineterminator="\n").writerow(text)
+            csv.DictWriter(stream, self.FIELDS, lineterminator="\n").writerow(text)
         if self.log:
-            named = {
-                f"train/{k}".replace("train/val_", "val/"): v for k, v in values.items() if k not in ("step", "epoch")
-            }
-            self.log(named, values["step"])
+            scalars = {f"train/{k}".replace("train/val_", "val/"): v for k, v in values.items()}
+            del scalars["train/step"], scalars["train/epoch"]
+            self.log(scalars, values["step"])
         if self.on_row:
             self.on_row(values)

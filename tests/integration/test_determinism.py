@@ -31,10 +31,10 @@ from avslib.models.ecmvae import ECMVAE
 from avslib.study.robustness import evaluate_robustness
 from avslib.training import loop as training
 from avslib.training import setup
-from avslib.training.deterministic import VARIABLE, deterministic
 from avslib.training.evaluate import Scores, evaluate, predict_batches
+from avslib.training.guards import plain_errors
 from avslib.training.loop import train
-from avslib.training.setup import open_split
+from avslib.training.setup import CUBLAS, deterministic, open_split
 from avslib.training.state import HISTORY, STATE, RunState
 from avslib.video.predictor import Predictor
 from tests.helpers.tiny import TINY
@@ -329,18 +329,18 @@ def test_deterministic_training_gives_the_same_bits_on_a_cpu_and_puts_all_back(m
 
 
 def test_deterministic_sets_torch_and_cublas(monkeypatch):
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(CUBLAS, raising=False)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     with deterministic(False):
-        assert VARIABLE not in os.environ and not torch.are_deterministic_algorithms_enabled()
+        assert CUBLAS not in os.environ and not torch.are_deterministic_algorithms_enabled()
     with deterministic():
         assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
-        assert os.environ[VARIABLE] == ":4096:8"
+        assert os.environ[CUBLAS] == ":4096:8"
     assert torch.backends.cudnn.benchmark and not torch.are_deterministic_algorithms_enabled()
 
 
 def test_what_cannot_be_deterministic_is_told():
-    with pytest.raises(ConfigError, match=r"train\.deterministic: put_ has no deterministic form"), deterministic():
+    with pytest.raises(ConfigError, match=r"put_ has no deterministic form"), plain_errors("it"), deterministic():
         torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
     assert not torch.are_deterministic_algorithms_enabled()
     with pytest.raises(RuntimeError, match="something else"), deterministic():
@@ -350,12 +350,12 @@ def test_what_cannot_be_deterministic_is_told():
 @pytest.mark.parametrize("value", [None, ":0:0"])
 def test_cuda_in_use_without_its_variable_is_told(monkeypatch, value):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(CUBLAS, raising=False)
     if value:
-        monkeypatch.setenv(VARIABLE, value)
-    with pytest.raises(ConfigError, match=r"CUDA is in use already; set \w+ to :4096:8 before Python starts"):
+        monkeypatch.setenv(CUBLAS, value)
+    with pytest.raises(ConfigError, match=r"CUDA is in use already; set \w+=:4096:8 before Python starts"):
         deterministic().__enter__()
-    monkeypatch.setenv(VARIABLE, ":16:8")
+    monkeypatch.setenv(CUBLAS, ":16:8")
     with deterministic():
         pass
 

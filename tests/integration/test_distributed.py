@@ -154,10 +154,9 @@ def curve_and_scores(values, out, checkpoint):
 def scores(values, checkpoint):
     """By split: fewer clips than four processes, and one for each two."""
     model, config = load_checkpoint(checkpoint), load_config("mini", values)
-    options = {"rank": rank(), "world": world_size(), "batch_size": 2}
     found = {}
     for split in ("val", "test_unseen", "train"):
-        scored = evaluate(model, open_split(config, split), **options)
+        scored = evaluate(model, open_split(config, split), batch_size=2, shared=True)
         found |= {f"{split} {name}": value for name, value in (scored.metrics | scored.clips).items()}
     return found
 

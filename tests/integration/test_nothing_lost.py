@@ -335,6 +335,17 @@ def test_half_a_row_of_the_history_is_left_out(tmp_path):
     assert [line[:2] for line in history.path.read_text(encoding="utf-8").splitlines()[1:]] == ["10", "20"]
 
 
+def test_damaged_rows_of_the_history_are_named_and_dropped(tmp_path):
+    history = History(tmp_path / "history.csv", 0)
+    for step in (10, 20, 30):
+        history.add(step=step, epoch=0, loss=0.5)
+    text = history.path.read_text(encoding="utf-8").replace("\n20,0", "\n20;0")
+    history.path.write_text(text, encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"history\.csv: dropped damaged rows: line 3$"):
+        History(history.path, 30)
+    assert [line[:2] for line in history.path.read_text(encoding="utf-8").splitlines()[1:]] == ["10", "30"]
+
+
 def test_what_is_there_stays(mini_data, tmp_path):
     from typer.testing import CliRunner
 

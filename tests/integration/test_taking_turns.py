@@ -12,12 +12,11 @@ import torch
 from avslib.core.errors import OutputError
 from avslib.core.files import atomic_path
 from avslib.core.listing import damaged_files
-from avslib.core.locks import locked
+from avslib.core.locks import LOCK, locked
 from avslib.data.avsbench import AVSBench
 from avslib.data.embeddings import _kept
 from avslib.data.mini import build_mini
 from avslib.data.packed import PackedClips, pack
-from avslib.training.distributed import run_folder
 from avslib.training.loop import train
 from avslib.video.files import read_masks, write_prediction
 from avslib.video.prepare import prepare
@@ -125,7 +124,7 @@ def test_one_of_two_predictions_into_a_folder_is_refused(predictor, tmp_path):  
 
 
 def test_a_second_training_is_refused_while_the_first_lives(tiny, tmp_path, monkeypatch, reliability_record):
-    monkeypatch.setattr("avslib.training.distributed.PATIENCE", 0.5)
+    monkeypatch.setattr("avslib.training.setup.PATIENCE", 0.5)
     out, config = tmp_path / "run", tiny.replace({"train.epochs": 1, "train.checkpoint_every": 1})
     stop = {"on_row": lambda row: (tmp_path / "running").touch() or time.sleep(100), "progress": False}
     process = begun(lambda: train(config, out, **stop), tmp_path / "running")
@@ -138,7 +137,7 @@ def test_a_second_training_is_refused_while_the_first_lives(tiny, tmp_path, monk
 
 def test_a_killed_process_gives_its_lock_back_though_its_workers_live(tmp_path):
     def hold():
-        with run_folder(tmp_path / "run"):
+        with locked(tmp_path / "run" / LOCK, "a training"):
             if not os.fork():  # as a data worker, which sees some seconds later that its parent has gone
                 time.sleep(3)
                 os._exit(0)
@@ -146,7 +145,7 @@ def test_a_killed_process_gives_its_lock_back_though_its_workers_live(tmp_path):
             time.sleep(100)
 
     killed(begun(hold, tmp_path / "held"))
-    with run_folder(tmp_path / "run"):
+    with locked(tmp_path / "run" / LOCK, "a training", 5):
         pass
 
 

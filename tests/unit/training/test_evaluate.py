@@ -2,6 +2,7 @@
 
 import csv
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Subset
@@ -36,6 +37,18 @@ def test_masks_are_compared_at_224_whatever_the_network_sees(tiny):
 def test_clip_scores_average_to_j(model, tiny):
     scores = evaluate(model, open_split(tiny, "test"))
     assert sum(scores.clips.values()) / len(scores.clips) == pytest.approx(scores.metrics["J"])
+
+
+def test_frames_without_annotation_do_not_count(model, tiny):
+    dataset = open_split(tiny, "train")  # of S4: only the first frame of each clip has a mask
+    scores, expected = evaluate(model, dataset, batch_size=3), {}
+    for rows, logits in predict_batches(model, dataset, frames=5):
+        for i, name in enumerate(rows["name"]):
+            predicted, truth = logits[5 * i, 0].sigmoid().numpy() > 0.5, rows["mask"][5 * i, 0].numpy() > 0
+            expected[name] = (predicted & truth).sum() / (predicted | truth).sum()
+    assert all(truth.any() for truth in (item["mask"][0] for item in dataset))
+    assert scores.clips == pytest.approx(expected, abs=1e-6)
+    assert scores.metrics["J"] == pytest.approx(np.mean([*expected.values()]), abs=1e-6)
 
 
 def test_samples_depend_on_the_clip_alone_and_average_probabilities(tiny):

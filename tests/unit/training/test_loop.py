@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from avslib.core.errors import AvsError, Preempted
 from avslib.data.loading import EpochSampler, FlippedClips
-from avslib.training.guards import on_sigterm
+from avslib.training.guards import StopOnSigterm
 from avslib.training.loop import train
 from avslib.training.setup import open_split
 from avslib.training.state import HISTORY, STATE, History, RunState
@@ -69,7 +69,7 @@ def test_a_second_sigterm_acts_at_once():
     seen = []
     before = signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
     try:
-        with on_sigterm() as stop:
+        with StopOnSigterm() as stop:
             os.kill(os.getpid(), signal.SIGTERM)
             assert stop.requested and not seen
             os.kill(os.getpid(), signal.SIGTERM)
@@ -151,6 +151,12 @@ def test_accumulated_gradients_change_the_weights_every_few_steps_and_resume_to_
     train(config, tmp_path / "run", resume=True, progress=False)
     assert same(final_weights(tmp_path / "whole"), final_weights(tmp_path / "run"))
     assert rows(tmp_path / "whole") == rows(tmp_path / "run")
+
+
+def test_trainings_of_one_process_may_differ_in_precision(tiny, tmp_path):
+    for precision in ("bf16", "no"):
+        config = tiny.replace({"train.precision": precision, "train.epochs": 1, "data.max_clips": 2})
+        assert train(config, tmp_path / precision, progress=False).checkpoint.is_dir()
 
 
 def test_another_seed_gives_other_weights(uninterrupted, tmp_path):
