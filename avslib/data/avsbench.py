@@ -183,8 +183,7 @@ def stack_audio(
 
 
 def read_skip_list(path: str | Path) -> set[str]:
-    """Names of clips to leave out, one per line. A line that begins with ``#`` and a space is a comment; a name that
-    does so stands behind another space. Raises AvsError when the file cannot be read, or is too large."""
+    """Names of clips to leave out, one per line; a line that begins with ``#`` and a space is a comment. Raises
+    AvsError when the file cannot be read, or is too large."""
     lines = read_text(path, LARGEST_TEXT, DataError, "clip names, one per line").splitlines()
-    names = [line.rstrip() for line in lines if not f"{line} ".startswith("# ")]
-    return {name for line in names for name in (line, line.lstrip()) if name}
+    return {line.strip() for line in lines if line.strip() and not f"{line} ".startswith("# ")}

@@ -75,8 +75,8 @@ class Report:
     def write_fix_list(self, path: str | Path) -> None:
         """Write `bad_clips`, one per line, for ``data.skip``."""
         with atomic_path(path) as part:
-            names = [f" {name}" if name.startswith("# ") else name for name in self.bad_clips]
-            part.write_text("\n".join([f"# clips with faults in {self.root}", *names, ""]), encoding="utf-8")
+            lines = [f"# clips with faults in {self.root}", *self.bad_clips, ""]
+            part.write_text("\n".join(lines), encoding="utf-8")
 
     def to_json(self) -> str:
         derived = {"ok": self.ok, "exit_code": self.exit_code, "bad_clips": self.bad_clips}

@@ -22,6 +22,7 @@ from webdataset.utils import pytorch_worker_info
 
 from avslib.core.errors import OutputError, PackedError
 from avslib.core.files import atomic_path, sha256_file
+from avslib.core.locks import locked
 from avslib.core.parsing import LARGEST_JSON, first_line
 from avslib.core.seeds import buffer_rng, shard_rng
 from avslib.data.avsbench import AVSBench, Sound, height_width, read_item, stack_audio
@@ -87,9 +88,10 @@ def pack(
     out = Path(out)
     splits = splits or [row["split"] for row in read_csv(find_folder(root, task) / LAYOUTS[task].csv, task)]
     datasets = {s: AVSBench(root, task, s, frames=frames, skip=skip, masks=masks) for s in dict.fromkeys(splits)}
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out}: exists and is not an empty folder; choose a new one")
-    with atomic_path(out, replace=False) as part:
+    # the lock lies beside the folder, which does not exist yet
+    with locked(out.with_name(f".{out.name}.lock"), f"packing into {out.name}"), atomic_path(out) as part:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise OutputError(f"{out}: exists and is not an empty folder; choose a new one")
         part.mkdir()
         index = Index(task=task, frames=frames, splits={})
         for split, dataset in datasets.items():
@@ -98,7 +100,7 @@ def pack(
             index.splits[split] = Split(shards=shards, names=dataset.names)
         index.sha256 = index.checksum()
         (part / INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        if out.is_dir() and not any(out.iterdir()):
+        if out.is_dir():  # a folder cannot be replaced in one step
             out.rmdir()
     return index
 

@@ -164,7 +164,7 @@ def test_clips_with_faults_go_on_a_list_that_training_leaves_out(root, tmp_path)
 
 
 def test_names_that_look_like_comments_can_be_left_out(tmp_path):
-    names = ["#1_0", "# 1_0", " 1_0", "1_0"]
+    names = ["#1_0", "1_0"]
     report = Report("/data", deep=False, errors=[Finding("s4", "damaged", name) for name in names])
     report.write_fix_list(tmp_path / "bad.txt")
     assert read_skip_list(tmp_path / "bad.txt") >= set(names)
