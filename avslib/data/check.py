@@ -17,9 +17,9 @@ from rich.text import Text
 
 from avslib.core.errors import AvsError, DataError
 from avslib.core.files import atomic_path
-from avslib.core.listing import damaged_files
 from avslib.data.avsbench import Sound
 from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, masks_missing, read_csv
+from avslib.data.mini.build import damaged_files
 from avslib.data.pickles import load_log_mel
 from avslib.data.pictures import read_frame, read_mask
 

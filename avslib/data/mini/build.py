@@ -1,5 +1,6 @@
 """Write Mini-AVS to disk in AVSBench's folder layout and csv schema, so that one reader serves both."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -16,8 +17,7 @@ from rich.progress import track
 from scipy.io import wavfile
 
 from avslib.core.errors import DataError, OutputError, UsageError
-from avslib.core.files import atomic_path
-from avslib.core.listing import damaged_files, write_listing
+from avslib.core.files import atomic_path, sha256_file
 from avslib.core.locks import locked
 from avslib.data.layout import LAYOUTS, clip_folders
 from avslib.data.mini.assets import BANK, SPLITS, bank_hash
@@ -36,6 +36,7 @@ SIZES = {
         "ms3": {"train": 1500, "val": 120, "test": 240, "test_unseen": 120},
     },
 }
+LISTING, HEAD, LAST = "files.csv", "path,bytes,sha256\n", "the lines above,,"
 CHUNK = 12  # clips that a process composes at a time
 
 
@@ -115,7 +116,7 @@ def _build(out: Path, manifest: dict, workers: int | None, progress: bool) -> di
         part.mkdir()
         manifest["clips"] = _compose_all(part, manifest, workers, progress)
         _write_rest(part, manifest)
-        write_listing(part)
+        _write_listing(part)
         if out.is_dir():
             out.rmdir()
     return manifest
@@ -177,3 +178,31 @@ def _write_rest(root: Path, manifest: dict) -> None:
     head = json.dumps({key: value for key, value in manifest.items() if key != "clips"}, indent=1)
     lines = ",\n".join(json.dumps(clip, separators=(",", ":")) for clip in manifest["clips"])
     (root / "manifest.json").write_text(f'{head[:-2]},\n "clips": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+
+
+def _write_listing(root: Path) -> None:
+    paths = sorted((path.relative_to(root).as_posix(), path) for path in root.rglob("*") if path.is_file())
+    text = HEAD + "".join(f"{name},{path.stat().st_size},{sha256_file(path)}\n" for name, path in paths)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    (root / LISTING).write_text(f"{text}{LAST}{digest}\n", encoding="utf-8", newline="\n")
+
+
+def damaged_files(root: str | Path, verify: bool = False) -> list[str]:
+    """Files of a build, as paths below `root`, that are missing or of the wrong size or (with `verify`) checksum.
+
+    Empty where there is no list of files. Raises DataError where the list itself is damaged.
+    """
+    damaged, listing = [], Path(root, LISTING)
+    if not listing.is_file():
+        return []
+    try:
+        lines, _, digest = listing.read_text(encoding="utf-8").rpartition(LAST)
+        if digest.strip() != hashlib.sha256(lines.encode()).hexdigest():
+            raise ValueError("checksum mismatch")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{listing}: damaged ({error}); remove that folder, and build it again") from None
+    for name, size, digest in (line.rsplit(",", 2) for line in lines.removeprefix(HEAD).splitlines()):
+        path = Path(root, name)
+        if not path.is_file() or path.stat().st_size != int(size) or (verify and sha256_file(path) != digest):
+            damaged.append(name)
+    return damaged
