@@ -102,7 +102,7 @@ def pack_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the shards and index.json.")],
     task: Task = "s4",
     split: Annotated[list[str] | None, typer.Option(help="May be repeated; default: all splits of the csv.")] = None,
-    shard_mb: Annotated[float, typer.Option(help="Size of a shard in MB.")] = 128,
+    shard_mb: Annotated[float, typer.Option(min=0.1, max=1000, help="Size of a shard in MB.")] = 128,
     skip: Annotated[Path | None, typer.Option(help="File with names of clips to leave out, one on each line.")] = None,
     masks: Annotated[bool, typer.Option(help="--no-masks packs clips that have none.")] = True,
     measure: Annotated[bool, typer.Option(help="Then time reading the train split, packed against loose.")] = False,

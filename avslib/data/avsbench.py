@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from avslib.audio import SAMPLE_RATE, load_clip, log_mel
-from avslib.core.errors import DataError, UsageError
+from avslib.core.errors import DataError
 from avslib.core.files import sha256_file
-from avslib.core.listing import require_as_built
 from avslib.core.parsing import LARGEST_TEXT, read_text
 from avslib.data.layout import LAYOUTS, find_folder, make_clip, masks_missing, read_csv
 from avslib.data.pickles import load_log_mel
@@ -82,8 +81,6 @@ class AVSBench(Dataset):
         self.folder = find_folder(root, task)
         self.task, self.split, self.frames = task, split, frames
         self.image_size, self.mask_size = height_width(image_size), height_width(mask_size or image_size)
-        if frames < 1 or len(self.image_size) != 2 or min(self.image_size) < 1:
-            raise UsageError(f"frames and image_size must be at least 1; got {frames} and {image_size}")
         path, key, left_out = self.folder / LAYOUTS[task].csv, LAYOUTS[task].key, set(skip)
         rows = read_csv(path, task)
         if not (own := [row for row in rows if row["split"] == split]):
@@ -104,8 +101,7 @@ class AVSBench(Dataset):
     def first(self, clips: int) -> "AVSBench":
         """Only the first `clips` clips."""
         other = copy.copy(self)
-        other.clips = self.clips[:clips]
-        other.audio = None if self.audio is None else self.audio[:clips]
+        other.clips, other.audio = self.clips[:clips], None if self.audio is None else self.audio[:clips]
         return other
 
     def __len__(self) -> int:
@@ -139,13 +135,10 @@ class AVSBench(Dataset):
         return self.sound(index).log_mel()
 
     def sound_checksums(self, log_mel: bool) -> list[Any]:
-        """Endings and SHA-256 of the files that log-mel patches, or else samples, are read from. Raises AvsError when
-        they are not as a Mini-AVS build lists them."""
+        """Endings and SHA-256 of the files that log-mel patches, or else samples, are read from."""
         paths = [sound.mel or sound.wav if log_mel else sound.wav or sound.mel for sound in self.sounds()]
         with ThreadPoolExecutor() as pool:
-            digests = list(pool.map(sha256_file, paths))
-        require_as_built(self.folder, dict(zip(paths, digests, strict=True)))
-        return [[path.suffix for path in paths], digests]
+            return [[path.suffix for path in paths], list(pool.map(sha256_file, paths))]
 
 
 def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -183,17 +176,14 @@ def stack_audio(
     for name in names:
         if name not in audio:
             raise DataError(f"audio has no embedding of clip {name!r}; embed this split first")
-        if audio[name].ndim != 2 or len(audio[name]) != frames:
-            raise DataError(
-                f"the embedding of clip {name!r} has shape {list(audio[name].shape)}; expected [{frames}, D]"
-            )
+        if (shape := list(audio[name].shape))[:-1] != [frames]:
+            raise DataError(f"the embedding of clip {name!r} has shape {shape}; expected [{frames}, D]")
     # One tensor: spawned worker processes would share each clip's own by a file handle of its own.
     return torch.stack([audio[name].float() for name in names]) if names else torch.empty(0)
 
 
 def read_skip_list(path: str | Path) -> set[str]:
-    """Names of clips to leave out, one per line. A line that begins with ``#`` and a space is a comment; a name that
-    does so stands behind another space. Raises AvsError when the file cannot be read, or is too large."""
+    """Names of clips to leave out, one per line; a line that begins with ``#`` and a space is a comment. Raises
+    AvsError when the file cannot be read, or is too large."""
     lines = read_text(path, LARGEST_TEXT, DataError, "clip names, one per line").splitlines()
-    names = [line.rstrip() for line in lines if not f"{line} ".startswith("# ")]
-    return {name for line in names for name in (line, line.lstrip()) if name}
+    return {line.strip() for line in lines if line.strip() and not f"{line} ".startswith("# ")}

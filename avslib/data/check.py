@@ -17,9 +17,9 @@ from rich.text import Text
 
 from avslib.core.errors import AvsError, DataError
 from avslib.core.files import atomic_path
-from avslib.core.listing import clip_of, damaged_files
 from avslib.data.avsbench import Sound
 from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, masks_missing, read_csv
+from avslib.data.mini.build import damaged_files
 from avslib.data.pickles import load_log_mel
 from avslib.data.pictures import read_frame, read_mask
 
@@ -75,9 +75,8 @@ class Report:
     def write_fix_list(self, path: str | Path) -> None:
         """Write `bad_clips`, one per line, for ``data.skip``."""
         with atomic_path(path) as part:
-            names = [f" {name}" if name.startswith("# ") else name for name in self.bad_clips]
-            lines = [f"# clips with faults in {self.root}", *names]
-            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            lines = [f"# clips with faults in {self.root}", *self.bad_clips, ""]
+            part.write_text("\n".join(lines), encoding="utf-8")
 
     def to_json(self) -> str:
         derived = {"ok": self.ok, "exit_code": self.exit_code, "bad_clips": self.bad_clips}
@@ -115,18 +114,25 @@ def check(
         fault = "has neither S4's nor MS3's csv" if Path(root).is_dir() else "no such folder"
         raise DataError(f"{root}: {fault}; give the folder that holds Single-source/ or Multi-sources/, or one of them")
     for task, folder in folders.items():
-        layout = LAYOUTS[task]
+        layout, clips = LAYOUTS[task], []
         try:
             rows = [row for row in read_csv(folder / layout.csv, task) if row[layout.key] not in left_out]
         except AvsError as error:
             report.errors.append(Finding(task, str(error)))
             continue
         _count(report, task, folder, rows)
-        clips = _find_clips(report, task, folder, rows, frames)
+        if without_masks := masks_missing(folder, task):
+            report.errors.append(Finding(task, without_masks))
+        for row in rows:
+            try:
+                clips.append(make_clip(folder, task, row, frames, masks=not without_masks))
+            except AvsError as error:
+                report.errors.append(Finding(task, str(error), row[layout.key]))
         if deep:
             _read_all(report, task, clips, frames, progress)
-    if deep:
-        _compare_listing(report, Path(root), left_out)
+    if deep and (changed := damaged_files(root, verify=True)):
+        fault = f"{len(changed)} files of this build of Mini-AVS are not as they were built, the first is {changed[0]}"
+        report.errors.append(Finding(task, f"{root}: {fault}; remove the folder, and build it again"))
     return report
 
 
@@ -150,44 +156,24 @@ def _count(report: Report, task: str, folder: Path, rows: list[dict[str, str]]) 
     if task == "ms3":
         videos = {split: [c["video_id"].rpartition("_")[0] or c["video_id"] for c in splits[split]] for split in splits}
         train = set(videos.pop("train", ()))
-        for split in videos:
-            if shared := sum(video in train for video in videos[split]):
+        for split, own in videos.items():
+            if shared := sum(video in train for video in own):
                 found.shared_sources[split] = shared
-                sentence = f"{shared} of {len(videos[split])} {split} clips share their source video with a train clip"
+                sentence = f"{shared} of {len(own)} {split} clips share their source video with a train clip"
                 report.notes.append(Finding(task, sentence))
 
 
-def _find_clips(report: Report, task: str, folder: Path, rows: list[dict[str, str]], frames: int) -> list[Clip]:
-    """The clips whose files are all there."""
-    clips, without_masks = [], masks_missing(folder, task)
-    report.errors += [Finding(task, without_masks)] if without_masks else []
-    for row in rows:
-        try:
-            clips.append(make_clip(folder, task, row, frames, masks=not without_masks))
-        except AvsError as error:
-            report.errors.append(Finding(task, str(error), row[LAYOUTS[task].key]))
-    return clips
-
-
 def _read_all(report: Report, task: str, clips: list[Clip], frames: int, progress: bool) -> None:
-    sizes: dict[str, tuple[int, int]] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         read = zip(clips, pool.map(lambda clip: _read_clip(clip, frames), clips), strict=True)
-        for clip, (faults, doubts, size) in track(read, f"reading {task}", len(clips), disable=not progress):
+        for clip, (faults, doubts) in track(read, f"reading {task}", len(clips), disable=not progress):
             report.errors += [Finding(task, fault, clip.name) for fault in faults]
             report.warnings += [Finding(task, doubt, clip.name) for doubt in doubts]
-            if size:
-                sizes[clip.name] = size
-    usual = Counter(sizes.values()).most_common(1)[0][0] if sizes else None
-    for name, size in sizes.items():
-        if size != usual:
-            sentence = f"clip {name!r}: frames of {size[1]}x{size[0]} pixels, where most have {usual[1]}x{usual[0]}"
-            report.warnings.append(Finding(task, sentence, name))
 
 
-def _read_clip(clip: Clip, frames: int) -> tuple[list[str], list[str], tuple[int, int] | None]:
-    """What makes a clip unusable, what may, and the size of its first frame that can be read."""
-    faults, doubts, sizes, empty = [], [], [], 0
+def _read_clip(clip: Clip, frames: int) -> tuple[list[str], list[str]]:
+    """What makes a clip unusable, and what may."""
+    faults, doubts, empty = [], [], 0
 
     def tried(faults: list[str], read: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -196,27 +182,13 @@ def _read_clip(clip: Clip, frames: int) -> tuple[list[str], list[str], tuple[int
             faults.append(str(error))
 
     for frame_path, mask_path in zip(clip.frame_paths, clip.mask_paths, strict=True):
-        if frame := tried(faults, read_frame, frame_path):
-            sizes.append(frame[1])
+        frame = tried(faults, read_frame, frame_path)
         if mask_path and (mask := tried(faults, read_mask, mask_path, None, frame and frame[1])):
             empty += not mask[0].any()
-    if len(set(sizes)) > 1 and not faults:
-        faults.append(f"{clip.frame_paths[0].parent}: frames of different sizes in one clip")
     if empty and clip.category:
         doubts.append(f"clip {clip.name!r}: {empty} of its masks are empty")
     sound = Sound(clip.name, clip.wav_path, clip.log_mel_path, frames)
     patches = tried(faults, load_log_mel, sound.mel, frames) if sound.mel else None
     if sound.wav:
         tried(faults if patches is None else doubts, sound.waveform)
-    return faults, doubts, sizes[0] if sizes else None
-
-
-def _compare_listing(report: Report, root: Path, skip: set[str]) -> None:
-    """Files of a Mini-AVS build that still decode but have changed, of clips in which nothing else was found."""
-    known = skip | {finding.clip for finding in [*report.errors, *report.warnings] if finding.clip}
-    for path in damaged_files(root, verify=True):
-        clip = clip_of(path) if path.endswith((".png", ".wav")) else None
-        if clip not in known:
-            task = "ms3" if path.startswith(("Multi-sources", "object_masks/ms3")) else "s4"
-            sentence = f"{root / path}: not as it was built; rebuild it there by avs data build-mini"
-            report.errors.append(Finding(task, sentence, clip))
+    return faults, doubts

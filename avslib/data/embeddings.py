@@ -39,8 +39,8 @@ def embed_dataset(
     Several processes compute them once. A damaged file is computed again, and a folder that cannot be written keeps
     nothing, with a warning.
 
-    Raises AvsError on sounds that cannot be read, or are not as a Mini-AVS build lists them; on clips with only a
-    log-mel pickle and an encoder that needs samples; on embeddings that are not finite.
+    Raises AvsError on sounds that cannot be read; on clips with only a log-mel pickle and an encoder that needs
+    samples; on embeddings that are not finite.
     """
     names, frames = dataset.names, dataset.frames
     content = [FORMAT, encoder.fingerprint(), frames, names, *dataset.sound_checksums(encoder.takes_log_mel)]

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,8 @@ from avslib.core.errors import DataError, UsageError
 from avslib.core.parsing import LARGEST_TEXT, first_line, read_text
 
 LONGEST_NAME = 200  # bytes of UTF-8: file systems take 255, and "_10.safetensors" and the like follow
-DEVICES = frozenset(("CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")))
+# Windows keeps some characters and names of devices (``nul.txt``) for itself, and drops a dot or space at the end
+PLAIN = re.compile(r'(?!(con|prn|aux|nul|(com|lpt)[0-9¹²³]) *(\.|$))[^<>:"/\\|?*]*[^<>:"/\\|?*. ]', re.IGNORECASE)
 
 
 class Layout(NamedTuple):
@@ -70,10 +72,8 @@ def read_csv(path: str | Path, task: str, optional: tuple[str, ...] = ()) -> lis
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if bad := [column for column in columns if not is_plain_name(row[column])]:
-                raise DataError(
-                    f"{where}: {bad[0]} is {first_line(repr(row[bad[0]]))}; expected a plain name without slashes, "
-                    "valid as a file name on any system"
-                )
+                value, expected = first_line(repr(row[bad[0]])), "a plain name, valid as a file name on any system"
+                raise DataError(f"{where}: {bad[0]} is {value}; expected {expected}")
             if (row["split"], row[key]) in rows:
                 raise DataError(f"{where}: {key} {row[key]!r} comes twice in split {row['split']!r}; remove one row")
             kept = [*columns, *(column for column in optional if row.get(column))]
@@ -84,18 +84,9 @@ def read_csv(path: str | Path, task: str, optional: tuple[str, ...] = ()) -> lis
 
 
 def is_plain_name(value: str | None) -> bool:
-    """Whether a csv cell is one path component on every system, so that it cannot lead out of the folder.
-
-    Windows keeps some characters and names of devices (``nul.txt``) for itself, and drops a dot or space at the end.
-    """
-    return (
-        bool(value)
-        and value.isprintable()
-        and len(value.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
-        and not set(value) & set('<>:"/\\|?*')
-        and value[-1] not in " ."
-        and value.partition(".")[0].rstrip().upper() not in DEVICES
-    )
+    """Whether a csv cell is one path component on every system, so that it cannot lead out of the folder."""
+    printable = value and value.isprintable() and len(value.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
+    return bool(printable and PLAIN.fullmatch(value))
 
 
 def clip_folders(task: str, row: Mapping[str, str]) -> tuple[Path, Path, tuple[str, ...]]:
@@ -114,10 +105,8 @@ def masks_missing(folder: Path, task: str) -> str | None:
     masks = folder / LAYOUTS[task].data / "gt_masks"
     if masks.is_dir():
         return None
-    return (
-        f"{masks}: no such folder, so these clips have frames and sound but no masks, and cannot be used to train "
-        "or score a model; put the masks there, or read the clips with AVSBench(..., masks=False)"
-    )
+    advice = "put the masks there, or read the clips with AVSBench(..., masks=False)"
+    return f"{masks}: no such folder, so these clips have no masks to train or score a model with; {advice}"
 
 
 def make_clip(folder: Path, task: str, row: Mapping[str, str], frames: int = 5, masks: bool = True) -> Clip:

@@ -2,7 +2,9 @@
 (seed, epoch, clip), not of a generator's state, so that a resumed run reads what the uninterrupted one would have read.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from avslib.config import DataConfig
+from avslib.core.errors import BadClipsError, DataError, PictureError
 from avslib.core.seeds import flip_rng, order_rng
-from avslib.data.corrupt import first_readable
-from avslib.data.packed import PackedClips, number_of
+from avslib.data.packed import PackedClips
 
 TIMEOUT = 600  # seconds until a worker counts as stuck
+CORRUPT = "corrupt"
+UNREADABLE = (PictureError, DataError)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -42,7 +46,8 @@ class FlippedClips(Dataset):
     ``official`` is what the released loaders do: S4 flips only the first frame (and its mask), MS3 flips each frame by
     a coin of its own. ``clip`` flips whole clips, which keeps motion plausible.
 
-    A clip that cannot be read is replaced by the next one, and named (see `avslib.data.corrupt`).
+    A clip that cannot be read is replaced by the next one, and named in the batch. Val and test are read
+    without that: a score over fewer clips is another score.
     """
 
     def __init__(self, dataset: Dataset, config: DataConfig, seed: int):
@@ -95,8 +100,8 @@ class FlippedStream(FlippedClips):
         clips, items = self.dataset, []
         for i, (epoch, _) in enumerate(keys):
             samples = [sample for _, sample in (*keys[i:], *keys[:i])]
-            sample, item = first_readable(clips.decode, samples, clips.name_of, self.config.max_corrupt)
-            items.append(self.flip(item, epoch, number_of(sample)))
+            sample, item = first_readable(clips.decode, samples, itemgetter("name"), self.config.max_corrupt)
+            items.append(self.flip(item, epoch, sample["number"]))
         return items
 
 
@@ -139,3 +144,40 @@ def shuffle_audio(audio: Mapping[str, Float[Tensor, "T D"]], seed: int = 0) -> d
     names = list(audio)
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     return {name: audio[other] for name, other in zip(order, order[1:] + order[:1], strict=True)}
+
+
+def first_readable(
+    read: Callable[[Any], Mapping[str, Any]], keys: Iterable[Any], name: Callable[[Any], str], limit: int
+) -> tuple[Any, dict[str, Any]]:
+    """The first of `keys` whose clip can be read, with its item: ``corrupt`` there holds the clips before it, as JSON.
+
+    `name` gives a key's clip. Raises BadClipsError when more than `limit` of them are corrupt, or all.
+    """
+    corrupt: dict[str, str] = {}
+    for key in keys:
+        try:
+            return key, {**read(key), CORRUPT: json.dumps(corrupt) if corrupt else ""}
+        except UNREADABLE as error:
+            corrupt[name(key)] = str(error)
+        if len(corrupt) > limit:
+            break
+    raise too_many(corrupt, limit)
+
+
+def corrupt_clips(batch: Mapping[str, Any]) -> dict[str, str]:
+    """Why each clip could not be read whose place another one took in this batch.
+
+    >>> corrupt_clips({"corrupt": ["", '{"dog": "dog_1.png: truncated"}']})
+    {'dog': 'dog_1.png: truncated'}
+    """
+    return {name: why for text in batch.get(CORRUPT, ()) if text for name, why in json.loads(text).items()}
+
+
+def too_many(corrupt: Mapping[str, str], limit: int) -> BadClipsError:
+    """What to raise, with the names of all corrupt clips and the reasons of the first ones."""
+    reasons = "; ".join(f"{name!r} ({why})" for name, why in list(corrupt.items())[:3])
+    more = "".join(f", {name!r}" for name in list(corrupt)[3:])
+    return BadClipsError(
+        f"{len(corrupt)} of the train clips cannot be read, and data.max_corrupt allows {limit}: {reasons}{more}; mend "
+        "them or leave them out by data.skip (avs data check --fix-list writes it), or raise data.max_corrupt"
+    )

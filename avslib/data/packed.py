@@ -17,10 +17,10 @@ from pydantic import BaseModel, Field, ValidationError
 from rich.progress import track
 from safetensors.torch import save
 from torch import Tensor
-from webdataset.tariterators import group_by_keys
+from webdataset.tariterators import group_by_keys, tar_file_expander
 from webdataset.utils import pytorch_worker_info
 
-from avslib.core.errors import OutputError, PackedError, UsageError
+from avslib.core.errors import OutputError, PackedError
 from avslib.core.files import atomic_path, sha256_file
 from avslib.core.locks import locked
 from avslib.core.parsing import LARGEST_JSON, first_line
@@ -31,7 +31,7 @@ from avslib.data.pickles import LOG_MEL, load_log_mel
 
 INDEX = "index.json"
 PICTURES, SOUNDS = (".png", ".jpg", ".jpeg"), (".wav", ".safetensors")
-LARGEST_SHARD = 2 * 10**9  # bytes; one shard at a time is held in memory
+LARGEST_SHARD, LARGEST_MEMBER = 2 * 10**9, 256 * 2**20  # bytes; one shard at a time is held in memory
 AGAIN = "copy it again, or pack the clips again"
 
 
@@ -39,7 +39,7 @@ class Shard(BaseModel):
     """A tar file and its number of clips."""
 
     file: str = Field(pattern=r"^[^/\\:]+-\d{6}\.tar$")  # leads nowhere else
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: str
     bytes: int = 0
     clips: int = Field(ge=0, strict=True)
 
@@ -57,7 +57,7 @@ class Index(BaseModel):
     format: Literal["avslib-packed-1"] = "avslib-packed-1"
     task: Literal[tuple(LAYOUTS)]
     frames: int = Field(ge=1, strict=True)
-    splits: dict[str, Split] = Field(min_length=1)
+    splits: dict[str, Split]
     sha256: str = ""
 
     def checksum(self) -> str:
@@ -79,34 +79,29 @@ def pack(
 ) -> Index:
     """Write the clips of `task` into the folder `out`: ``<split>-<number>.tar`` and ``index.json``.
 
-    A sample holds the files of a clip: ``frame_1.png`` ... and ``mask_1.png`` ... (or .jpg) and ``wav`` byte for byte,
-    ``log_mel.safetensors``, and ``json`` with name, category and annotated frames. Log-mel pickles are converted, since
-    readers of WebDataset would unpickle them. The same clips give the same bytes.
+    A sample holds the files of a clip byte for byte, ``frame_1.png`` ..., ``mask_1.png`` ... (or .jpg) and ``wav``,
+    and ``log_mel.safetensors`` and ``json``. The same clips give the same bytes. `splits` is None for all of the csv;
+    the next shard begins at `shard_mb` * 10**6 bytes; `frames`, `skip` and `masks` are as for `AVSBench`.
 
-    `splits` is None for all of the csv; the next shard begins at `shard_mb` * 10**6 bytes; `frames`, `skip` and `masks`
-    are as for `AVSBench`. Raises AvsError as `AVSBench`, when `out` is not empty, and on a log-mel that cannot be read.
+    Raises AvsError as `AVSBench`, when `out` is not empty, and on a log-mel that cannot be read.
     """
     out = Path(out)
-    if not 0 < shard_mb <= 1000:
-        raise UsageError(f"shard_mb is {shard_mb}; expected a size in MB, above 0 and at most 1000")
     splits = splits or [row["split"] for row in read_csv(find_folder(root, task) / LAYOUTS[task].csv, task)]
     datasets = {s: AVSBench(root, task, s, frames=frames, skip=skip, masks=masks) for s in dict.fromkeys(splits)}
     # the lock lies beside the folder, which does not exist yet
-    with locked(out.with_name(f".{out.name}.lock"), f"packing into {out.name}"):
+    with locked(out.with_name(f".{out.name}.lock"), f"packing into {out.name}"), atomic_path(out) as part:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise OutputError(f"{out}: exists and is not an empty folder; choose a new one")
-        if out.is_dir():  # a folder cannot be replaced in one step, on some systems not even an empty one
+        part.mkdir()
+        index = Index(task=task, frames=frames, splits={})
+        for split, dataset in datasets.items():
+            clips = track(dataset.clips, f"packing {task} {split}", disable=not progress)
+            shards = _write_shards(part / split, clips, frames, shard_mb * 1e6)
+            index.splits[split] = Split(shards=shards, names=dataset.names)
+        index.sha256 = index.checksum()
+        (part / INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        if out.is_dir():  # a folder cannot be replaced in one step
             out.rmdir()
-        with atomic_path(out) as part:
-            part.mkdir()
-            found = {}
-            for split, dataset in datasets.items():
-                clips = track(dataset.clips, f"packing {task} {split}", disable=not progress)
-                shards = _write_shards(part / split, clips, frames, shard_mb * 1e6)
-                found[split] = Split(shards=shards, names=dataset.names)
-            index = Index(task=task, frames=frames, splits=found)
-            index.sha256 = index.checksum()
-            (part / INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return index
 
 
@@ -132,7 +127,7 @@ def _clip_files(clip: Clip, frames: int) -> dict[str, bytes]:
         files |= {f"{what}_{k}{path.suffix}": path.read_bytes() for k, path in enumerate(paths, 1) if path}
     if clip.wav_path:
         files["wav"] = clip.wav_path.read_bytes()
-    if clip.log_mel_path:
+    if clip.log_mel_path:  # never as a pickle, which other readers of WebDataset would unpickle
         files["log_mel.safetensors"] = save({LOG_MEL: load_log_mel(clip.log_mel_path, frames).contiguous()})
     annotated = [path is not None for path in clip.mask_paths]
     values = {"name": clip.name, "category": clip.category, "annotated": annotated}
@@ -141,37 +136,34 @@ def _clip_files(clip: Clip, frames: int) -> dict[str, bytes]:
 
 def read_index(source: str | Path) -> Index:
     """``index.json`` of a packed folder or URL. Raises AvsError when it is missing or not one of `avs data pack`."""
-    where = f"{source}/{INDEX}"
     try:
         index = Index.model_validate_json(_fetch(source, INDEX, LARGEST_JSON))
-    except ValidationError as error:
-        reason = first_line(f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}")
-        raise PackedError(f"{where}: damaged, or not written by avs data pack ({reason}); {AGAIN}") from None
-    as_many = all(sum(shard.clips for shard in split.shards) == len(split.names) for split in index.splits.values())
-    if not as_many or index.sha256 not in ("", index.checksum()):
-        raise PackedError(f"{where}: damaged, its names, shards and checksum do not agree; {AGAIN}")
+        as_many = all(sum(shard.clips for shard in split.shards) == len(split.names) for split in index.splits.values())
+        if not as_many or index.sha256 not in ("", index.checksum()):
+            raise ValueError("its names, shards and checksum do not agree")
+    except ValueError as error:  # pydantic's is one
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        reason = first_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else error)
+        raise PackedError(f"{source}/{INDEX}: damaged, or not written by avs data pack ({reason}); {AGAIN}") from None
     return index
 
 
 def _fetch(source: str | Path, file: str, largest: int) -> bytes:
+    where = f"{str(source).rstrip('/')}/{file}"
     try:
-        system, path = fsspec.core.url_to_fs(str(source))
-        with system.open(f"{path.rstrip('/')}/{file}", "rb") as stream:
+        system, path = fsspec.core.url_to_fs(where)
+        with system.open(path, "rb") as stream:
             data = stream.read(largest + 1)
-    except (ImportError, ValueError) as error:  # an unknown protocol, or one whose package is not installed
-        raise PackedError(f"{source}: this kind of URL cannot be opened ({first_line(error)})") from None
-    except OSError as error:
-        fault = (
-            f"has no {file}" if isinstance(error, FileNotFoundError) else f"cannot read {file} ({first_line(error)})"
-        )
-        raise PackedError(f"{source}: {fault}; expected a folder or URL that avs data pack wrote") from None
+    except (ImportError, ValueError, OSError) as error:  # the first two: no such protocol, or no package for it
+        reason = f"cannot be read ({first_line(error)})"
+        raise PackedError(f"{where}: {reason}; expected a folder or URL that avs data pack wrote") from None
     if len(data) > largest:
-        raise PackedError(f"{source}/{file}: has more than {largest} bytes; it was not written by avs data pack")
+        raise PackedError(f"{where}: has more than {largest} bytes; it was not written by avs data pack")
     return data
 
 
-class NamedBytes(io.BytesIO):
-    """A file of a sample as a stream, which prints as the place where it comes from."""
+class _File(io.BytesIO):
+    """A file of a sample, which error messages name by its place."""
 
     def __init__(self, sample: Mapping[str, Any], key: str):
         super().__init__(sample[key])
@@ -186,12 +178,11 @@ class PackedClips:
     items of `AVSBench`, as a stream, with at most as many frames as were packed.
 
     `shuffle` draws the order of the shards, and of `buffer` undecoded clips, from (seed, epoch) and the number of
-    processes; without it the order is that of the csv, as in the attribute `names`. Each process (`rank` of `world`; by
-    default as webdataset finds them) reads as many clips: up to world - 1 are left out of an epoch, the others come
-    once. A shard is read whole and compared with its checksum before a clip of it is used.
+    processes; without it the order is that of the csv. Each process (`rank` of `world`; by default as webdataset finds
+    them) reads as many clips: up to world - 1 are left out of an epoch, the others come once.
 
     Raises AvsError when made: no index, no such split, more frames than packed. While it is read: a shard that is
-    missing or damaged, by name; what `AVSBench` says of damaged pictures.
+    missing, or differs from its checksum, by name; what `AVSBench` says of damaged pictures.
     """
 
     def __init__(
@@ -235,7 +226,7 @@ class PackedClips:
         return map(self.decode, self.samples())
 
     def samples(self, epoch: int = 0) -> Iterator[dict[str, Any]]:
-        """Undecoded pictures of the clips of this process, as webdataset groups them."""
+        """Undecoded pictures of the clips of this process, as webdataset groups them, with name and number."""
         order, shuffle, first = range(len(self.shards)), None, self.rank * len(self)
         if self.shuffle:
             order = shard_rng(self.seed, epoch).permutation(len(self.shards)).tolist()
@@ -249,29 +240,22 @@ class PackedClips:
     def sounds(self) -> Iterator[Sound]:
         """The sound of each clip of the split, in the order of the csv."""
         for sample in self._read(range(len(self.shards)), SOUNDS):
-            files = [NamedBytes(sample, key) if key in sample else None for key in ("wav", "log_mel.safetensors")]
-            yield Sound(self.name_of(sample), *files, self.frames)
+            files = [_File(sample, key) if key in sample else None for key in ("wav", "log_mel.safetensors")]
+            yield Sound(sample["name"], *files, self.frames)
 
     def sound_checksums(self, log_mel: bool) -> list[Any]:
         """Those of the shards, with the sounds of either kind in them."""
         return [[shard.sha256 for shard in self.shards]]
 
-    def name_of(self, sample: Mapping[str, Any]) -> str:
-        """The name of an undecoded clip."""
-        return self.names[number_of(sample)]
-
     def decode(self, sample: Mapping[str, Any]) -> dict[str, str | Tensor]:
         """The item of an undecoded clip."""
-        name, keys = self.name_of(sample), {key.partition(".")[0]: key for key in sample}
+        keys = {key.partition(".")[0]: key for key in sample}
         frames, masks = (
-            [NamedBytes(sample, key) if (key := keys.get(f"{what}_{k}")) else None for k in range(1, self.frames + 1)]
+            [_File(sample, key) if (key := keys.get(f"{what}_{k}")) else None for k in range(1, self.frames + 1)]
             for what in ("frame", "mask")
         )
-        if None in frames:
-            fault = f"clip {name!r} has fewer than {self.frames} frames, so the shard is damaged"
-            raise PackedError(f"{sample['__url__']}: {fault}; {AGAIN}")
-        item = read_item(name, frames, masks, self.image_size, self.mask_size)
-        return item if self.audio is None else item | {"audio": self.audio[number_of(sample)]}
+        item = read_item(sample["name"], frames, masks, self.image_size, self.mask_size)
+        return item if self.audio is None else item | {"audio": self.audio[sample["number"]]}
 
     def _read(self, numbers: Iterable[int], endings: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         """Samples of shards, with the files that have one of these endings."""
@@ -281,33 +265,15 @@ class PackedClips:
             if hashlib.sha256(data).hexdigest() != shard.sha256:
                 raise PackedError(f"{where}: checksum mismatch: the shard is damaged; {AGAIN}")
             try:
-                # webdataset's own reader also expands compressed shards and sparse files, which can fill the memory
-                with tarfile.open(fileobj=io.BytesIO(data), mode="r:", tarinfo=_PlainFile) as tar:
-                    files = [
-                        {"__url__": where, "fname": member.name, "data": tar.extractfile(member).read()}
-                        for member in tar
-                        if member.name.endswith(endings)
-                    ]
-                samples = list(group_by_keys(files))
-            except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
-                raise PackedError(f"{where}: damaged, or not a plain tar file ({first_line(error)}); {AGAIN}") from None
-            keys = [f"{key:08d}" for key in range(self.starts[number], self.starts[number + 1])]
-            if [sample["__key__"] for sample in samples] != keys:
-                raise PackedError(f"{where}: does not hold the {shard.clips} clips of {INDEX}; {AGAIN}")
-            yield from samples
-
-
-def number_of(sample: Mapping[str, Any]) -> int:
-    """The place of an undecoded clip in the order of the csv."""
-    return int(sample["__key__"])
-
-
-class _PlainFile(tarfile.TarInfo):
-    """Neither a link, a device or a sparse file nor an extended header, whose parsing can take hours."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_PlainFile":
-        member = super().frombuf(buf, encoding, errors)
-        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.size < 0:
-            raise tarfile.ReadError(f"{first_line(repr(member.name))} is not a plain file")
-        return member
+                with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+                    if max(member.size for member in tar) > LARGEST_MEMBER:
+                        raise ValueError("a file in it is too large")
+                opened = {"url": where, "stream": io.BytesIO(data)}
+                samples = list(group_by_keys(tar_file_expander([opened], select_files=lambda f: f.endswith(endings))))
+                if len(samples) != shard.clips:
+                    raise ValueError(f"{len(samples)} clips")
+            except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+                fault = f"damaged, or does not hold the {shard.clips} clips of {INDEX} in plain files"
+                raise PackedError(f"{where}: {fault}; {AGAIN}") from error
+            for place, sample in enumerate(samples, self.starts[number]):
+                yield sample | {"number": place, "name": self.names[place]}

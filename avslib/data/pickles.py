@@ -1,7 +1,7 @@
 """Log-mel patches from AVSBench's pickles, read without trusting them, and from the safetensors made of those.
 
-A pickle may call any function it can name. A pickled tensor needs five names; every other name is refused, and the
-five are replaced by functions that do nothing else.
+A pickle may call any function it can name. A pickled tensor needs four names; every other name is refused, and the
+four are replaced by functions that do nothing else.
 """
 
 import collections
@@ -37,20 +37,11 @@ def _storage(data: bytes):
         raise _Refused("more than numbers inside its storage") from error
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise _Refused(f"_codecs.encode to {encoding!r}")
-    return text.encode("latin1")
-
-
 STAND_INS = {
     "torch.storage._load_from_bytes": _storage,
-    "torch._utils._rebuild_tensor_v2": lambda storage, offset, size, stride, *_: torch._utils._rebuild_tensor(
-        storage, offset, size, stride
-    ),
+    "torch._utils._rebuild_tensor_v2": lambda *values: torch._utils._rebuild_tensor(*values[:4]),
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "collections.OrderedDict": lambda *_: collections.OrderedDict(),  # a tensor's hooks, which are left out
-    "_codecs.encode": _latin1,  # how protocols 0 to 2 write bytes
 }
 
 
@@ -80,10 +71,8 @@ def unpickle_tensor(path: str | Path) -> Tensor:
     try:
         value = _TensorUnpickler(io.BytesIO(data)).load()
     except _Refused as refused:
-        raise LogMelError(
-            f"{path}: refused, because the pickle asks for {refused}, which no tensor needs; "
-            "nothing was run: get the file again from its authors"
-        ) from None
+        fault = f"refused, because the pickle asks for {refused}, which no tensor needs; nothing was run"
+        raise LogMelError(f"{path}: {fault}: get the file again from its authors") from None
     except Exception as error:  # a damaged pickle fails in any way: EOFError, KeyError, RuntimeError of torch, ...
         raise LogMelError(f"{path}: damaged pickle ({type(error).__name__}); get the file again") from error
     if not isinstance(value, Tensor):

@@ -21,12 +21,10 @@ def read_frame(
 ) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
     """A frame as uint8 [H, W, 3], resized bilinearly to `image_size`, and its size on disk (height, width).
 
-    Grey levels of 16 bits are scaled to 8. Raises PictureError on a damaged file, or one with transparent pixels.
+    Raises PictureError on a damaged file, or one with 16 bits per channel or transparent pixels.
     """
-    picture, size, _ = _open(path, image_size)
-    if picture.mode.startswith("I"):  # convert would clip them
-        picture = Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
-    elif picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
+    picture, size = _open(path, image_size)
+    if picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
         raise PictureError(f"{path}: the frame has transparent pixels; export it without transparency")
     picture = picture.convert("RGB")
     if image_size and picture.size != image_size[::-1]:
@@ -40,14 +38,12 @@ def read_mask(
     """A mask as uint8 0/1 [H, W], resized to the nearest pixel, and its size on disk (height, width).
 
     The object is white or has the value 1, or is the only colour beside black in a palette; what is transparent is
-    background. Raises PictureError on a damaged file, on a size other than `frame_size`, and where more values, colours
-    or half-transparent pixels leave open what the object is.
+    background. Raises PictureError on a damaged file or one with 16 bits per channel, on a size other than
+    `frame_size`, and where more values, colours or half-transparent pixels leave open what the object is.
     """
-    picture, size, bits = _open(path)
+    picture, size = _open(path)
     try:
         mask = _object(picture)
-        if bits == 16 and not picture.mode.startswith("I") and not mask.any():
-            raise ValueError("has 16 bits per channel, of which only the upper 8 can be read, and these are all 0")
     except ValueError as error:
         reason = first_line(error)
         raise PictureError(f"{path}: the mask {reason}; expected 0 and 255 only, in a grey picture of 8 bits") from None
@@ -59,15 +55,16 @@ def read_mask(
     return mask, size
 
 
-def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int], int]:
-    """A decoded picture, its own (height, width) and its bits per channel; a JPEG much larger than `wanted` is decoded
-    smaller."""
+def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """A decoded picture and its own (height, width); a JPEG much larger than `wanted` is decoded smaller."""
     data = path.read() if hasattr(path, "read") else read_bytes(path, LARGEST_FILE, PictureError, "a PNG or JPEG")
     try:
         picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-        size, bits = (picture.height, picture.width), data[24] if picture.format == "PNG" else 8
+        size = (picture.height, picture.width)
         if size[0] * size[1] > LARGEST_PICTURE:
             raise PictureError(f"{path}: has {size[1]}x{size[0]} pixels, more than {LARGEST_PICTURE}; resize it")
+        if picture.format == "PNG" and data[24] == 16:  # of which Pillow would clip or drop some
+            raise PictureError(f"{path}: has 16 bits per channel; save it with 8")
         if picture.format != "PNG" and data.count(b"\xff\xda") > MOST_SCANS:
             raise PictureError(f"{path}: has more than {MOST_SCANS} scans, which no camera writes; save it again")
         if wanted:
@@ -75,7 +72,7 @@ def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple
         picture.load()
         if picture.mode == "P" and picture.palette is None:
             raise ValueError("its palette is missing")
-        return picture, size, bits
+        return picture, size
     except (PictureError, MemoryError):  # running out of memory is not the file's fault
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
@@ -87,11 +84,7 @@ def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple
 def _object(picture: Image.Image) -> UInt8[np.ndarray, "H W"]:
     """1 where a mask's object is. Raises ValueError where that cannot be known, or PIL cannot convert the picture."""
     if picture.mode in ("1", "L") and not picture.has_transparency_data:
-        return _binary(np.asarray(picture.convert("L")), 255)
-    if picture.mode.startswith("I"):
-        if picture.has_transparency_data:
-            raise ValueError("has 16 bits and transparency")
-        return _binary(np.asarray(picture), 255, 65535)
+        return _binary(np.asarray(picture.convert("L")))
     rgba = np.asarray(picture.convert("RGBA"))
     opaque = rgba[..., 3] == 255
     if rgba[..., 3][~opaque].any():
@@ -101,26 +94,18 @@ def _object(picture: Image.Image) -> UInt8[np.ndarray, "H W"]:
     if not opaque.all() and opaque.any() and not values.any():
         raise ValueError("is black where it is opaque, and transparent elsewhere")
     if picture.mode == "P":
-        _require_one_colour(np.asarray(picture)[opaque], colours[opaque])
+        lit = {entry[:3] for _, entry in picture.convert("RGBA").getcolors() if entry[3] and any(entry[:3])}
+        if len(picture.getcolors()) > 1 and len(lit) != 1:
+            raise ValueError(f"is not binary, its palette has the colours {sorted(lit)[:6]} beside black")
         return values.astype(bool).astype(np.uint8)
     if (colours != values[..., None]).any():
         raise ValueError("is coloured")
-    return _binary(values, 255)
+    return _binary(values)
 
 
-def _require_one_colour(indices: UInt8[np.ndarray, "n"], colours: UInt8[np.ndarray, "n 3"]) -> None:
-    """Raise ValueError unless one entry of the palette is used, or some are black and the others of one colour."""
-    palette = np.zeros((256, 3), np.uint8)
-    palette[indices] = colours
-    used = palette[np.flatnonzero(np.bincount(indices))]
-    lit = used.any(1)
-    if len(used) > 1 and (lit.all() or len(np.unique(used[lit], axis=0)) != 1):
-        raise ValueError(f"is not binary, its palette has the colours {used[:6].tolist()}")
-
-
-def _binary(values: np.ndarray, *on: int) -> UInt8[np.ndarray, "H W"]:
+def _binary(values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
     mask = values > 0
-    if (top := values.max()) not in (0, 1, *on) or (values[mask] != top).any():
+    if (top := values.max()) not in (0, 1, 255) or (values[mask] != top).any():
         raise ValueError(
             f"is not binary, it holds the values {np.flatnonzero(np.bincount(values.ravel()))[:6].tolist()}"
         )

@@ -18,7 +18,7 @@ from torch import Tensor
 from avslib.config import Config
 from avslib.core.errors import ConfigError, MemoryLimitError, NonFiniteError, Preempted, WorkerError
 from avslib.core.files import atomic_path
-from avslib.data.corrupt import corrupt_clips, too_many
+from avslib.data.loading import corrupt_clips, too_many
 from avslib.training.distributed import rank, world_size
 
 P = TypeVar("P", float, Tensor)

@@ -87,15 +87,6 @@ def torch_file(content: bytes, compression: int = zipfile.ZIP_STORED, storage: b
     return out.getvalue()
 
 
-def shard(*members: tarfile.TarInfo, data: bytes = b"") -> Callable[[Path], None]:
-    """A packed folder whose only shard, with its right checksum, has these members."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        for member in members:
-            tar.addfile(member, io.BytesIO(bytes(member.size)) if member.isreg() else None)
-    return packed_folder(data or stream.getvalue())
-
-
 def packed_folder(data: bytes, **changes: object) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         one = {"file": "test-000000.tar", "sha256": hashlib.sha256(data).hexdigest(), "clips": 1} | changes

@@ -15,8 +15,7 @@ from avslib.config import load_config
 from avslib.core.errors import BadClipsError, DiskFullError, MemoryLimitError, PictureError, WorkerError
 from avslib.data import avsbench
 from avslib.data.avsbench import read_skip_list
-from avslib.data.corrupt import corrupt_clips, first_readable
-from avslib.data.loading import packed_loader
+from avslib.data.loading import corrupt_clips, first_readable, packed_loader
 from avslib.data.packed import pack
 from avslib.training import evaluate
 from avslib.training import loop as training

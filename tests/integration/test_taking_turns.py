@@ -11,11 +11,11 @@ import torch
 
 from avslib.core.errors import OutputError
 from avslib.core.files import atomic_path
-from avslib.core.listing import damaged_files
 from avslib.core.locks import LOCK, locked
 from avslib.data.avsbench import AVSBench
 from avslib.data.embeddings import _kept
 from avslib.data.mini import build_mini
+from avslib.data.mini.build import damaged_files
 from avslib.data.packed import PackedClips, pack
 from avslib.training.loop import train
 from avslib.video.files import read_masks, write_prediction

@@ -1,11 +1,10 @@
 """Write Mini-AVS to disk in AVSBench's folder layout and csv schema, so that one reader serves both."""
 
+import hashlib
 import json
 import multiprocessing
 import os
 import shutil
-import tempfile
-import warnings
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -18,8 +17,7 @@ from rich.progress import track
 from scipy.io import wavfile
 
 from avslib.core.errors import DataError, OutputError, UsageError
-from avslib.core.files import atomic_path, flush_to_disk
-from avslib.core.listing import clip_of, damaged_files, write_listing
+from avslib.core.files import atomic_path, sha256_file
 from avslib.core.locks import locked
 from avslib.data.layout import LAYOUTS, clip_folders
 from avslib.data.mini.assets import BANK, SPLITS, bank_hash
@@ -38,6 +36,7 @@ SIZES = {
         "ms3": {"train": 1500, "val": 120, "test": 240, "test_unseen": 120},
     },
 }
+LISTING, HEAD, LAST = "files.csv", "path,bytes,sha256\n", "the lines above,,"
 CHUNK = 12  # clips that a process composes at a time
 
 
@@ -57,7 +56,6 @@ def build_mini(
     Beside AVSBench's layout, ``object_masks/`` holds the outlines of *all* objects in view in val and the test splits,
     ``manifest.json`` the assets, places, gains and on/off seconds of each clip, ``files.csv`` the size and SHA-256 of
     each file. The folder appears when the whole build is done; processes that build the same one wait for the first.
-    Files of an existing build that are missing or damaged are composed again, with a warning.
 
     Args:
         size: a name of `SIZES`, unless `counts` gives the clips by task and split.
@@ -66,7 +64,7 @@ def build_mini(
         image_size: side of the frames in pixels.
         verify: compare the checksums of an existing build, which reads all of it, and not only the sizes.
 
-    Raises AvsError on an unknown size or task, and when `out` holds something else, or its list of files is damaged.
+    Raises AvsError on an unknown size or task, and when `out` holds something else, or a build with damaged files.
     """
     out = Path(out)
     manifest = {
@@ -78,17 +76,11 @@ def build_mini(
         "counts": _counts(size, tasks, counts),
         "assets": bank_hash(),
     }
-    found = _existing(out, manifest)
-    if found is not None and not damaged_files(out, verify):
+    if found := _existing(out, manifest, verify):
         return found
     # notebooks and tests that start together build once: the others wait, and find it
     with locked(out.with_name(f".{out.name}.lock"), f"a build of {out.name}"):
-        found = _existing(out, manifest)
-        if found is None:
-            return _build(out, manifest, workers, progress)
-        if bad := damaged_files(out, verify):
-            _repair(out, found, bad)
-        return found
+        return _existing(out, manifest, verify) or _build(out, manifest, workers, progress)
 
 
 def _counts(size: str, tasks: tuple[str, ...], counts: Mapping[str, Mapping[str, int]] | None) -> dict:
@@ -101,8 +93,8 @@ def _counts(size: str, tasks: tuple[str, ...], counts: Mapping[str, Mapping[str,
     return {task: dict(by_split) for task, by_split in counts.items()}
 
 
-def _existing(out: Path, wanted: dict) -> dict | None:
-    """The manifest of the build in `out`; None where there is nothing yet. Raises OutputError on anything else."""
+def _existing(out: Path, wanted: dict, verify: bool) -> dict | None:
+    """The manifest of the build in `out`; None where there is nothing yet. Raises AvsError on anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
@@ -113,6 +105,9 @@ def _existing(out: Path, wanted: dict) -> dict | None:
         fault = "exists and is not a build of Mini-AVS"
     if fault:
         raise OutputError(f"{out} {fault}: choose a different folder, or remove it first")
+    if bad := damaged_files(out, verify):
+        fault = f"{len(bad)} files are missing or damaged, the first is {bad[0]}"
+        raise DataError(f"{out}: {fault}; remove the folder, and `avs data build-mini` builds it again")
     return found
 
 
@@ -121,30 +116,10 @@ def _build(out: Path, manifest: dict, workers: int | None, progress: bool) -> di
         part.mkdir()
         manifest["clips"] = _compose_all(part, manifest, workers, progress)
         _write_rest(part, manifest)
-        write_listing(part)
+        _write_listing(part)
         if out.is_dir():
             out.rmdir()
     return manifest
-
-
-def _repair(out: Path, manifest: dict, bad: list[str]) -> None:
-    """Compose the clips that missing or damaged files belong to, and put those files in their places."""
-    warnings.warn(f"{out}: {len(bad)} files missing or damaged, rebuilt; the first is {bad[0]}", stacklevel=3)
-    if "manifest.json" in bad:
-        raise DataError(f"{out}: manifest.json is damaged; remove the folder, and it is built again")
-    names = {clip_of(path) for path in bad}
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
-        part = Path(folder)
-        for clip in manifest["clips"]:
-            if clip["name"] in names:
-                _write_clip(part, manifest, (clip["task"], clip["split"], clip["index"]))
-        _write_rest(part, manifest)
-        for path in bad:
-            if (part / path).is_file():
-                (out / path).parent.mkdir(parents=True, exist_ok=True)
-                flush_to_disk(part / path)
-                os.replace(part / path, out / path)
-    write_listing(out, bad)
 
 
 def _compose_all(root: Path, manifest: dict, workers: int | None, progress: bool) -> list[dict]:
@@ -203,3 +178,31 @@ def _write_rest(root: Path, manifest: dict) -> None:
     head = json.dumps({key: value for key, value in manifest.items() if key != "clips"}, indent=1)
     lines = ",\n".join(json.dumps(clip, separators=(",", ":")) for clip in manifest["clips"])
     (root / "manifest.json").write_text(f'{head[:-2]},\n "clips": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+
+
+def _write_listing(root: Path) -> None:
+    paths = sorted((path.relative_to(root).as_posix(), path) for path in root.rglob("*") if path.is_file())
+    text = HEAD + "".join(f"{name},{path.stat().st_size},{sha256_file(path)}\n" for name, path in paths)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    (root / LISTING).write_text(f"{text}{LAST}{digest}\n", encoding="utf-8", newline="\n")
+
+
+def damaged_files(root: str | Path, verify: bool = False) -> list[str]:
+    """Files of a build, as paths below `root`, that are missing or of the wrong size or (with `verify`) checksum.
+
+    Empty where there is no list of files. Raises DataError where the list itself is damaged.
+    """
+    damaged, listing = [], Path(root, LISTING)
+    if not listing.is_file():
+        return []
+    try:
+        lines, _, digest = listing.read_text(encoding="utf-8").rpartition(LAST)
+        if digest.strip() != hashlib.sha256(lines.encode()).hexdigest():
+            raise ValueError("checksum mismatch")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{listing}: damaged ({error}); remove that folder, and build it again") from None
+    for name, size, digest in (line.rsplit(",", 2) for line in lines.removeprefix(HEAD).splitlines()):
+        path = Path(root, name)
+        if not path.is_file() or path.stat().st_size != int(size) or (verify and sha256_file(path) != digest):
+            damaged.append(name)
+    return damaged

@@ -27,6 +27,7 @@ class Plan(NamedTuple):
     scene: Scene
     sources: tuple[Source, ...]
     noise_db: float
+    rng: np.random.Generator  # of this clip, behind what was drawn
 
 
 class ComposedClip(NamedTuple):
@@ -81,11 +82,6 @@ def plan_clip(task: str, split: str, index: int, seed: int = 0) -> Plan:
     The scene is drawn before any sound, and in the same way for every sound: a picture does not reveal its sound.
     Raises AvsError on an unknown task or split, a negative index or seed.
     """
-    return _plan(task, split, index, seed)[0]
-
-
-def _plan(task: str, split: str, index: int, seed: int) -> tuple[Plan, np.random.Generator]:
-    """The plan, and the clip's generator, whose numbers depend only on these four arguments, behind it."""
     if task not in TASKS or split not in SPLITS or index < 0 or seed < 0:
         raise UsageError(
             f"no clip {index} of task {task!r}, split {split!r}, seed {seed} in Mini-AVS; expected a task of "
@@ -107,7 +103,7 @@ def _plan(task: str, split: str, index: int, seed: int) -> tuple[Plan, np.random
     seconds = [(1,) * SECONDS] if task == "s4" else _draw_seconds(rng, len(heard)) if heard else []
     sources = tuple(draw_source(rng, split, category, on) for category, on in zip(heard, seconds, strict=True))
     name, category = f"{task}_{split}_{index:05d}", first if task == "s4" else None
-    return Plan(name, case, category, scene, sources, noise_db=uniform(rng, 20, 30)), rng
+    return Plan(name, case, category, scene, sources, uniform(rng, 20, 30), rng)
 
 
 def compose_clip(task: str, split: str, index: int, seed: int = 0, size: int = 224) -> ComposedClip:
@@ -115,7 +111,7 @@ def compose_clip(task: str, split: str, index: int, seed: int = 0, size: int = 2
 
     Raises AvsError as `plan_clip`.
     """
-    plan, rng = _plan(task, split, index, seed)
+    plan = plan_clip(task, split, index, seed)
     frames, visible = render_scene(plan.scene, size)
     sounding = {source.category: source.on for source in plan.sources}
     on = np.array([sounding.get(o.category, (0,) * FRAMES) for o in plan.scene.objects], bool)
@@ -138,6 +134,6 @@ def compose_clip(task: str, split: str, index: int, seed: int = 0, size: int = 2
         frames=frames,
         masks=(visible & on[..., None, None]).any(0).astype(np.uint8),
         object_masks=visible.any(0).astype(np.uint8),
-        waveform=render_soundtrack(rng, list(plan.sources), plan.noise_db),
+        waveform=render_soundtrack(plan.rng, list(plan.sources), plan.noise_db),
         record=json.loads(json.dumps(record), parse_float=lambda text: round(float(text), 5)),
     )

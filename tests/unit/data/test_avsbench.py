@@ -224,7 +224,7 @@ class RunsCode:
         return builtins.open, ("ran.txt", "w")
 
 
-@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("protocol", range(3, 6))
 def test_pickled_tensors_are_read(tmp_path, protocol):
     value = torch.randn(5, 1, 96, 64)
     for tensor in (value, value.clone().requires_grad_(), torch.nn.Parameter(value)):
@@ -249,7 +249,7 @@ def test_pickles_that_run_code_are_refused(tmp_path, monkeypatch):
 
             return _codecs.encode, ("x", "rot13")
 
-    payloads = {"open": RunsCode(), "storage": Nested(), "rot13": Codec(), "numpy": np.zeros(3), "getattr": getattr}
+    payloads = {"open": RunsCode(), "storage": Nested(), "encode": Codec(), "numpy": np.zeros(3), "getattr": getattr}
     for word, payload in payloads.items():
         (tmp_path / "a.pkl").write_bytes(pickle.dumps(payload))
         with pytest.raises(AvsError, match=word):

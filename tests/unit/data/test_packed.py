@@ -205,9 +205,9 @@ def test_what_cannot_be_packed_or_read(root, packed, tmp_path):
     with pytest.raises(AvsError, match="no clip of split 'tset'"):
         pack(root, tmp_path / "new", "s4", ["tset"])
     for source, split, words in (
-        (tmp_path, "train", r"has no index\.json"),
+        (tmp_path, "train", r"index\.json: cannot be read"),
         (packed, "tset", "it has train, val"),
-        ("nowhere://x", "train", "cannot be opened"),
+        ("nowhere://x", "train", "Protocol not known"),
     ):
         with pytest.raises(AvsError, match=words):
             PackedClips(source, split)

@@ -41,9 +41,6 @@ RIGHT = {
     "RGBA white": image(WHITE, WHITE, WHITE, O),
     "RGBA on transparent black": image(O, O, O, O),
     "RGBA with hidden colours": image(HIDDEN, HIDDEN, HIDDEN, O),
-    "I;16": image(OBJECT * np.uint16(65535)),
-    "I;16 of 8 bits": image(OBJECT * np.uint16(255)),
-    "I;16 of labels": image(OBJECT.astype(np.uint16)),
     "P grey": palette([[0, 0, 0], [255, 255, 255]]),
     "P coloured": palette([[0, 0, 0], [128, 0, 0]]),
     "P white on transparent": palette([[255, 255, 255], [255, 255, 255]], 0),
@@ -56,7 +53,6 @@ DOUBTFUL = {
     "RGBA black": image(O * 0, O * 0, O * 0, O),
     "RGB coloured": image(O, O * 0, O * 0),
     "RGB of dark labels": image(OBJECT * 0, OBJECT * 0, OBJECT),
-    "I;16 soft": image(SOFT * np.uint16(257)),
     "P of two colours": palette([[9, 9, 9], [200, 0, 0]]),
     "P all black": palette([[0, 0, 0], [0, 0, 0]]),
     "P half-transparent": palette([[0, 0, 0], [255, 255, 255]], b"\xff\x80"),
@@ -85,7 +81,6 @@ FRAMES = {
     "L": (image(RGB[..., 0]), GREY),
     "LA": (image(RGB[..., 0], WHITE), GREY),
     "RGBA": (image(*np.moveaxis(RGB, 2, 0), WHITE), RGB),
-    "I;16": (image(RGB[..., 0] * np.uint16(257)), GREY),
     "1": (Image.fromarray(OBJECT > 0), np.dstack([O] * 3)),
     "P": (palette([[9, 9, 9], [200, 0, 0]]), np.array([[9, 9, 9], [200, 0, 0]], np.uint8)[OBJECT]),
 }
@@ -105,6 +100,13 @@ def test_frames_with_transparency_are_refused(tmp_path):
             read_frame(tmp_path / "a.png")
 
 
+def test_sixteen_bits_are_refused(tmp_path):
+    image(SOFT * np.uint16(257)).save(tmp_path / "a.png")
+    for read in (read_frame, read_mask):
+        with pytest.raises(PictureError, match="16 bits"):
+            read(tmp_path / "a.png")
+
+
 def test_a_palette_that_is_missing_is_refused(tmp_path):
     path = tmp_path / "a.png"
     RIGHT["P coloured"].save(path)
@@ -122,7 +124,7 @@ def test_check_says_what_the_reader_says(tmp_path):
         root.rglob("gt_masks/**/clip-test-0_0_2.png"),
         root.rglob("visual_frames/**/clip-test-1_0_3.png"),
     )
-    DOUBTFUL["I;16 soft"].save(mask)
+    DOUBTFUL["L soft"].save(mask)
     RIGHT["RGBA white"].save(frame)
     report = check(root / "Single-source", deep=True, progress=False)
     assert report.bad_clips == ["clip-test-0_0", "clip-test-1_0"]
