@@ -15,8 +15,7 @@ from torch.utils.data import Dataset
 
 from avslib.audio import SAMPLE_RATE, load_clip, log_mel
 from avslib.core.errors import DataError, UsageError
-from avslib.core.files import sha256_file
-from avslib.core.listing import require_as_built
+from avslib.core.files import require_as_built, sha256_file
 from avslib.core.parsing import LARGEST_TEXT, read_text
 from avslib.data.layout import LAYOUTS, find_folder, make_clip, masks_missing, read_csv
 from avslib.data.pickles import load_log_mel

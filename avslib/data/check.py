@@ -16,8 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from avslib.core.errors import AvsError, DataError
-from avslib.core.files import atomic_path
-from avslib.core.listing import clip_of, damaged_files
+from avslib.core.files import atomic_path, clip_of, damaged_files
 from avslib.data.avsbench import Sound
 from avslib.data.layout import LAYOUTS, Clip, find_folder, make_clip, masks_missing, read_csv
 from avslib.data.pickles import load_log_mel

@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from avslib.core.errors import KINDS, AvsError, ProcessesError
-from avslib.core.locks import LOCK, PATIENCE, locked
+from avslib.core.files import LOCK, PATIENCE, locked
 from avslib.models.fusion import TPAVI
 
 T = TypeVar("T")

@@ -14,8 +14,7 @@ from torch.optim import Optimizer
 
 from avslib.config import Config
 from avslib.core.errors import OutputError, ProcessesError, RunStateError
-from avslib.core.files import atomic_path, flush_to_disk, report_full_disk
-from avslib.core.locks import LOCK
+from avslib.core.files import LOCK, atomic_path, flush_to_disk, report_full_disk
 from avslib.training.distributed import gather_objects, mean_over_processes, together, world_size
 
 STATE, HISTORY, RECORD = "state.pt", "history.csv", "run.json"

@@ -32,6 +32,7 @@ OPTIONS = {
 
 AudioSource = str | Path | int | None  # a file, or the number of a sound track, from 1; None: the default track
 Samples = Float[np.ndarray, "_"]
+Timed = tuple[float | None, Samples]  # the time of a block, None where a frame has no time stamp
 
 
 @contextmanager
@@ -64,8 +65,7 @@ def picture_track(container: Any) -> Any | None:
 
 
 def sound_track(container: Any, number: int | None = None) -> Any | None:
-    """Sound stream `number`, from 1, of those that can be decoded; None: the one that players choose, the first that is
-    marked as default, else the first."""
+    """Sound stream `number`, from 1, of those that can be decoded; None: the default one, or else the first."""
     import av
 
     tracks = [s for s in container.streams.audio if s.codec_context and s.codec_context.channels <= MOST_CHANNELS]
@@ -90,11 +90,8 @@ def decoded(container: Any, track: Any) -> Iterator[Any]:
 
 
 def timed(path: str | Path, choose: Callable[[Any], Any], start: float = 0) -> Iterator[tuple[Any, Any]]:
-    """Frames of the track that `choose` finds, and the track.
-
-    Their time stamps are moved onto one clock for all tracks, whose second 0 is `start` seconds after the first picture
-    that is shown, or after the first sound of a file without pictures.
-    """
+    """Frames of the track that `choose` finds, and the track, on one clock for all tracks: its second 0 is `start`
+    seconds after the first picture that is shown, or after the first sound of a file without pictures."""
     with opened(path) as container:
         first = next(decoded(container, picture_track(container) or sound_track(container)), None)
         zero = start + (first.time or 0 if first is not None else 0)
@@ -112,9 +109,7 @@ def read_sound(
     """Stream the sound of any video or sound file in blocks: mono, mixed to 16 bits by FFmpeg, at `rate` Hz.
 
     Time 0 is `start` seconds after the first picture; sound before it is left out, and gaps are filled with silence.
-
-    Raises:
-        AvsError: the file cannot be opened or has no such sound track; at once.
+    Raises AvsError at once: the file cannot be opened or has no such sound track.
     """
     path, number = (path, audio) if audio is None or isinstance(audio, int) else (audio, None)
     choose = partial(sound_track, number=number)
@@ -139,10 +134,7 @@ class Blocks:
         return taken
 
 
-def _resampled(
-    path: str | Path, choose: Callable[[Any], Any], rate: int, start: float
-) -> Iterator[tuple[float | None, Samples]]:
-    """The time of each block (None where a frame has no time stamp), and its samples."""
+def _resampled(path: str | Path, choose: Callable[[Any], Any], rate: int, start: float) -> Iterator[Timed]:
     import av
 
     frames = (frame for frame, _ in timed(path, choose, start))
@@ -159,11 +151,8 @@ def _resampled(
             raise VideoError(f"{path}: its sound channels ({layout}) cannot be mixed ({error}); convert it") from error
 
 
-def _placed(sound: Iterator[tuple[float | None, Samples]], rate: int) -> Iterator[Samples]:
-    """Blocks that follow each other from second 0 on.
-
-    Silence fills gaps; sound that its time stamps place before second 0, or over sound given already, is left out.
-    """
+def _placed(sound: Iterator[Timed], rate: int) -> Iterator[Samples]:
+    """Silence fills gaps; sound that belongs before second 0, or over sound given already, is left out."""
     position = slack = 0
     for time, samples in sound:
         gap = 0 if time is None else round(time * rate) - position

@@ -10,9 +10,7 @@ import pytest
 import torch
 
 from avslib.core.errors import OutputError
-from avslib.core.files import atomic_path
-from avslib.core.listing import damaged_files
-from avslib.core.locks import locked
+from avslib.core.files import atomic_path, damaged_files, locked
 from avslib.data.avsbench import AVSBench
 from avslib.data.embeddings import _kept
 from avslib.data.mini import build_mini
@@ -163,6 +161,6 @@ def test_a_disk_without_locks_is_told_and_used(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("avslib.core.locks.FileLock.acquire", refuse)
+    monkeypatch.setattr("avslib.core.files.FileLock.acquire", refuse)
     with pytest.warns(UserWarning, match="cannot lock it"), locked(tmp_path / ".lock", "a test") as held:
         assert not held

@@ -18,9 +18,7 @@ from rich.progress import track
 from scipy.io import wavfile
 
 from avslib.core.errors import DataError, OutputError, UsageError
-from avslib.core.files import atomic_path, flush_to_disk
-from avslib.core.listing import clip_of, damaged_files, write_listing
-from avslib.core.locks import locked
+from avslib.core.files import atomic_path, clip_of, damaged_files, flush_to_disk, locked, write_listing
 from avslib.data.layout import LAYOUTS, clip_folders
 from avslib.data.mini.assets import BANK, SPLITS, bank_hash
 from avslib.data.mini.compose import TASKS, compose_clip
