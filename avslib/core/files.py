@@ -168,14 +168,12 @@ def write_listing(root: Path, changed: Collection[str] | None = None) -> None:
     known |= {path: ((root / path).stat().st_size, sha256_file(root / path)) for path in changed}
     text = HEAD + "".join(f"{path},{size},{digest}\n" for path, (size, digest) in sorted(known.items()))
     with atomic_path(root / LISTING) as part:
-        part.write_text(f"{text}{LAST}{_digest(text)}\n", encoding="utf-8", newline="\n")
+        part.write_text(f"{text}{LAST}{hashlib.sha256(text.encode()).hexdigest()}\n", encoding="utf-8", newline="\n")
 
 
 def damaged_files(root: str | Path, verify: bool = False) -> list[str]:
-    """Files of a build, as paths below `root`, that are missing or of the wrong size or (with `verify`) checksum.
-
-    Empty for a build of an earlier version, which has no list. Raises DataError where the list itself is damaged.
-    """
+    """Files of a build, as paths below `root`, that are missing or of the wrong size or (with `verify`) checksum; none
+    for an early build, which has no list. Raises DataError where the list itself is damaged."""
 
     def damaged(path: Path, size: int, digest: str) -> bool:
         return not path.is_file() or path.stat().st_size != size or (verify and sha256_file(path) != digest)
@@ -206,7 +204,7 @@ def _read_listing(root: Path) -> dict[str, tuple[int, str]]:
     try:
         text = (root / LISTING).read_text(encoding="utf-8")
         lines, _, digest = text.rpartition(LAST)
-        if digest.strip() != _digest(lines):
+        if digest.strip() != hashlib.sha256(lines.encode()).hexdigest():
             raise ValueError("checksum mismatch")
         rows = (line.rsplit(",", 2) for line in lines.removeprefix(HEAD).splitlines())
         return {path: (int(size), digest) for path, size, digest in rows}
@@ -214,7 +212,3 @@ def _read_listing(root: Path) -> dict[str, tuple[int, str]]:
         return {}
     except (OSError, ValueError) as error:
         raise DataError(f"{root / LISTING}: damaged ({error}); remove that folder, and it is built again") from None
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

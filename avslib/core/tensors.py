@@ -89,10 +89,7 @@ def save_tensors(
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file and the metadata of `save_tensors`, verified where there is a checksum.
-
-    Raises SafetensorError where it is damaged, cut off, or not a safetensors file.
-    """
+    """The tensors and metadata of `save_tensors`, verified where there is a checksum. SafetensorError if damaged."""
     with safe_open(path, framework="pt") as stream:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         return tensors, _verified(tensors, stream.metadata())

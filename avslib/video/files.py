@@ -159,8 +159,8 @@ def write_grey(path: Path, values: UInt8[np.ndarray, "H W"]) -> None:
 
 
 def rle_encode(mask: Shaped[np.ndarray, "H W"]) -> list[int]:
-    """The ``counts`` of COCO's uncompressed masks (Lin et al., ECCV 2014), which pycocotools reads: lengths of the runs
-    of a mask read down its columns; the first run is of zeros and may be empty.
+    """The ``counts`` of COCO's uncompressed masks (Lin et al., ECCV 2014): lengths of the runs of a mask read down its
+    columns; the first run is of zeros and may be empty.
 
     >>> rle_encode(np.array([[0, 1, 1], [0, 0, 1]])), rle_encode(np.ones((2, 2)))
     ([2, 1, 1, 2], [0, 4])

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
+from matplotlib.figure import Figure
 from PIL import Image
+from scipy.ndimage import binary_dilation, binary_erosion
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -91,10 +93,7 @@ class Letterbox:
 
 
 def outlined(mask: Bool[np.ndarray, "H W"], size: tuple[int, int] | None = None) -> Image.Image:
-    """A layer for `painted`: the mask in translucent orange, outlined in white and black, so that it is seen on any
-    ground; of `size` (width, height), or that of the mask."""
-    from scipy.ndimage import binary_dilation, binary_erosion
-
+    """A layer for `painted`, of `size` (width, height): the mask in orange, outlined in white and black."""
     mask = np.asarray(Image.fromarray(mask).resize(size or mask.shape[::-1], Image.Resampling.NEAREST))
     thick, cross = max(1, round(min(mask.shape) / 240)), np.ones((3, 3), bool)
     layer = np.zeros((*mask.shape, 4), np.uint8)
@@ -154,11 +153,9 @@ def keep_some(seconds: Iterable[Second], kept: list[Second], most: int = 24) -> 
         yield second
 
 
-def strip_figure(seconds: Sequence[Second], columns: int = 6) -> Any:
+def strip_figure(seconds: Sequence[Second], columns: int = 6) -> Figure:
     """A matplotlib Figure of `columns` of the `seconds`, evenly spread: frames with their masks, and below them the
     uncertainty in bits, where there is one. Its label says in words what it shows."""
-    from matplotlib.figure import Figure
-
     count = min(columns, len(seconds))
     if not count:
         raise UsageError("strip_figure: there is no second to draw; give the results of predict(...)")

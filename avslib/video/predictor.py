@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from rich.progress import track
 from torch import Tensor
 
 from avslib.audio import SAMPLE_RATE
@@ -36,16 +37,12 @@ Window = list[tuple[Tensor, np.ndarray]]  # fitted pictures, uint8 [3, S, S], an
 
 
 class Predictor:
-    """A trained model and its sound encoder, ready to segment.
+    """A trained model, put into eval mode and used on its device, and its sound encoder.
 
-    Args:
-        model: put into eval mode; runs on the device that it is on.
-
-    Example:
-        >>> predictor = Predictor.from_checkpoint("mini-s4")
-        >>> image, sound = torch.zeros(5, 3, 128, 128, dtype=torch.uint8), torch.zeros(5 * 16000)
-        >>> tuple(predictor(image, predictor.embed(sound)).shape)
-        (5, 128, 128)
+    >>> predictor = Predictor.from_checkpoint("mini-s4")
+    >>> image, sound = torch.zeros(5, 3, 128, 128, dtype=torch.uint8), torch.zeros(5 * 16000)
+    >>> tuple(predictor(image, predictor.embed(sound)).shape)
+    (5, 128, 128)
     """
 
     def __init__(self, model: ECMVAE) -> None:
@@ -55,11 +52,8 @@ class Predictor:
     def from_checkpoint(
         cls, source: str | Path, device: str | torch.device = "cpu", *, bf16: bool = False
     ) -> "Predictor":
-        """From a checkpoint folder, or the name of a shipped one, on a device of :func:`select_device`.
-
-        Channels-last, and with `bf16` in bfloat16 where that is safe: faster on hardware that has it, with 8 binary
-        digits in a product. Errors as `avslib.load_checkpoint`.
-        """
+        """From a checkpoint folder, or the name of a shipped one, on a device of :func:`select_device`; channels-last,
+        and with `bf16` in bfloat16 where that is safe. Errors as `avslib.load_checkpoint`."""
         return cls(apply_speed_options(load_checkpoint(source, select_device(device)), bf16=bf16))
 
     @property
@@ -133,10 +127,8 @@ class Predictor:
                 holds one frame per second, as in training, so r results per second cost r times as much.
             size: side of the network's square input in pixels, a multiple of 32; None: that of its training.
             overlap: seconds that neighbouring windows share, with the weighted mean of their probabilities.
-            progress: show a bar with the time left.
 
-        Raises:
-            AvsError: at once, as `read_video`, and for a number out of range; `BrokenOff` after all that could be read.
+        Raises AvsError at once, as `read_video`, and for a number out of range; `BrokenOff` after all that can be read.
         """
         return Prediction(self, video, audio, samples, seed, fps, size, overlap, progress)
 
@@ -180,8 +172,6 @@ class Prediction(Iterator[Second]):
         groups = self._by_second(read_video(self.video, fps, audio=self.audio))
         self._results = self._read(joined_windows(groups, self._segment, frames, frames - self.overlap), pictures)
         if self.progress:
-            from rich.progress import track
-
             total = math.ceil(self.info.seconds * self.rate) if self.info.seconds else None
             self._results = iter(track(self._results, "segmenting", total=total, transient=True))
 

@@ -6,7 +6,6 @@ import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,20 +29,17 @@ SECONDS = 5  # of a clip
 LOG = "prepare_log.csv"
 ENDINGS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 
-Row = dict[str, str]
+Row = dict[str, str]  # of a csv
 Files = dict[str, Path | str]  # videos by name without ending, or why a name cannot be used
 
 
 class Outcome(NamedTuple):
-    """What became of a clip."""
-
     row: Row
     status: str  # made, there (whole already) or failed
     reason: str = ""
 
 
-@dataclass
-class Prepared:
+class Prepared(NamedTuple):
     """What `prepare` did, with clips by name."""
 
     folder: Path  # with the task's csv
@@ -106,7 +102,7 @@ def prepare(
         for row, video in plan:
             if isinstance(video, Path):
                 jobs.setdefault(video, []).append(row)
-        done = pool.map(lambda job: _make_clips(*job, folder, task, size, masks), jobs.items())
+        done = pool.map(lambda job: _make_clips(*job, folder, task, size, masks and Path(masks)), jobs.items())
         try:
             for more in track(done, "preparing", len(jobs), disable=not progress):
                 outcomes += more
@@ -174,9 +170,7 @@ def _rows(files: Files, rows: list[Row], task: str, known: list[Row]) -> Iterato
             yield row, files[name]
 
 
-def _make_clips(
-    video: Path, rows: list[Row], folder: Path, task: str, size: int, masks: str | Path | None
-) -> list[Outcome]:
+def _make_clips(video: Path, rows: list[Row], folder: Path, task: str, size: int, masks: Path | None) -> list[Outcome]:
     """The outcomes of the clips `rows` of one video; a row without ``start`` stands for all clips end to end."""
     outcomes: list[Outcome] = []
     reason = f"{video}: ends before the clip does; a clip needs {SECONDS} s"
@@ -186,7 +180,7 @@ def _make_clips(
         rows = [started for row in rows for started in _started(video, seconds, row, LAYOUTS[task].key)]
         for outcome in _outcomes(video, seconds, rows, folder, task, size):
             if masks and outcome.status != "failed":
-                outcome = outcome._replace(reason=_copy_masks(folder, task, outcome.row, Path(masks)))
+                outcome = outcome._replace(reason=_copy_masks(folder, task, outcome.row, masks))
             outcomes.append(outcome)
     except DiskFullError:
         raise

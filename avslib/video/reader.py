@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -105,8 +106,6 @@ def _picture(frame: Any, ratio: Fraction | None) -> UInt8[np.ndarray, "H W 3"]:
     """A decoded frame as a viewer sees it: RGB by the frame's own colour matrix (BT.601 where it names none) and range,
     its pixels made square by their aspect `ratio`, turned and mirrored by its display matrix.
     """
-    import av
-
     width = max(1, round(frame.width * (ratio or 1)))
     try:
         if width * frame.height > tracks.LARGEST_FRAME:

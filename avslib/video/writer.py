@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -34,8 +35,6 @@ def write_video(
 
     Raises UsageError for another suffix, no frame, or frames of other shapes; a file at `path` is left as it was.
     """
-    import av
-
     path = Path(path)
     if path.suffix.lower() != ".mp4":
         raise UsageError(f"{path}: videos are written as .mp4; name the file so")
