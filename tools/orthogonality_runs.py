@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avslib.config import Config, load_config
 from avslib.core.errors import UsageError
-from avslib.core.locks import LOCK
+from avslib.core.files import LOCK
 from avslib.core.tensors import save_tensors
 from avslib.course.committed import CODES, VARIANTS, VariantRun, load_variant
 from avslib.course.lesson import in_checkout

@@ -1,4 +1,4 @@
-"""Writing files so that a half-written one is never left under its final name, and hashing them.
+"""Files written whole or not at all, locked against other processes, and listed with their checksums.
 
 A file is written beside its name, flushed to the disk and renamed. If the process or the machine dies, the name holds
 either the old content or the new one, never a part of it.
@@ -12,30 +12,35 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from avslib.core.errors import AvsError, DiskFullError, OutputError
+from filelock import FileLock, Timeout
+
+from avslib.core.errors import AvsError, DataError, DiskFullError, OutputError
 
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # errors of file systems that cannot flush a single file
 NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS, errno.EPERM, errno.EACCES}
 ABANDONED = 24 * 3600  # seconds without a change after which a temporary file is taken for a killed process's
+LOCK = ".lock"
+PATIENCE = 10.0  # seconds: a process that was just killed or asked to stop may take some to exit
+NO_FOLDER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+LISTING = "files.csv"
+HEAD, LAST = "path,bytes,sha256\n", "the lines above,,"
 
 
 @contextmanager
 def atomic_path(path: str | Path, *, replace: bool = True, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, delete it on failure.
 
-    The caller may create a file or a folder there. A folder at `path` is an error, since it cannot be replaced in one
-    step; so is other content there without `replace`. For many small files in a row switch `flush` off, and call
-    `flush_to_disk` for their folder. What killed processes left is removed after a day.
+    The caller may create a file or a folder there; a folder at `path` cannot be replaced. For many small files in a row
+    switch `flush` off, and call `flush_to_disk` for their folder. What killed processes left is removed after a day.
 
-    Raises:
-        DiskFullError: the disk is full or a quota is reached; the previous file at `path` is intact.
-        OutputError: without `replace`, `path` holds something else.
+    Raises DiskFullError, with the previous file intact; OutputError where, without `replace`, `path` has other content.
     """
     path = Path(path)
     with report_full_disk(path):
@@ -68,11 +73,10 @@ def report_full_disk(path: str | Path) -> Iterator[None]:
         if not _means_full(error):
             raise
         folder = next(p for p in Path(path).absolute().parents if p.is_dir())
-        free = shutil.disk_usage(folder).free / 1e6
-        raise DiskFullError(
-            f"{path}: not written: the disk is full, or a quota or the largest file size is reached ({free:.0f} MB are "
-            "free); free some space and start again, the previous file is intact"
-        ) from error
+        free = f"{shutil.disk_usage(folder).free / 1e6:.0f} MB are free"
+        why = f"the disk is full, or a quota or the largest file size is reached ({free})"
+        advice = "free some space and start again, the previous file is intact"
+        raise DiskFullError(f"{path}: not written: {why}; {advice}") from error
 
 
 def _means_full(error: BaseException | None) -> bool:
@@ -124,3 +128,87 @@ def sha256_file(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(path: str | Path, what: str, patience: float | None = None) -> Iterator[bool]:
+    """Hold the lock file `path` against other processes, and other calls in this one, until the block ends.
+
+    The system releases the lock when the process ends in any way; the empty file stays, since removing it could let
+    two in. Yields False where the folder cannot be written, and, after a warning, where the disk lacks locks. Raises
+    OutputError where another process does `what` for longer than `patience` seconds; None waits, after a warning.
+    """
+    path = Path(path)
+    lock = FileLock(path)
+    try:
+        with report_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=3 if patience is None else patience)
+            except Timeout:
+                if patience is not None:
+                    advice = "wait for it to finish, or choose a different folder"
+                    raise OutputError(f"{path.parent}: {what} is running there in another process; {advice}") from None
+                warnings.warn(f"{path.parent}: waiting for {what} in another process", stacklevel=4)
+                lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) not in NO_FOLDER:  # where nobody can write, no lock is needed
+            warnings.warn(f"{path}: cannot lock it ({error}); start nothing else in this folder", stacklevel=3)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
+
+
+def write_listing(root: Path, changed: Collection[str] | None = None) -> None:
+    """Write ``files.csv`` of all files below `root`, or update the lines of those that `changed`."""
+    known = {} if changed is None else _read_listing(root)
+    if changed is None:
+        changed = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    known |= {path: ((root / path).stat().st_size, sha256_file(root / path)) for path in changed}
+    text = HEAD + "".join(f"{path},{size},{digest}\n" for path, (size, digest) in sorted(known.items()))
+    with atomic_path(root / LISTING) as part:
+        part.write_text(f"{text}{LAST}{hashlib.sha256(text.encode()).hexdigest()}\n", encoding="utf-8", newline="\n")
+
+
+def damaged_files(root: str | Path, verify: bool = False) -> list[str]:
+    """Files of a build, as paths below `root`, that are missing or of the wrong size or (with `verify`) checksum; none
+    for an early build, which has no list. Raises DataError where the list itself is damaged."""
+
+    def damaged(path: Path, size: int, digest: str) -> bool:
+        return not path.is_file() or path.stat().st_size != size or (verify and sha256_file(path) != digest)
+
+    return [name for name, found in _read_listing(Path(root)).items() if damaged(Path(root, name), *found)]
+
+
+def require_as_built(folder: Path, digests: Mapping[Path, str]) -> None:
+    """Raise DataError where the SHA-256 of a file below a task's `folder` differs from the list of the build."""
+    for root in (folder, folder.parent):
+        known = _read_listing(root)
+        for path, digest in digests.items() if known else ():
+            if known.get(path.relative_to(root).as_posix(), (0, digest))[1] != digest:
+                advice = f"`avs data build-mini --out {root}` restores it (remove {LISTING} there if you changed it)"
+                raise DataError(f"{path}: not as it was built; {advice}")
+
+
+def clip_of(path: str) -> str:
+    """The name of the clip that a file of a build belongs to.
+
+    >>> clip_of("Single-source/s4_data/audio_wav/val/dog/a-1.wav"), clip_of("object_masks/s4/val/a-1/a-1_2.png")
+    ('a-1', 'a-1')
+    """
+    return Path(path).parent.name if path.endswith(".png") else Path(path).stem
+
+
+def _read_listing(root: Path) -> dict[str, tuple[int, str]]:
+    try:
+        text = (root / LISTING).read_text(encoding="utf-8")
+        lines, _, digest = text.rpartition(LAST)
+        if digest.strip() != hashlib.sha256(lines.encode()).hexdigest():
+            raise ValueError("checksum mismatch")
+        rows = (line.rsplit(",", 2) for line in lines.removeprefix(HEAD).splitlines())
+        return {path: (int(size), digest) for path, size, digest in rows}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{root / LISTING}: damaged ({error}); remove that folder, and it is built again") from None

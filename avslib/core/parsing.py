@@ -49,8 +49,7 @@ def parse_json(data: str | bytes, source: str | Path, kind: type[AvsError], what
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
-        raise kind(f"{source}: damaged ({reason}); expected {what}") from None
+        raise kind(f"{source}: damaged ({first_line(error)}); expected {what}") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -75,13 +74,12 @@ def parse_yaml(text: str, source: str, kind: type[AvsError]) -> Any:
         raise kind(f"{source}: has more than {LARGEST_YAML} characters of YAML; is it the right file?")
     try:
         return _Loader(text).get_single_data()
-    except RecursionError:
-        raise kind(f"{source}: not valid YAML (nested too deeply)") from None
     except Exception as error:  # PyYAML's constructors raise ValueError, KeyError, AttributeError, ... for bad scalars
         raise kind(f"{source}: not valid YAML ({first_line(error)})") from None
 
 
 def first_line(error: object, longest: int = 200) -> str:
     """The first line of what an error says, shortened to fit in a sentence."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= longest else lines[0][:longest] + "..."
+    text = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    line = (text.splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= longest else line[:longest] + "..."

@@ -13,7 +13,7 @@ latent noise of a step      seed, step                          `step_seed`, sam
 order of loose clips        seed, epoch                         `order_rng`, `avslib.data.loading`
 horizontal flips            seed, epoch, clip                   `flip_rng`, same
 order of shards             seed, epoch                         `shard_rng`, `avslib.data.packed`
-shuffle buffer of shards    seed, epoch, process (worker: 0)    `buffer_rng`, same
+shuffle buffer of shards    seed, epoch, process, 0             `buffer_rng`, same
 evaluation samples          number of the sample, clip's name   `sample_seed`, `avslib.training.evaluate`
 prediction samples          ``--seed``, for each window anew    `avslib.video.predictor`
 sounds exchanged            seed 0, or robustness's ``--seed``  `avslib.data.loading.shuffle_audio`
@@ -53,9 +53,9 @@ def shard_rng(seed: int, epoch: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, 2])
 
 
-def buffer_rng(seed: int, epoch: int, process: int, worker: int = 0) -> random.Random:
-    """For the shuffle buffer behind the shards; `worker` counts only where workers read shards, not in training."""
-    return random.Random(f"{seed} {epoch} {process} {worker}")
+def buffer_rng(seed: int, epoch: int, process: int) -> random.Random:
+    """For the shuffle buffer behind the shards."""
+    return random.Random(f"{seed} {epoch} {process} 0")
 
 
 def step_seed(seed: int, step: int) -> int:

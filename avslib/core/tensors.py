@@ -36,10 +36,9 @@ def read_state_dict(path: str | Path, what: str = "weights") -> Mapping[str, Ten
         with open(path, "rb") as stream:
             state = load_weights_only(stream)
     except Exception as error:  # torch raises many kinds for a damaged file; its text advises to load it unprotected
-        raise WeightsError(
-            f"{what} {path}: not a state dict of tensors only ({type(error).__name__}); refused, because anything else "
-            "in such a file can run code when it is loaded"
-        ) from None
+        why = f"not a state dict of tensors only ({type(error).__name__})"
+        danger = "anything else in such a file can run code when it is loaded"
+        raise WeightsError(f"{what} {path}: {why}; refused, because {danger}") from None
     if not isinstance(state, dict):
         raise WeightsError(f"{what} {path}: expected a state dict, found {type(state).__name__}")
     return _plain(state)
@@ -90,10 +89,7 @@ def save_tensors(
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file and the metadata of `save_tensors`, verified where there is a checksum.
-
-    Raises SafetensorError where it is damaged, cut off, or not a safetensors file.
-    """
+    """The tensors and metadata of `save_tensors`, verified where there is a checksum. SafetensorError if damaged."""
     with safe_open(path, framework="pt") as stream:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         return tensors, _verified(tensors, stream.metadata())

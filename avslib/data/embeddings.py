@@ -16,7 +16,7 @@ from torch import Tensor
 
 from avslib.audio.encoders import AudioEncoder
 from avslib.core.errors import DiskFullError, NonFiniteError
-from avslib.core.locks import locked
+from avslib.core.files import locked
 from avslib.core.tensors import load_tensors, save_tensors
 from avslib.data.avsbench import AVSBench, Sound
 from avslib.data.packed import PackedClips

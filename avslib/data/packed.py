@@ -21,8 +21,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from webdataset.utils import pytorch_worker_info
 
 from avslib.core.errors import OutputError, PackedError
-from avslib.core.files import atomic_path, sha256_file
-from avslib.core.locks import locked
+from avslib.core.files import atomic_path, locked, sha256_file
 from avslib.core.parsing import LARGEST_JSON, first_line
 from avslib.core.seeds import buffer_rng, shard_rng
 from avslib.data.avsbench import AVSBench, Sound, height_width, read_item, stack_audio

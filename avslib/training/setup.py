@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from avslib.audio.encoders import build_audio_encoder
 from avslib.config import Config, TrainConfig
 from avslib.core.errors import ConfigError, InstallError, ProcessesError
-from avslib.core.locks import LOCK, PATIENCE, locked
+from avslib.core.files import LOCK, PATIENCE, locked
 from avslib.core.seeds import global_seed, own_generators, step_seed
 from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.embeddings import embed_dataset

@@ -16,8 +16,7 @@ from torch.optim import Optimizer
 
 from avslib.config import Config
 from avslib.core.errors import OutputError, RunStateError
-from avslib.core.files import atomic_path, flush_to_disk, report_full_disk
-from avslib.core.locks import LOCK
+from avslib.core.files import LOCK, atomic_path, flush_to_disk, report_full_disk
 from avslib.training.distributed import world_size
 
 OnRow = Callable[[Mapping[str, float]], None]

@@ -14,8 +14,7 @@ from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image
 
 from avslib.core.errors import OutputError, RecordError, UsageError
-from avslib.core.files import atomic_path, flush_to_disk
-from avslib.core.locks import locked
+from avslib.core.files import atomic_path, flush_to_disk, locked
 from avslib.video.overlay import Second, keep_some, overlay_video, strip_figure
 from avslib.video.predictor import Prediction
 from avslib.video.reader import BrokenOff
@@ -32,15 +31,12 @@ def write_prediction(
 
     ``predictions.json``: settings and, under ``seconds``, :meth:`Second.summary` of each second (with several steps in
     a second their means, and the box around their boxes), which are returned. The masks, one for each step:
-    ``masks/0000.png`` ... (255 = sounding), ``masks.npz`` or ``masks.jsonl`` (COCO's run lengths); `read_masks` reads
-    all three. ``strip.png``; with `overlay` ``overlay.mp4``; with samples ``uncertainty/0000.png`` ... (255 = 1 bit).
+    ``masks/0000.png`` ... (255 = sounding), ``masks.npz`` or ``masks.jsonl`` (COCO's run lengths). ``strip.png``; with
+    `overlay` ``overlay.mp4``; with samples ``uncertainty/0000.png`` ... (255 = 1 bit).
 
-    `predictions.json` comes last, so a folder that has it is whole, and is not written into again. What an interrupted
-    call left is replaced. Of a video that breaks off everything up to there is written, and ``broke_off`` says where.
-
-    Raises:
-        AvsError: as the prediction; `out` is a file, being written to, or holds files of these names. `BrokenOff` after
-            the files are written.
+    `predictions.json` comes last, so a folder that has it is whole, and is not written into again; what an interrupted
+    call left is replaced. Raises AvsError as the prediction, and where `out` is a file, in use, or holds files of these
+    names; `BrokenOff` after everything up to there is written, with ``broke_off`` saying where.
     """
     out = Path(out)
     if masks not in FORMS:
@@ -51,10 +47,11 @@ def write_prediction(
     if any((out / name).resolve() in sources for name in SINGLE):
         raise OutputError(f"{out}: the results would replace their source; name another folder by --out")
     left_over = (out / UNFINISHED).exists()
-    _require_free(out, () if left_over else (*SINGLE, "masks", "uncertainty"))
+    if not left_over:
+        _require_free(out, *SINGLE, "masks", "uncertainty")
     # the mark of an unfinished prediction is its lock, to distinguish a running one from one that was killed
     with locked(out / UNFINISHED, "a prediction", patience=0):
-        _require_free(out)  # another process may have been faster
+        _require_free(out)
         if left_over:
             for old in [*out.glob("masks/[0-9]*.png"), *out.glob("uncertainty/[0-9]*.png"), *map(out.joinpath, SINGLE)]:
                 old.unlink(missing_ok=True)
@@ -65,7 +62,7 @@ def write_prediction(
     return seconds
 
 
-def _require_free(out: Path, names: tuple[str, ...] = ()) -> None:
+def _require_free(out: Path, *names: str) -> None:
     for name in (PREDICTIONS, *names):
         if (out / name).exists():
             raise OutputError(f"{out / name}: exists already; name another folder by --out, or remove it first")
@@ -104,7 +101,6 @@ def _write(prediction: Prediction, out: Path, form: str, overlay: bool) -> list[
 
 
 def _joined(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The summaries of the steps of a second as one."""
     names = rows[0].keys() - {"second", "time", "box"}
     values = {name: [row[name] for row in rows if row[name] is not None] for name in names}
     boxes = np.array([row["box"] for row in rows if row["box"]])
@@ -115,13 +111,20 @@ def _joined(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def read_masks(out: str | Path) -> Iterator[Bool[np.ndarray, "H W"]]:
     """The masks that `write_prediction` wrote into a folder, in their order, in any form.
 
-    Raises:
-        AvsError: no predictions.json: not a folder of `write_prediction`, or an unfinished one; masks that cannot be
-            read.
+    Raises RecordError for another folder, an unfinished one, or masks that cannot be read.
     """
     out = Path(out)
     try:
-        yield from masks_in(json.loads((out / PREDICTIONS).read_text(encoding="utf-8"))["masks"], out)
+        form = json.loads((out / PREDICTIONS).read_text(encoding="utf-8"))["masks"]
+        if form == "png":
+            for path in sorted(out.glob("masks/[0-9]*.png"), key=lambda path: int(path.stem)):
+                yield np.asarray(Image.open(path)) > 0
+        elif form == "npz":
+            with np.load(out / "masks.npz") as arrays:
+                yield from (arrays[name] for name in sorted(arrays.files, key=int))
+        else:
+            with open(out / "masks.jsonl", encoding="utf-8") as lines:
+                yield from (rle_decode(row["counts"], row["size"]) for row in map(json.loads, lines))
     except Exception as error:  # PIL, NumPy and zipfile raise many kinds for a damaged file
         raise RecordError(f"{out}: holds no whole prediction ({error!r}); make one with `avs predict VIDEO`") from error
 
@@ -149,19 +152,6 @@ def mask_files(form: str, out: Path, digits: int) -> Iterator[Callable[[Second],
             yield add
 
 
-def masks_in(form: str, out: Path) -> Iterator[Bool[np.ndarray, "H W"]]:
-    """The masks that `mask_files` wrote, in their order. A damaged file raises many kinds of error."""
-    if form == "png":
-        for path in sorted(out.glob("masks/[0-9]*.png"), key=lambda path: int(path.stem)):
-            yield np.asarray(Image.open(path)) > 0
-    elif form == "npz":
-        with np.load(out / "masks.npz") as arrays:
-            yield from (arrays[name] for name in sorted(arrays.files, key=int))
-    else:
-        with open(out / "masks.jsonl", encoding="utf-8") as lines:
-            yield from (rle_decode(row["counts"], row["size"]) for row in map(json.loads, lines))
-
-
 def write_grey(path: Path, values: UInt8[np.ndarray, "H W"]) -> None:
     """Write a PNG beside and renamed; the caller flushes the folder."""
     with atomic_path(path, flush=False) as part:
@@ -169,8 +159,8 @@ def write_grey(path: Path, values: UInt8[np.ndarray, "H W"]) -> None:
 
 
 def rle_encode(mask: Shaped[np.ndarray, "H W"]) -> list[int]:
-    """The ``counts`` of COCO's uncompressed masks (Lin et al., ECCV 2014), which pycocotools reads: lengths of the runs
-    of a mask read down its columns; the first run is of zeros and may be empty.
+    """The ``counts`` of COCO's uncompressed masks (Lin et al., ECCV 2014): lengths of the runs of a mask read down its
+    columns; the first run is of zeros and may be empty.
 
     >>> rle_encode(np.array([[0, 1, 1], [0, 0, 1]])), rle_encode(np.ones((2, 2)))
     ([2, 1, 1, 2], [0, 4])

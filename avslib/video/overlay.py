@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
+from matplotlib.figure import Figure
 from PIL import Image
+from scipy.ndimage import binary_dilation, binary_erosion
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,19 +43,16 @@ class Second:
         return self.probability > 0.5
 
     def summary(self) -> dict[str, Any]:
-        """Plain numbers for JSON: the second in which the step begins, and its time in seconds; area: share of the
-        picture that is marked; confidence: mean probability within the mask, None when it is empty; box: [left, top,
-        right, bottom] in pixels, right and bottom exclusive, None when empty; with samples mean doubts, in bits.
-        """
+        """Plain numbers for JSON; with samples also the means of `uncertainty` and `disagreement`."""
         mask = self.mask
         box = Image.fromarray(mask).getbbox()
         doubts = {"uncertainty": self.uncertainty, "disagreement": self.disagreement}
         return {
             "second": int(self.time + 1e-6),
             "time": round(self.time, 4),
-            "area": round(float(mask.mean()), 5),
-            "confidence": round(float(self.probability[mask].mean()), 4) if box else None,
-            "box": list(box) if box else None,
+            "area": round(float(mask.mean()), 5),  # share of the picture that is marked
+            "confidence": round(float(self.probability[mask].mean()), 4) if box else None,  # within the mask
+            "box": list(box) if box else None,  # left, top, right, bottom in pixels; the last two exclusive
         } | {name: round(float(doubt.mean()), 5) for name, doubt in doubts.items() if doubt is not None}
 
 
@@ -61,10 +60,8 @@ class Second:
 class Letterbox:
     """Fits a picture of (height, width) into a square, its aspect ratio kept, and brings maps back.
 
-    Example:
-        >>> box = Letterbox(1080, 1920, 128)
-        >>> box.inner, box.corner
-        ((72, 128), (28, 0))
+    >>> Letterbox(1080, 1920, 128).inner, Letterbox(1080, 1920, 128).corner
+    ((72, 128), (28, 0))
     """
 
     height: int
@@ -96,10 +93,7 @@ class Letterbox:
 
 
 def outlined(mask: Bool[np.ndarray, "H W"], size: tuple[int, int] | None = None) -> Image.Image:
-    """A layer for `painted`: the mask in translucent orange, outlined in white and black, so that it is seen on any
-    ground; of `size` (width, height), or that of the mask."""
-    from scipy.ndimage import binary_dilation, binary_erosion
-
+    """A layer for `painted`, of `size` (width, height): the mask in orange, outlined in white and black."""
     mask = np.asarray(Image.fromarray(mask).resize(size or mask.shape[::-1], Image.Resampling.NEAREST))
     thick, cross = max(1, round(min(mask.shape) / 240)), np.ones((3, 3), bool)
     layer = np.zeros((*mask.shape, 4), np.uint8)
@@ -125,12 +119,8 @@ def overlay_video(
 ) -> Path:
     """Write the video, at its own frame rate (up to 30) and with its sound, with each step's mask on its frames.
 
-    Args:
-        seconds: of the same video, in order; may be a generator, which is drawn from as the frames need it.
-        longest: larger videos are made smaller, so that their longer side has that many pixels.
-
-    Raises:
-        AvsError: as `probe` and `write_video`. Of a video that breaks off, what there is of it is written.
+    `seconds` of the same video, in order, are drawn from as the frames need them. A longer side above `longest` pixels
+    is made as long. Of a video that breaks off, what there is of it is written. Raises as `probe` and `write_video`.
     """
     info = probe(video)
     fps, longer = min(info.fps or 25.0, FASTEST), max(info.width, info.height)
@@ -163,12 +153,9 @@ def keep_some(seconds: Iterable[Second], kept: list[Second], most: int = 24) -> 
         yield second
 
 
-def strip_figure(seconds: Sequence[Second], columns: int = 6) -> Any:
-    """A matplotlib Figure of `columns` results of `Predictor.predict`, evenly spread: frames with the mask tinted and
-    outlined, and below them the uncertainty in bits, where there is one. Its label says in words what it shows.
-    """
-    from matplotlib.figure import Figure
-
+def strip_figure(seconds: Sequence[Second], columns: int = 6) -> Figure:
+    """A matplotlib Figure of `columns` of the `seconds`, evenly spread: frames with their masks, and below them the
+    uncertainty in bits, where there is one. Its label says in words what it shows."""
     count = min(columns, len(seconds))
     if not count:
         raise UsageError("strip_figure: there is no second to draw; give the results of predict(...)")

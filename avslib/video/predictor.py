@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from rich.progress import track
 from torch import Tensor
 
 from avslib.audio import SAMPLE_RATE
@@ -30,20 +31,18 @@ from avslib.weights.speed_options import apply_speed_options
 OVERLAP = 0
 SIZES = range(32, 2049, 32)  # side of the network's square, in pixels
 
+Frames, Embedded, Maps = UInt8[Tensor, "T 3 H W"], Float[Tensor, "T D"], Float[Tensor, "T H W"]
+Mask, Features = UInt8[Tensor, "T 1 H W"] | None, list[Tensor] | None
 Window = list[tuple[Tensor, np.ndarray]]  # fitted pictures, uint8 [3, S, S], and a second of 16 kHz sound for each
 
 
 class Predictor:
-    """A trained model and its sound encoder, ready to segment.
+    """A trained model, put into eval mode and used on its device, and its sound encoder.
 
-    Args:
-        model: put into eval mode; runs on the device that it is on.
-
-    Example:
-        >>> predictor = Predictor.from_checkpoint("mini-s4")
-        >>> image, sound = torch.zeros(5, 3, 128, 128, dtype=torch.uint8), torch.zeros(5 * 16000)
-        >>> tuple(predictor(image, predictor.embed(sound)).shape)
-        (5, 128, 128)
+    >>> predictor = Predictor.from_checkpoint("mini-s4")
+    >>> image, sound = torch.zeros(5, 3, 128, 128, dtype=torch.uint8), torch.zeros(5 * 16000)
+    >>> tuple(predictor(image, predictor.embed(sound)).shape)
+    (5, 128, 128)
     """
 
     def __init__(self, model: ECMVAE) -> None:
@@ -53,11 +52,8 @@ class Predictor:
     def from_checkpoint(
         cls, source: str | Path, device: str | torch.device = "cpu", *, bf16: bool = False
     ) -> "Predictor":
-        """From a checkpoint folder, or the name of a shipped one, on a device of :func:`select_device`.
-
-        Channels-last, and with `bf16` in bfloat16 where that is safe: faster on hardware that has it, with 8 binary
-        digits in a product. Errors as `avslib.load_checkpoint`.
-        """
+        """From a checkpoint folder, or the name of a shipped one, on a device of :func:`select_device`; channels-last,
+        and with `bf16` in bfloat16 where that is safe. Errors as `avslib.load_checkpoint`."""
         return cls(apply_speed_options(load_checkpoint(source, select_device(device)), bf16=bf16))
 
     @property
@@ -74,18 +70,13 @@ class Predictor:
         """The frozen sound encoder that the model was trained with; loaded on first use."""
         return build_audio_encoder(self.model.config.model.audio_encoder, self.model.config.model.audio_weights)
 
-    def embed(self, waveform: Float[Tensor, "S"], frames: int = 5) -> Float[Tensor, "T D"]:
+    def embed(self, waveform: Float[Tensor, "S"], frames: int = 5) -> Embedded:
         """One sound embedding for each second of a 16 kHz mono waveform."""
         return self.encoder.embed(waveform[None], frames)[0]
 
     @torch.no_grad()
     def run(
-        self,
-        image: UInt8[Tensor, "T 3 H W"],
-        audio: Float[Tensor, "T D"],
-        noise: Noise = None,
-        mask: UInt8[Tensor, "T 1 H W"] | None = None,
-        features: list[Tensor] | None = None,
+        self, image: Frames, audio: Embedded, noise: Noise = None, mask: Mask = None, features: Features = None
     ) -> ECMVAEOutput:
         """One pass over a clip of T frames: all outputs of the model. A mask runs the posterior branch too; `features`
         are those of the backbone, where they are known already.
@@ -94,29 +85,22 @@ class Predictor:
         mask = None if mask is None else mask.to(self.device).float()
         return self.model(pixels, audio.to(self.device), mask, frames=len(image), noise=noise, features=features)
 
-    def __call__(
-        self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], noise: Noise = None
-    ) -> Float[Tensor, "T H W"]:
+    def __call__(self, image: Frames, audio: Embedded, noise: Noise = None, features: Features = None) -> Maps:
         """Probability that a pixel sounds, on the CPU: with the mean codes, or those that `noise` draws or gives."""
-        return _probability(self.run(image, audio, noise))
+        return self.run(image, audio, noise, features=features).logits[:, 0].float().sigmoid().cpu()
 
-    def samples(
-        self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], k: int, seed: int = 0
-    ) -> Float[Tensor, "k T H W"]:
+    def samples(self, image: Frames, audio: Embedded, k: int, seed: int = 0) -> Float[Tensor, "k T H W"]:
         """`k` probability maps, each with codes drawn from the prior."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():  # the backbone does not see the codes: once for all samples
             features = self.model.backbone(self.model.normalize(image.to(self.device)))
-        return torch.stack([_probability(self.run(image, audio, generator, features=features)) for _ in range(k)])
+        return torch.stack([self(image, audio, generator, features) for _ in range(k)])
 
-    def with_codes(
-        self, image: UInt8[Tensor, "T 3 H W"], audio: Float[Tensor, "T D"], codes: Mapping[str, Float[Tensor, "T K"]]
-    ) -> Float[Tensor, "T H W"]:
+    def with_codes(self, image: Frames, audio: Embedded, codes: Mapping[str, Float[Tensor, "T K"]]) -> Maps:
         """Probabilities with given prior codes: ``vs`` (s_v), ``as`` (s_a), ``vac`` (c); the mean of one left out."""
-        eps = {}
-        for name, (mu, logvar) in self.run(image, audio).latents.items():
-            # the model takes standard-normal noise: z = mu + exp(logvar / 2) eps, solved for eps
-            eps[name] = (codes.get(name, mu).to(mu) - mu) * torch.exp(-0.5 * logvar)
+        latents = self.run(image, audio).latents
+        # the model takes standard-normal noise: z = mu + exp(logvar / 2) eps, solved for eps
+        eps = {n: (codes.get(n, mu).to(mu) - mu) * torch.exp(-0.5 * logvar) for n, (mu, logvar) in latents.items()}
         return self(image, audio, eps)
 
     def predict(
@@ -133,40 +117,28 @@ class Predictor:
         """Segment a video file: an iterator of one `Second` for each second, in constant memory.
 
         One frame per second is taken as AVSBench does, brought to the network's size with its aspect ratio kept, and
-        segmented in windows of a clip's length (5 s). The last window reaches back into the one before it; a video
-        shorter than a window is segmented as it is.
+        segmented in windows of a clip's length (5 s). The last window reaches back to be whole.
 
         Args:
             audio: a file to take the sound from, or the number of a sound track, from 1; None: the default track.
             samples: 0 for the mean code; K for the mean of K codes drawn from the prior, with maps of uncertainty.
             seed: random seed of the samples; each window draws the same ones.
-            fps: results per second, from 1 to the file's own frame rate, or "native" for one for each frame. The model
-                only ever sees one frame per second, as in training: r results per second cost r times as much.
-            size: side of the square that the network runs at, in pixels, a multiple of 32; None: that of its training.
-            overlap: seconds that neighbouring windows share; their probabilities are averaged there, the middle of a
-                window weighing most.
-            progress: show a bar with the time left.
+            fps: results per second, from 1 to the file's own frame rate, or "native" for one for each frame; a window
+                holds one frame per second, as in training, so r results per second cost r times as much.
+            size: side of the network's square input in pixels, a multiple of 32; None: that of its training.
+            overlap: seconds that neighbouring windows share, with the weighted mean of their probabilities.
 
-        Raises:
-            AvsError: at once: no such file, no video, damaged, no sound track, a number out of range; `BrokenOff`
-                where the file breaks off, after all that could be read of it.
+        Raises AvsError at once, as `read_video`, and for a number out of range; `BrokenOff` after all that can be read.
         """
         return Prediction(self, video, audio, samples, seed, fps, size, overlap, progress)
-
-
-def _probability(output: ECMVAEOutput) -> Float[Tensor, "T H W"]:
-    return output.logits[:, 0].float().sigmoid().cpu()
 
 
 @dataclass(eq=False)
 class Prediction(Iterator[Second]):
     """The results of a video, computed as they are asked for; its fields are the arguments of `Predictor.predict`.
 
-    Besides, `info` is what the video says about itself, `rate` the steps per second, `broken` why it breaks off.
-
-    A model is trained on windows of one frame and one second of sound per second, and is given nothing else: with
-    several steps in a second, a window takes the k-th step of each second, for every k in turn. All of it is a chain of
-    generators: memory depends on windows, steps per second and sizes, not on the video's length.
+    Besides, `info` is what the video says about itself, `rate` the steps per second, `broken` why it breaks off. All of
+    it is a chain of generators: memory depends on windows, steps per second and sizes, not on the length.
     """
 
     predictor: Predictor
@@ -186,16 +158,12 @@ class Prediction(Iterator[Second]):
         own = max(1.0, self.info.fps or 25.0)
         fps = "native" if self.fps == "native" else int(self.fps) if str(self.fps).isdecimal() else 0
         self.rate = own if fps == "native" else float(fps)
+        rates = f"native or a whole number from 1 to {own:.3g}"
         for name, value, fine, expected in (
             ("samples", self.samples, self.samples >= 0, "0 (the mean code) or how many codes to draw"),
             ("size", self.size, self.size in SIZES, f"a multiple of 32 up to {SIZES[-1]}"),
             ("overlap", self.overlap, self.overlap in range(frames), f"0 to {frames - 1} s, within a window"),
-            (
-                "fps",
-                self.fps,
-                self.rate == 1 or 1 < self.rate <= own + 0.1,
-                f"native or a whole number from 1 to {own:.3g}",
-            ),
+            ("fps", self.fps, 1 <= self.rate <= own + 0.1, rates),
         ):
             if not fine:
                 raise UsageError(f"{name} is {value}; expected {expected}")
@@ -204,8 +172,6 @@ class Prediction(Iterator[Second]):
         groups = self._by_second(read_video(self.video, fps, audio=self.audio))
         self._results = self._read(joined_windows(groups, self._segment, frames, frames - self.overlap), pictures)
         if self.progress:
-            from rich.progress import track
-
             total = math.ceil(self.info.seconds * self.rate) if self.info.seconds else None
             self._results = iter(track(self._results, "segmenting", total=total, transient=True))
 
@@ -224,10 +190,7 @@ class Prediction(Iterator[Second]):
             raise self.broken
 
     def _by_second(self, moments: Iterator[Moment]) -> Iterator[Window]:
-        """The steps that begin in the same second.
-
-        A step's sound is the second that ends with the step: in training too the frame lies at the end of its second.
-        """
+        """The steps of each second, with the second of sound that ends with the step, as a frame in training has it."""
         heard = np.zeros(0, np.float32)
         for _, group in groupby(self._readable(moments), key=lambda moment: int(moment.start + 1e-6)):
             steps = []
@@ -265,8 +228,7 @@ def joined_windows(
     """The maps of all steps in their order, from windows of `length` seconds, one every `hop`.
 
     `groups` holds the steps of each second; a window takes the k-th step of each, for every k in turn. The last window
-    reaches back to be whole. Where windows overlap, their maps are averaged with the weights of a triangle: 1, 2, 3,
-    2, 1.
+    reaches back to be whole. Where windows overlap, their maps are averaged with the weights 1, 2, 3, 2, 1.
     """
     recent: list[tuple[int, list[Any]]] = []
     pending: dict[tuple[int, int], tuple[int, Tensor]] = {}  # weight and mean of maps, by second and k

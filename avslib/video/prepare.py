@@ -6,7 +6,6 @@ import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +18,8 @@ from scipy.io import wavfile
 
 from avslib.audio import SAMPLE_RATE, log_mel
 from avslib.core.errors import AvsError, DataError, DiskFullError
-from avslib.core.files import atomic_path
-from avslib.core.locks import LOCK, locked
-from avslib.core.tensors import save_tensors
+from avslib.core.files import LOCK, atomic_path, locked
+from avslib.core.tensors import load_tensors, save_tensors
 from avslib.data.avsbench import AUDIO_TOLERANCE
 from avslib.data.layout import LAYOUTS, clip_folders, is_plain_name, read_csv
 from avslib.data.pickles import LOG_MEL
@@ -31,20 +29,18 @@ SECONDS = 5  # of a clip
 LOG = "prepare_log.csv"
 ENDINGS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 
-Row = dict[str, str]
+Row = dict[str, str]  # of a csv
+Files = dict[str, Path | str]  # videos by name without ending, or why a name cannot be used
 
 
 class Outcome(NamedTuple):
-    """A clip by its csv row; what became of it: made, there (whole already) or failed; and why."""
-
     row: Row
-    status: str
+    status: str  # made, there (whole already) or failed
     reason: str = ""
 
 
-@dataclass
-class Prepared:
-    """What `prepare` did: names of clips that were made, and of those that were there already."""
+class Prepared(NamedTuple):
+    """What `prepare` did, with clips by name."""
 
     folder: Path  # with the task's csv
     log: Path  # csv of every clip: clip, split, status (made, there, failed), reason
@@ -78,20 +74,17 @@ def prepare(
     Without a table every video is cut end to end into clips ``<file>_<second>`` of `split`, whose category is the
     folder that the video lies in ("unknown" directly below `videos`); what is left at the end is not used.
 
-    A clip's folder of frames appears when the clip is whole, and is then kept, so that a stopped run resumes. Processes
-    that fill one folder take turns. A video that fails does not stop the others; a full disk stops all. The csv lists
-    the clips that are there.
+    A clip's folder of frames appears when the clip is whole and is kept, so that a stopped run resumes; the clip fails
+    if it was cut from another file or second. A video that fails does not stop the others; a full disk stops all.
 
     Args:
-        videos: folder of video files, searched in depth, also through links; one video file; or the table itself,
-            beside its videos.
+        videos: folder of video files, searched in depth, also through links; one video; or the table, beside them.
         out: gets ``Single-source/`` or ``Multi-sources/``, and there ``prepare_log.csv``.
         masks: a folder as ``gt_masks`` is laid out; what it holds of a clip is copied.
         size: side in pixels to which frames are resized, as AVSBench's are; 0 keeps the video's own size.
         workers: threads, each with a video of its own; None: one for each CPU.
 
-    Raises:
-        AvsError: nothing to do (no such folder, no video, an empty or faulty table); `out` cannot be written.
+    Raises AvsError where there is nothing to do, the table is faulty or `out` cannot be written.
     """
     videos, layout = Path(videos), LAYOUTS[task]
     if table is None and videos.suffix.lower() == ".csv":
@@ -103,15 +96,13 @@ def prepare(
     with locked(folder / LOCK, "avs data prepare"), ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         # the clips that earlier runs made
         known = read_csv(folder / layout.csv, task, optional=("start",)) if (folder / layout.csv).is_file() else []
+        plan = list(_rows(files, rows, task, known) if rows else _whole(videos, files, layout.key, split))
+        outcomes = [Outcome(row, "failed", why) for row, why in plan if isinstance(why, str)]
         jobs: dict[Path, list[Row]] = {}
-        outcomes: list[Outcome] = []
-        plan = _rows(files, rows, task, known) if rows else _whole(videos, files, layout.key, split)
-        for row, found in plan:
-            if isinstance(found, Path):
-                jobs.setdefault(found, []).append(row)
-            else:
-                outcomes.append(Outcome(row, "failed", found))
-        done = pool.map(lambda job: make_clips(*job, folder, task, size, masks), jobs.items())
+        for row, video in plan:
+            if isinstance(video, Path):
+                jobs.setdefault(video, []).append(row)
+        done = pool.map(lambda job: _make_clips(*job, folder, task, size, masks and Path(masks)), jobs.items())
         try:
             for more in track(done, "preparing", len(jobs), disable=not progress):
                 outcomes += more
@@ -130,8 +121,8 @@ def prepare(
     return Prepared(folder, folder / LOG, made["clip"].tolist(), there["clip"].tolist(), reasons)
 
 
-def _videos(root: Path) -> dict[str, Path | str]:
-    """Video files by name without ending, or why a name cannot be used; folders behind links are entered once."""
+def _videos(root: Path) -> Files:
+    """Folders behind links are entered once."""
     if not root.exists():
         raise DataError(f"{root}: no such file or folder; give the folder with the videos")
     paths, entered, files = [root], set(), {}
@@ -150,7 +141,7 @@ def _videos(root: Path) -> dict[str, Path | str]:
     return files
 
 
-def _whole(root: Path, files: dict[str, Path | str], key: str, split: str) -> Iterator[tuple[Row, Path | str]]:
+def _whole(root: Path, files: Files, key: str, split: str) -> Iterator[tuple[Row, Path | str]]:
     """A row without a start for each video, and the video, or why it cannot be used."""
     for stem, found in files.items():
         nested = isinstance(found, Path) and root.is_dir() and found.parent != root
@@ -159,9 +150,7 @@ def _whole(root: Path, files: dict[str, Path | str], key: str, split: str) -> It
         yield row, found if all(map(is_plain_name, row.values())) else why
 
 
-def _rows(
-    files: dict[str, Path | str], rows: list[Row], task: str, known: list[Row]
-) -> Iterator[tuple[Row, Path | str]]:
+def _rows(files: Files, rows: list[Row], task: str, known: list[Row]) -> Iterator[tuple[Row, Path | str]]:
     """Each row of a table with its start, and its video, or why it cannot be cut."""
     key, owners = LAYOUTS[task].key, {clip_folders(task, row)[1]: row["split"] for row in known}
     for row in rows:
@@ -181,13 +170,8 @@ def _rows(
             yield row, files[name]
 
 
-def make_clips(
-    video: Path, rows: list[Row], folder: Path, task: str, size: int, masks: str | Path | None
-) -> list[Outcome]:
-    """Write the clips `rows` of one video below `folder`; a row without ``start`` stands for all clips end to end.
-
-    What fails is in the outcomes: raises only DiskFullError.
-    """
+def _make_clips(video: Path, rows: list[Row], folder: Path, task: str, size: int, masks: Path | None) -> list[Outcome]:
+    """The outcomes of the clips `rows` of one video; a row without ``start`` stands for all clips end to end."""
     outcomes: list[Outcome] = []
     reason = f"{video}: ends before the clip does; a clip needs {SECONDS} s"
     try:
@@ -196,7 +180,7 @@ def make_clips(
         rows = [started for row in rows for started in _started(video, seconds, row, LAYOUTS[task].key)]
         for outcome in _outcomes(video, seconds, rows, folder, task, size):
             if masks and outcome.status != "failed":
-                outcome = outcome._replace(reason=_copy_masks(folder, task, outcome.row, Path(masks)))
+                outcome = outcome._replace(reason=_copy_masks(folder, task, outcome.row, masks))
             outcomes.append(outcome)
     except DiskFullError:
         raise
@@ -207,7 +191,6 @@ def make_clips(
 
 
 def _started(video: Path, seconds: float, row: Row, key: str) -> list[Row]:
-    """The rows that `row` stands for, with the second of the video in which each starts."""
     if "start" not in row:
         count = max(1, int((seconds + AUDIO_TOLERANCE) // SECONDS))
         return [row | {key: f"{video.stem}_{s}", "start": str(s)} for s in range(0, count * SECONDS, SECONDS)]
@@ -219,8 +202,9 @@ def _outcomes(video: Path, seconds: float, rows: list[Row], folder: Path, task: 
     by_fraction: dict[float, list[tuple[int, Row]]] = {}
     for row in rows:
         end = float(row["start"]) + SECONDS
-        if _frames(folder, task, row).is_dir():
-            yield Outcome(row, "there")
+        frames, _, mel = _files(folder, task, row)
+        if frames.is_dir():
+            yield _as_there(video, row, frames, mel)
         elif seconds < end - AUDIO_TOLERANCE:
             why = f"lasts {seconds:.2f} s; the clip from second {row['start']} on needs {end:g} s"
             yield Outcome(row, "failed", f"{video}: {why}")
@@ -231,33 +215,44 @@ def _outcomes(video: Path, seconds: float, rows: list[Row], folder: Path, task: 
         for second, moment in enumerate(read_video(video, start=fraction), 1):
             window.append(moment)
             for row in (row for end, row in wanted if end == second):
-                _write_clip(folder, task, row, window, size)
+                _write_clip(folder, task, row, window, size, video.name)
                 yield Outcome(row, "made")
             if second >= max(end for end, _ in wanted):
                 break
 
 
-def _frames(folder: Path, task: str, row: Row) -> Path:
-    """The folder of a clip's frames; it is written last, so where it exists the clip is whole."""
-    return folder / LAYOUTS[task].data / "visual_frames" / clip_folders(task, row)[1]
+def _files(folder: Path, task: str, row: Row) -> tuple[Path, Path, Path]:
+    """A clip's folder of frames, which is written last, so that the clip is whole where it exists; wav and log-mel."""
+    data, name, (inner, seen, _) = folder / LAYOUTS[task].data, row[LAYOUTS[task].key], clip_folders(task, row)
+    mel = data / "audio_log_mel" / inner / f"{name}.safetensors"
+    return data / "visual_frames" / seen, data / "audio_wav" / inner / f"{name}.wav", mel
 
 
-def _write_clip(folder: Path, task: str, row: Row, moments: Sequence[Moment], size: int) -> None:
-    name, data = row[LAYOUTS[task].key], folder / LAYOUTS[task].data
-    inner, _, (stem, *_) = clip_folders(task, row)
+def _as_there(video: Path, row: Row, frames: Path, mel: Path) -> Outcome:
+    """Whether the clip in `frames` is the one that `row` asks for: its log-mel file says where it was cut."""
+    cut = load_tensors(mel)[1] if mel.is_file() else {}
+    if "start" not in cut or (cut["video"], float(cut["start"])) == (video.name, float(row["start"])):
+        return Outcome(row, "there")
+    holds = f"{frames}: holds the clip from second {cut['start']} of {cut['video']}"
+    asked = f"not from second {row['start']} of {video.name}"
+    return Outcome(row, "failed", f"{holds}, {asked}; remove that folder to cut the clip again")
+
+
+def _write_clip(folder: Path, task: str, row: Row, moments: Sequence[Moment], size: int, video: str) -> None:
+    (frames, wav, mel), stem = _files(folder, task, row), clip_folders(task, row)[2][0]
     sound = np.concatenate([moment.sound for moment in moments])
     samples = np.clip(np.round(sound * 32768), -32768, 32767).astype("<i2")
-    with atomic_path(data / "audio_wav" / inner / f"{name}.wav") as part:
+    with atomic_path(wav) as part:
         wavfile.write(part, SAMPLE_RATE, samples)
     # of the samples as the wav holds them, so that either file gives the same embedding
     patches = log_mel(torch.from_numpy(samples.astype(np.float32) / 32768), SAMPLE_RATE, SECONDS)
-    save_tensors(data / "audio_log_mel" / inner / f"{name}.safetensors", {LOG_MEL: patches})
-    with atomic_path(_frames(folder, task, row)) as part:
+    save_tensors(mel, {LOG_MEL: patches}, {"video": video, "start": row["start"]})
+    with atomic_path(frames) as part:
         part.mkdir()
         for number, moment in enumerate(moments, 1):
             picture = Image.fromarray(moment.image)
-            picture = picture.resize((size, size), Image.Resampling.BILINEAR) if size else picture
-            picture.save(part / f"{stem}_{number}.png")
+            fitted = picture.resize((size, size), Image.Resampling.BILINEAR) if size else picture
+            fitted.save(part / f"{stem}_{number}.png")
 
 
 def _copy_masks(folder: Path, task: str, row: Row, masks: Path) -> str:

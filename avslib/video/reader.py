@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -58,11 +59,7 @@ class Moment:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """What a video file holds; decodes one frame, to find a file that cannot be read.
-
-    Raises:
-        AvsError: no such file, empty, damaged, longer than a day, or a sound file.
-    """
+    """What a video file holds. Raises AvsError: no such file, empty, damaged, longer than a day, or a sound file."""
     with tracks.opened(path) as container:
         track, sound = tracks.picture_track(container), tracks.sound_track(container)
         frame = next(tracks.decoded(container, track), None) if track else None
@@ -98,8 +95,7 @@ def read_video(
         sound: False leaves the sound out, and then the file needs no sound track.
         start: seconds of the video that are left out; times count from there.
 
-    Raises:
-        AvsError: as `probe`, at once; no sound track, at once; `BrokenOff`, where a file breaks off.
+    Raises AvsError at once, as `probe` and for a missing sound track; `BrokenOff` where a file breaks off.
     """
     frames = _shown(path, 1 / (probe(path).fps or 25), start)
     blocks = Blocks(read_sound(path, audio=audio, start=start) if sound else [])
@@ -110,8 +106,6 @@ def _picture(frame: Any, ratio: Fraction | None) -> UInt8[np.ndarray, "H W 3"]:
     """A decoded frame as a viewer sees it: RGB by the frame's own colour matrix (BT.601 where it names none) and range,
     its pixels made square by their aspect `ratio`, turned and mirrored by its display matrix.
     """
-    import av
-
     width = max(1, round(frame.width * (ratio or 1)))
     try:
         if width * frame.height > tracks.LARGEST_FRAME:
@@ -134,10 +128,7 @@ def _picture(frame: Any, ratio: Fraction | None) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _shown(path: str | Path, usual: float, begin: float) -> Iterator[tuple[float, float, bool, Callable[[], Any]]]:
-    """From when to when a frame is shown, whether it is the last one, and a call that gives its picture.
-
-    A frame of unknown length lasts `usual` seconds. Raises BrokenOff after the last frame of a damaged file.
-    """
+    """From when to when a frame is shown, whether it is the last one, and a call that gives its picture."""
     picture, start, end, declared = None, -begin, -begin, 0.0
     for frame, track in tracks.timed(path, tracks.picture_track, begin):
         time = end if frame.time is None else frame.time
@@ -168,8 +159,7 @@ def _moments(frames: Iterator[Any], fps: float | str, phase: float, sound: Block
             done = max(done, count)
         image = picture() if steps else None
         for start, stop in steps:
-            wanted = round(stop * rate) - heard
-            samples = sound.take(wanted)
+            samples = sound.take(wanted := round(stop * rate) - heard)
             # the sound may end before the picture does
             yield Moment(index, start, stop - start, image, np.pad(samples, (0, wanted - len(samples))))
             index, heard = index + 1, heard + wanted

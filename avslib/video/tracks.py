@@ -10,6 +10,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from jaxtyping import Float
 
@@ -30,15 +31,15 @@ OPTIONS = {
     "max_pixels": str(LARGEST_FRAME),
 }
 
-AudioSource = str | Path | int | None  # a file, or the number of a sound track, from 1; None: the default track
+File = str | Path
+AudioSource = File | int | None  # a file, or the number of a sound track, from 1; None: the default track
 Samples = Float[np.ndarray, "_"]
+Timed = tuple[float | None, Samples]  # the time of a block, None where a frame has no time stamp
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[Any]:
+def opened(path: File) -> Iterator[Any]:
     """A file as PyAV's container. Raises VideoError where it cannot be opened."""
-    import av
-
     path = Path(path)
     if not path.is_file() or not path.stat().st_size:
         what = "is a folder" if path.is_dir() else "is empty (0 bytes)" if path.is_file() else "no such file"
@@ -57,17 +58,12 @@ def opened(path: str | Path) -> Iterator[Any]:
 
 def picture_track(container: Any) -> Any | None:
     """The first video stream that can be decoded and is not the cover picture of a sound file."""
-    import av
-
     cover = av.stream.Disposition.attached_pic
     return next((s for s in container.streams.video if s.codec_context and not s.disposition & cover), None)
 
 
 def sound_track(container: Any, number: int | None = None) -> Any | None:
-    """Sound stream `number`, from 1, of those that can be decoded; None: the one that players choose, the first that is
-    marked as default, else the first."""
-    import av
-
+    """Sound stream `number`, from 1, of those that can be decoded; None: the default one, or else the first."""
     tracks = [s for s in container.streams.audio if s.codec_context and s.codec_context.channels <= MOST_CHANNELS]
     if number is not None:
         return tracks[number - 1] if 1 <= number <= len(tracks) else None
@@ -76,8 +72,6 @@ def sound_track(container: Any, number: int | None = None) -> Any | None:
 
 def decoded(container: Any, track: Any) -> Iterator[Any]:
     """Frames in the order they are shown; packets that do not decode are passed over, as players do."""
-    import av
-
     if track.type == "video":
         track.codec_context.options = {"max_pixels": OPTIONS["max_pixels"]}
         track.thread_type = "AUTO"
@@ -89,12 +83,9 @@ def decoded(container: Any, track: Any) -> Iterator[Any]:
             yield from frames
 
 
-def timed(path: str | Path, choose: Callable[[Any], Any], start: float = 0) -> Iterator[tuple[Any, Any]]:
-    """Frames of the track that `choose` finds, and the track.
-
-    Their time stamps are moved onto one clock for all tracks, whose second 0 is `start` seconds after the first picture
-    that is shown, or after the first sound of a file without pictures.
-    """
+def timed(path: File, choose: Callable[[Any], Any], start: float = 0) -> Iterator[tuple[Any, Any]]:
+    """Frames of the track that `choose` finds, and the track, on one clock for all tracks: its second 0 is `start`
+    seconds after the first picture that is shown, or after the first sound of a file without pictures."""
     with opened(path) as container:
         first = next(decoded(container, picture_track(container) or sound_track(container)), None)
         zero = start + (first.time or 0 if first is not None else 0)
@@ -106,15 +97,11 @@ def timed(path: str | Path, choose: Callable[[Any], Any], start: float = 0) -> I
             yield frame, track
 
 
-def read_sound(
-    path: str | Path, rate: int = SAMPLE_RATE, audio: AudioSource = None, start: float = 0
-) -> Iterator[Samples]:
+def read_sound(path: File, rate: int = SAMPLE_RATE, audio: AudioSource = None, start: float = 0) -> Iterator[Samples]:
     """Stream the sound of any video or sound file in blocks: mono, mixed to 16 bits by FFmpeg, at `rate` Hz.
 
     Time 0 is `start` seconds after the first picture; sound before it is left out, and gaps are filled with silence.
-
-    Raises:
-        AvsError: the file cannot be opened or has no such sound track; at once.
+    Raises AvsError at once: the file cannot be opened or has no such sound track.
     """
     path, number = (path, audio) if audio is None or isinstance(audio, int) else (audio, None)
     choose = partial(sound_track, number=number)
@@ -139,12 +126,7 @@ class Blocks:
         return taken
 
 
-def _resampled(
-    path: str | Path, choose: Callable[[Any], Any], rate: int, start: float
-) -> Iterator[tuple[float | None, Samples]]:
-    """The time of each block (None where a frame has no time stamp), and its samples."""
-    import av
-
+def _resampled(path: File, choose: Callable[[Any], Any], rate: int, start: float) -> Iterator[Timed]:
     frames = (frame for frame, _ in timed(path, choose, start))
     for (own, layout, _), same in groupby(frames, lambda f: (f.sample_rate, f.layout.name, f.format.name)):
         if not RATES[0] <= own <= RATES[1]:
@@ -159,11 +141,8 @@ def _resampled(
             raise VideoError(f"{path}: its sound channels ({layout}) cannot be mixed ({error}); convert it") from error
 
 
-def _placed(sound: Iterator[tuple[float | None, Samples]], rate: int) -> Iterator[Samples]:
-    """Blocks that follow each other from second 0 on.
-
-    Silence fills gaps; sound that its time stamps place before second 0, or over sound given already, is left out.
-    """
+def _placed(sound: Iterator[Timed], rate: int) -> Iterator[Samples]:
+    """Silence fills gaps; sound that belongs before second 0, or over sound given already, is left out."""
     position = slack = 0
     for time, samples in sound:
         gap = 0 if time is None else round(time * rate) - position

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -32,11 +33,8 @@ def write_video(
         fps, rate: frames per second, and samples of sound per second, a rate that AAC knows: 16000 or 44100, say.
         quality: 0 (without loss) to 51, for H.264.
 
-    Raises:
-        AvsError: another suffix, no frame, frames of other shapes. A file at `path` is then left as it was.
+    Raises UsageError for another suffix, no frame, or frames of other shapes; a file at `path` is left as it was.
     """
-    import av
-
     path = Path(path)
     if path.suffix.lower() != ".mp4":
         raise UsageError(f"{path}: videos are written as .mp4; name the file so")

@@ -249,6 +249,7 @@ def full_writers(folder, predictor, clip, data):  # noqa: F811
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
 
     moment = Moment(0, 0, 1, np.zeros((9, 9, 3), np.uint8), np.zeros(16000, "f4"))
+    row = {"name": "a", "category": "b", "split": "test", "start": "0"}
 
     def picture():
         with atomic_path(folder / "a.png") as part:
@@ -266,7 +267,7 @@ def full_writers(folder, predictor, clip, data):  # noqa: F811
         "picture": picture,
         "history": log,
         "prediction": lambda: write_prediction(predictor.predict(clip), folder / "masks"),
-        "cut clip": lambda: _write_clip(folder, "s4", {"name": "a", "category": "b", "split": "test"}, [moment] * 5, 9),
+        "cut clip": lambda: _write_clip(folder, "s4", row, [moment] * 5, 9, "a.mp4"),
         "packed": lambda: pack(data, folder / "packed", "s4", ["val"], progress=False),
     }
 

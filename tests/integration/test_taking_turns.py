@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from avslib.core.errors import OutputError
-from avslib.core.files import atomic_path
-from avslib.core.locks import LOCK, locked
+from avslib.core.files import LOCK, atomic_path, locked
 from avslib.data.avsbench import AVSBench
 from avslib.data.embeddings import _kept
 from avslib.data.mini import build_mini
@@ -162,6 +161,6 @@ def test_a_disk_without_locks_is_told_and_used(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("avslib.core.locks.FileLock.acquire", refuse)
+    monkeypatch.setattr("avslib.core.files.FileLock.acquire", refuse)
     with pytest.warns(UserWarning, match="cannot lock it"), locked(tmp_path / ".lock", "a test") as held:
         assert not held

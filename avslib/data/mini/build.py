@@ -17,8 +17,7 @@ from rich.progress import track
 from scipy.io import wavfile
 
 from avslib.core.errors import DataError, OutputError, UsageError
-from avslib.core.files import atomic_path, sha256_file
-from avslib.core.locks import locked
+from avslib.core.files import atomic_path, locked, sha256_file
 from avslib.data.layout import LAYOUTS, clip_folders
 from avslib.data.mini.assets import BANK, SPLITS, bank_hash
 from avslib.data.mini.compose import TASKS, compose_clip

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from avslib.core.errors import AvsError
-from avslib.video.files import mask_files, masks_in, read_masks, rle_decode, rle_encode, write_prediction
+from avslib.video.files import PREDICTIONS, mask_files, read_masks, rle_decode, rle_encode, write_prediction
 from avslib.video.overlay import Second, keep_some
 from avslib.video.reader import BrokenOff, read_video
 from avslib.video.writer import write_video
@@ -80,4 +80,5 @@ def test_masks_come_back_in_order_however_long_their_names(tmp_path, form):
         for k in range(12):
             probability = (np.arange(12) == k).astype(np.float32)[None]
             add(Second(k, float(k), np.zeros((1, 12, 3), np.uint8), probability))
-    assert [int(mask.argmax()) for mask in masks_in(form, tmp_path)] == list(range(12))
+    (tmp_path / PREDICTIONS).write_text(json.dumps({"masks": form}))
+    assert [int(mask.argmax()) for mask in read_masks(tmp_path)] == list(range(12))

@@ -13,6 +13,7 @@ from avslib.cli import app
 from avslib.core.errors import AvsError
 from avslib.data.avsbench import AVSBench
 from avslib.data.check import check
+from avslib.data.layout import LAYOUTS
 from avslib.video.prepare import prepare
 from avslib.video.writer import write_video
 
@@ -139,6 +140,28 @@ def test_one_name_in_two_splits_is_two_clips_or_a_failure(videos, tmp_path, task
         else:
             assert getattr(result, status) == ["long_0"] and "split test too" in result.failed["long_0"]
             assert "split test too" in result.log.read_text()
+
+
+@pytest.mark.parametrize("task", ["s4", "ms3"])
+@pytest.mark.parametrize("csv_kept", [True, False])
+def test_a_clip_cut_elsewhere_is_refused_not_kept(videos, tmp_path, task, csv_kept):
+    """The frames would be those of the first start or video, and the csv would name the second."""
+    key, out = {"s4": "name", "ms3": "video_id"}[task], tmp_path / "out"
+
+    def cut(start, video="long.mp4"):
+        text = f"{key},start,category,split,video\nmine,{start},dog,test,{video}\n"
+        (tmp_path / "mine.csv").write_text(text, encoding="utf-8")
+        return prepare(videos, out, task, tmp_path / "mine.csv", workers=1, progress=False)
+
+    assert cut("2").made == cut("2.0").there == ["mine"]
+    table = out / LAYOUTS[task].folder / LAYOUTS[task].csv
+    before = table.read_bytes()
+    for start, video in ((5, "long.mp4"), (0, "whole_7.mp4")):
+        if not csv_kept:  # as a killed run leaves it
+            table.unlink()
+        result = cut(start, video)
+        assert result.exit_code == 2 and "mine: holds the clip from second 2 of long.mp4" in result.failed["mine"]
+        assert not csv_kept or table.read_bytes() == before
 
 
 def test_videos_behind_links_are_found_once(videos, tmp_path):

@@ -91,7 +91,7 @@ def test_short_video_at_native_rate(predictor, tmp_path):  # noqa: F811
 def test_size_is_the_networks_own(predictor, tmp_path):  # noqa: F811
     path = video(tmp_path, 2)
     seen = []
-    run, predictor.run = predictor.run, lambda image, *rest: seen.append(image.shape) or run(image, *rest)
+    run, predictor.run = predictor.run, lambda image, *a, **k: seen.append(image.shape) or run(image, *a, **k)
     assert [s.probability.shape for s in predictor.predict(path, size=96)] == [(48, 64)] * 2
     del predictor.run
     assert seen == [(2, 3, 96, 96)]
