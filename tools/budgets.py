@@ -15,14 +15,14 @@ def lines(*paths: Path) -> int:
 
 def measure() -> dict[str, tuple[int, int]]:
     """What is measured -> (found, limit)."""
-    models, losses, training = (PACKAGE / name for name in ("models", "losses", "training"))
+    models, losses, loop = PACKAGE / "models", PACKAGE / "losses", PACKAGE / "training/loop.py"
     skips = sum("fmt: skip" in file.read_text(encoding="utf-8") for file in PACKAGE.rglob("*.py"))
     return {
         "Python files at the top of avslib": (len(list(PACKAGE.glob("*.py"))), 6),
-        "lines of training/loop.py": (lines(training / "loop.py"), 150),
-        "lines of models, losses and the loop": (lines(models, losses, training / "loop.py"), 1300),
-        "lines of models, losses and training": (lines(models, losses, training), 1900),
+        "lines of training/loop.py": (lines(loop), 150),
+        "lines of models, losses and the loop": (lines(models, losses, loop), 1300),
         "lines of avslib": (lines(PACKAGE), 12000),
+        "bytes of README.md": ((ROOT / "README.md").stat().st_size, 10240),
         "files of avslib with fmt: skip": (skips, 0),
     }
 

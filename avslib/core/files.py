@@ -1,4 +1,4 @@
-"""Files written whole or not at all, locked against other processes, and listed with their checksums.
+"""Files written whole or not at all, and locked against other processes.
 
 A file is written beside its name, flushed to the disk and renamed. If the process or the machine dies, the name holds
 either the old content or the new one, never a part of it.
@@ -13,14 +13,14 @@ import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from avslib.core.errors import AvsError, DataError, DiskFullError, OutputError
+from avslib.core.errors import AvsError, DiskFullError, OutputError
 
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # errors of file systems that cannot flush a single file
@@ -29,7 +29,6 @@ ABANDONED = 24 * 3600  # seconds without a change after which a temporary file i
 LOCK = ".lock"
 PATIENCE = 10.0  # seconds: a process that was just killed or asked to stop may take some to exit
 NO_FOLDER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
-LISTING = "files.csv"
 HEAD, LAST = "path,bytes,sha256\n", "the lines above,,"
 
 
@@ -158,57 +157,3 @@ def locked(path: str | Path, what: str, patience: float | None = None) -> Iterat
         yield lock.is_locked
     finally:
         lock.release()
-
-
-def write_listing(root: Path, changed: Collection[str] | None = None) -> None:
-    """Write ``files.csv`` of all files below `root`, or update the lines of those that `changed`."""
-    known = {} if changed is None else _read_listing(root)
-    if changed is None:
-        changed = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-    known |= {path: ((root / path).stat().st_size, sha256_file(root / path)) for path in changed}
-    text = HEAD + "".join(f"{path},{size},{digest}\n" for path, (size, digest) in sorted(known.items()))
-    with atomic_path(root / LISTING) as part:
-        part.write_text(f"{text}{LAST}{hashlib.sha256(text.encode()).hexdigest()}\n", encoding="utf-8", newline="\n")
-
-
-def damaged_files(root: str | Path, verify: bool = False) -> list[str]:
-    """Files of a build, as paths below `root`, that are missing or of the wrong size or (with `verify`) checksum; none
-    for an early build, which has no list. Raises DataError where the list itself is damaged."""
-
-    def damaged(path: Path, size: int, digest: str) -> bool:
-        return not path.is_file() or path.stat().st_size != size or (verify and sha256_file(path) != digest)
-
-    return [name for name, found in _read_listing(Path(root)).items() if damaged(Path(root, name), *found)]
-
-
-def require_as_built(folder: Path, digests: Mapping[Path, str]) -> None:
-    """Raise DataError where the SHA-256 of a file below a task's `folder` differs from the list of the build."""
-    for root in (folder, folder.parent):
-        known = _read_listing(root)
-        for path, digest in digests.items() if known else ():
-            if known.get(path.relative_to(root).as_posix(), (0, digest))[1] != digest:
-                advice = f"`avs data build-mini --out {root}` restores it (remove {LISTING} there if you changed it)"
-                raise DataError(f"{path}: not as it was built; {advice}")
-
-
-def clip_of(path: str) -> str:
-    """The name of the clip that a file of a build belongs to.
-
-    >>> clip_of("Single-source/s4_data/audio_wav/val/dog/a-1.wav"), clip_of("object_masks/s4/val/a-1/a-1_2.png")
-    ('a-1', 'a-1')
-    """
-    return Path(path).parent.name if path.endswith(".png") else Path(path).stem
-
-
-def _read_listing(root: Path) -> dict[str, tuple[int, str]]:
-    try:
-        text = (root / LISTING).read_text(encoding="utf-8")
-        lines, _, digest = text.rpartition(LAST)
-        if digest.strip() != hashlib.sha256(lines.encode()).hexdigest():
-            raise ValueError("checksum mismatch")
-        rows = (line.rsplit(",", 2) for line in lines.removeprefix(HEAD).splitlines())
-        return {path: (int(size), digest) for path, size, digest in rows}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{root / LISTING}: damaged ({error}); remove that folder, and it is built again") from None
