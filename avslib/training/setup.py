@@ -109,9 +109,7 @@ def open_run(config: Config, out: Path, resume: bool, progress: bool, console: C
     with. Afterwards the caller's random generators are as they were."""
     t = config.train
     if t.tensorboard and not is_tensorboard_available():
-        raise InstallError(
-            "train.tensorboard needs the package tensorboard: pip install 'avslib[tensorboard]', or set it to false"
-        )
+        raise InstallError("train.tensorboard needs tensorboard: pip install 'avslib[tensorboard]', or set it to false")
     with own_generators(), deterministic(t.deterministic), plain_errors("training"), ExitStack() as stack:
         accelerator = join_processes(t, out)
         together(lambda: rank() == 0 and stack.enter_context(locked(out / LOCK, "a training", PATIENCE)))
@@ -138,10 +136,8 @@ def join_processes(t: TrainConfig, out: Path) -> Accelerator:
         project_dir=out,
     )
     if accelerator.num_processes != launched:
-        raise ProcessesError(
-            f"{launched} processes were started, but this device has no backend for several, so each would train "
-            "separately; set ACCELERATE_USE_CPU=true to train on the CPU"
-        )
+        why = f"{launched} processes were started, but this device has no backend for several"
+        raise ProcessesError(f"{why}, so each would train separately; set ACCELERATE_USE_CPU=true to train on the CPU")
     return accelerator
 
 

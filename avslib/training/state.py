@@ -82,30 +82,21 @@ class RunState:
         if out.is_file():
             raise OutputError(f"{out}: is a file; choose a folder with --out")
         if not resume and any(path.name != LOCK for path in out.glob("*")):
-            raise OutputError(
-                f"{out}: the folder is not empty; choose a new one with --out, or continue its run with --resume"
-            )
+            raise OutputError(f"{out}: the folder is not empty; choose a new one with --out, or add --resume")
         if not (out / STATE).is_file():
             if (out / RECORD).is_file():
-                raise OutputError(
-                    f"{out}: holds a finished run, and no state to resume; choose a new folder with --out"
-                )
+                raise OutputError(f"{out}: holds a finished run and no state to resume; choose a new folder with --out")
             return cls(), None
         run, saved = _read_state(out / STATE)
         wanted, defaults = (c.model_dump(mode="json", exclude=FREE) for c in (config, Config.model_validate({})))
         for section, values in wanted.items():
             earlier = defaults[section] | saved["config"].get(section, {})  # a field of a later version: its default
-            differing = [name for name, value in values.items() if earlier[name] != value]
-            if differing:
-                raise RunStateError(
-                    f"{out}: was trained with a different config ({section}.{differing[0]} differs); resume with the "
-                    "same one, or choose a new folder with --out"
-                )
+            for name in [name for name, value in values.items() if earlier[name] != value]:
+                why = f"was trained with a different config ({section}.{name} differs); resume with the same one"
+                raise RunStateError(f"{out}: {why}, or choose a new folder with --out")
         if run.processes != world_size():
-            raise RunStateError(
-                f"{out}: was trained by {run.processes} process(es), and now there are {world_size()}: a step would be "
-                "a different batch; resume with the same number"
-            )
+            why = f"was trained by {run.processes} process(es), and now there are {world_size()}"
+            raise RunStateError(f"{out}: {why}: a step would be a different batch; resume with the same number")
         return run, saved
 
 
