@@ -20,9 +20,7 @@ def entropy(p: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
     return (torch.special.entr(p) + torch.special.entr(1 - p)) / math.log(2)
 
 
-def entropy_parts(
-    samples: Float[Tensor, "k *S"],
-) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"], Float[Tensor, "*S"]]:
+def entropy_parts(samples: Float[Tensor, "k *S"]) -> tuple[Float[Tensor, "*S"], ...]:
     """Entropy of the mean of k sampled probabilities, and its two parts, in bits.
 
     total = H(mean_k p_k); expected = mean_k H(p_k), which remains when the code is known; their difference is the
@@ -106,9 +104,7 @@ def fit_temperature(logits: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], s
     """
     target = target.to(logits.device).float()
     if logits.shape != target.shape or target.unique().tolist() != [0, 1]:
-        raise UsageError(
-            "fit_temperature expects logits and targets of one shape, with zeros and ones among the targets"
-        )
+        raise UsageError("fit_temperature expects logits and targets of one shape, with both 0 and 1 in the targets")
     logits = logits.detach().float()
     if not logits.isfinite().all():
         raise NonFiniteError("fit_temperature expects finite logits, so probabilities other than 0 and 1")

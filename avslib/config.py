@@ -187,9 +187,7 @@ def preset_names() -> list[str]:
 def field_types() -> dict[str, Any]:
     """The type of every field by its name, ``section.field``."""
     sections = {section: info.annotation for section, info in Config.model_fields.items() if section != "preset"}
-    fields = {
-        f"{section}.{f}": i.annotation for section, kind in sections.items() for f, i in kind.model_fields.items()
-    }
+    fields = {f"{name}.{f}": i.annotation for name, kind in sections.items() for f, i in kind.model_fields.items()}
     return {"preset": str, **fields}
 
 

@@ -1,5 +1,1 @@
 """The predictor under its public name, ``avslib.predict.Predictor``."""
-
-from avslib.video.predictor import Predictor
-
-__all__ = ["Predictor"]

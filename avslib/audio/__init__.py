@@ -2,5 +2,3 @@
 
 from avslib.audio.logmel import log_mel, mel_filterbank
 from avslib.audio.waveforms import RATES, SAMPLE_RATE, fit_length, load_clip, load_wav, to_mono_16k
-
-__all__ = ["RATES", "SAMPLE_RATE", "fit_length", "load_clip", "load_wav", "log_mel", "mel_filterbank", "to_mono_16k"]

@@ -2,10 +2,9 @@
 
 import math
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-import soundfile
 import torch
 import torchaudio
 from jaxtyping import Float
@@ -30,6 +29,8 @@ def load_wav(path: str | Path | BinaryIO, seconds: float | None = None) -> tuple
         AvsError: the file is missing, not a sound file, empty, or holds samples that are not finite or far beyond 1; a
             rate outside `RATES`, more than `MOST_CHANNELS` channels, more than `MOST_SAMPLES` samples.
     """
+    import soundfile
+
     if isinstance(path, (str, Path)) and not Path(path).is_file():
         raise SoundError(f"{path}: no such sound file")
     try:
@@ -58,7 +59,7 @@ def _require_scale(waveform: Tensor, source: object) -> None:
         )
 
 
-def _frames_to_read(sound: soundfile.SoundFile, source: object, seconds: float | None) -> int:
+def _frames_to_read(sound: Any, source: object, seconds: float | None) -> int:
     frames = sound.frames if seconds is None else min(sound.frames, math.ceil(seconds * sound.samplerate))
     possible = RATES[0] <= sound.samplerate <= RATES[1] and 1 <= sound.channels <= MOST_CHANNELS
     if not possible or frames * sound.channels > MOST_SAMPLES:

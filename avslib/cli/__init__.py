@@ -1,5 +1,3 @@
 """`avs`: the command line over the same functions that Python users call."""
 
 from avslib.cli.app import app, main
-
-__all__ = ["app", "main"]

@@ -29,7 +29,6 @@ ABANDONED = 24 * 3600  # seconds without a change after which a temporary file i
 LOCK = ".lock"
 PATIENCE = 10.0  # seconds: a process that was just killed or asked to stop may take some to exit
 NO_FOLDER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
-HEAD, LAST = "path,bytes,sha256\n", "the lines above,,"
 
 
 @contextmanager

@@ -53,10 +53,7 @@ def parse_json(data: str | bytes, source: str | Path, kind: type[AvsError], what
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases, which let a few bytes grow ("billion laughs").
-
-    Plain ``no``, ``010``, ``12:30`` and ``2026-01-01`` are text as in YAML 1.2, not False, 8, 750 and a date.
-    """
+    """YAML without aliases (a few bytes could grow); ``no``, ``010``, ``12:30`` and dates are text as in YAML 1.2."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

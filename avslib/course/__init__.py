@@ -2,5 +2,3 @@
 
 from avslib.course.lesson import Lesson, start
 from avslib.course.show import player, show
-
-__all__ = ["Lesson", "player", "show", "start"]

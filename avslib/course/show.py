@@ -66,9 +66,8 @@ def player(waveform: Float[np.ndarray, "S"], label: str, sample_rate: int = SAMP
 
 def video_html(path: str | Path, label: str, width: int = 320) -> str:
     """A ``<video>`` element that holds an mp4 file itself, with controls; `label` is shown and read out."""
-    return _media_html(
-        "video", "video/mp4", Path(path).read_bytes(), label, f' width="{width}" style="max-width: 100%"'
-    )
+    size = f' width="{width}" style="max-width: 100%"'
+    return _media_html("video", "video/mp4", Path(path).read_bytes(), label, size)
 
 
 class LiveCurves:

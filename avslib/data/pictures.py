@@ -106,7 +106,6 @@ def _object(picture: Image.Image) -> UInt8[np.ndarray, "H W"]:
 def _binary(values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
     mask = values > 0
     if (top := values.max()) not in (0, 1, 255) or (values[mask] != top).any():
-        raise ValueError(
-            f"is not binary, it holds the values {np.flatnonzero(np.bincount(values.ravel()))[:6].tolist()}"
-        )
+        found = np.flatnonzero(np.bincount(values.ravel()))[:6].tolist()
+        raise ValueError(f"is not binary, it holds the values {found}")
     return mask.astype(np.uint8)

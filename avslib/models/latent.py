@@ -73,9 +73,8 @@ class CodeEncoder(nn.Module):
         self.sees_image, self.sees_audio = image, audio
         channels, seen = 3 * image + mask, m.audio_dim * audio
         if channels:
-            self.trunk = ConvTrunk(
-                channels, m.map_encoder_channels if audio else m.image_encoder_channels, m.image_size
-            )
+            widths = m.map_encoder_channels if audio else m.image_encoder_channels
+            self.trunk = ConvTrunk(channels, widths, m.image_size)
             seen += m.map_vector if audio else self.trunk.dim
         if channels and audio:
             self.vector = nn.Linear(self.trunk.dim, m.map_vector)

@@ -240,9 +240,8 @@ def write_record(folder: str | Path, record: RunRecord, clips: Iterable[Mapping[
     """
     folder = Path(folder)
     if clips is not None:
-        table = pd.DataFrame(
-            [{"baseline": ""} | dict(clip) for clip in clips], columns=["name", "split", "baseline", "J"]
-        )
+        rows = [{"baseline": ""} | dict(clip) for clip in clips]
+        table = pd.DataFrame(rows, columns=["name", "split", "baseline", "J"])
         with atomic_path(folder / CLIPS) as part:
             table.astype({"J": float}).to_csv(part, index=False, float_format="%.6f", lineterminator="\n")
         record.clips_sha256 = _text_sha256(folder / CLIPS)
@@ -272,9 +271,8 @@ def load_records(root: str | Path) -> list[RunRecord]:
         raise RecordError(f"{root}: no such folder of run records; runs are kept in results/runs")
     records: dict[str, RunRecord] = {}
     for path in sorted(Path(root).rglob(RECORD)):
-        values = parse_json(
-            read_text(path, LARGEST_JSON, RecordError, "a run record"), path, RecordError, "a run record"
-        )
+        text = read_text(path, LARGEST_JSON, RecordError, "a run record")
+        values = parse_json(text, path, RecordError, "a run record")
         record = _validated(values, str(path))
         record._path = path
         if record.content_hash not in ("", _content_hash(values)):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 from torch import Tensor
@@ -153,7 +152,7 @@ def keep_some(seconds: Iterable[Second], kept: list[Second], most: int = 24) -> 
         yield second
 
 
-def strip_figure(seconds: Sequence[Second], columns: int = 6) -> Figure:
+def strip_figure(seconds: Sequence[Second], columns: int = 6) -> Any:
     """A matplotlib Figure of `columns` of the `seconds`, evenly spread: frames with their masks, and below them the
     uncertainty in bits, where there is one. Its label says in words what it shows."""
     count = min(columns, len(seconds))
@@ -163,6 +162,8 @@ def strip_figure(seconds: Sequence[Second], columns: int = 6) -> Figure:
     rows = 1 + (shown[0].uncertainty is not None)
     height, width = shown[0].image.shape[:2]
     size = (1.3 * count + 0.5 * (rows - 1), rows * 1.3 * height / width + 0.25)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=size, dpi=80, layout="constrained")
     axes = figure.subplots(rows, count, squeeze=False)
     for column, second in zip(axes.T, shown, strict=True):

@@ -104,8 +104,7 @@ def read_video(
 
 def _picture(frame: Any, ratio: Fraction | None) -> UInt8[np.ndarray, "H W 3"]:
     """A decoded frame as a viewer sees it: RGB by the frame's own colour matrix (BT.601 where it names none) and range,
-    its pixels made square by their aspect `ratio`, turned and mirrored by its display matrix.
-    """
+    its pixels made square by their aspect `ratio`, turned and mirrored by its display matrix."""
     width = max(1, round(frame.width * (ratio or 1)))
     try:
         if width * frame.height > tracks.LARGEST_FRAME:

@@ -2,5 +2,3 @@
 
 from avslib.data.mini.build import SIZES, build_mini
 from avslib.data.mini.compose import ComposedClip, compose_clip
-
-__all__ = ["SIZES", "ComposedClip", "build_mini", "compose_clip"]

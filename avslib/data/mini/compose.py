@@ -60,10 +60,7 @@ def _draw_categories(rng: np.random.Generator, task: str, first: str) -> tuple[l
 
 
 def _draw_seconds(rng: np.random.Generator, sources: int) -> list[tuple[int, ...]]:
-    """On and off by second for each source: on in a run of one to four seconds, or sometimes off in such a run.
-
-    Drawn again, a few times, while more than one second is silent: silence has its own clips.
-    """
+    """On and off by second for each source, in runs; drawn again, a few times, while more than one second is silent."""
     for _ in range(8):
         drawn = []
         for _ in range(sources):

@@ -164,10 +164,7 @@ def _coloured(o: Object, light: float, size: int) -> tuple[Float[np.ndarray, "h 
 
 
 def _warp(image: np.ndarray, o: Object, pixels: float, t: float, size: int) -> tuple[np.ndarray, int, int]:
-    """Turn and scale a premultiplied picture about its foot, bilinearly: the patch and its upper left corner.
-
-    Source coordinates are affine in the target's, so each tap is one gather over the patch.
-    """
+    """Turn and scale a premultiplied picture about its foot, bilinearly: the patch and its upper left corner."""
     x, y, width, height = o.at(t)
     source_h, source_w = image.shape[:2]
     # the content's size in source pixels, without the border of `assets.cutout`, which is wider right and below

@@ -76,9 +76,9 @@ def run_grid(
     left = [job for job in todo if keys[job.id] not in before]
     console.print(f"{grid.name}: {len(todo)} runs, {len(todo) - len(left)} done before", highlight=False)
 
-    train = (
-        partial(lesson, number=grid.notebook, fast=fast) if by_lesson else partial(train_job, baselines=grid.baselines)
-    )
+    train = partial(train_job, baselines=grid.baselines)
+    if by_lesson:
+        train = partial(lesson, number=grid.notebook, fast=fast)
     command = shlex.join(portable([Path(sys.argv[0]).stem.replace("cli", "avs"), *sys.argv[1:]]))
     call = partial(run_job, train=train, out=out, work=work, threads=grid.threads, command=command)
     failed, hidden = {}, not progress or not (console.is_terminal or console.is_jupyter)
