@@ -111,7 +111,7 @@ class NotebookError(AvsError, code="AVS601", remedy="`avs notebooks list` shows 
 
 
 class SweepError(AvsError, code="AVS602", remedy="Start them and run the same command again: finished runs are kept."):
-    """The workers or the scheduler of a sweep do not answer, or lack the data."""
+    """The scheduler or a worker of a sweep does not answer, or does not see the folders of the sweep."""
 
 
 class InternalError(AvsError, code="AVS900", remedy="Report it with the file that the message names.", exit_code=70):
