@@ -38,12 +38,12 @@ def read_weights(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str,
         WeightsError: `source` is none of these, or the file is damaged.
     """
     path = SHIPPED / source if str(source) in shipped_names() else Path(source)
+    if (path / "best" / WEIGHTS).is_file():
+        raise WeightsError(f"checkpoint {source}: the folder of a run; name its checkpoint, {path / 'best'}")
     path = path / WEIGHTS if path.is_dir() else path
     if not path.is_file():
-        raise WeightsError(
-            f"checkpoint {source}: no such file, not a folder with {WEIGHTS} in it, and not one of the shipped "
-            f"checkpoints ({', '.join(shipped_names())})"
-        )
+        what = f"no such file, not a folder with {WEIGHTS} in it, and not one of the shipped checkpoints"
+        raise WeightsError(f"checkpoint {source}: {what} ({', '.join(shipped_names())})")
     try:
         return path, *load_tensors(path)
     except (SafetensorError, OSError) as error:

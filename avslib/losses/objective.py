@@ -47,6 +47,8 @@ def objective(
         raise UsageError("objective: the output has no posterior; call the model with a mask")
     if mask.shape != output.logits.shape:
         raise UsageError(f"objective: mask has shape {tuple(mask.shape)}, logits have {tuple(output.logits.shape)}")
+    if mask.device.type == "cpu" and mask.numel() and mask.max() > 1:  # on a GPU the host would wait for the answer
+        raise UsageError(f"objective: mask holds {mask.max().item():g}; expected 0 and 1, divide 0 and 255 by 255")
     w, z, rows = config.loss, output.codes, output.annotated
     truth = mask[rows].to(output.logits.dtype)
     weights = {

@@ -136,12 +136,10 @@ def import_official(
     """
     source = Path(source)
     if task == "auto":
-        named = [t for t in ("s4", "ms3") if t in source.name.lower()]
+        named = [t for t in ("s4", "ms3") if re.search(rf"(?<![a-z]){t}(?![a-z0-9])", source.name.lower())]
         if len(named) != 1:
-            raise UsageError(
-                f"{source.name}: S4 and MS3 weights have the same tensors, and the file's name does not say "
-                "which these are; give --task s4 or --task ms3"
-            )
+            why = "S4 and MS3 weights have the same tensors, and the file's name does not say which these are"
+            raise UsageError(f"{source.name}: {why}; give --task s4 or --task ms3")
         task = named[0]
     state = read_state_dict(source)
     model = load_official(state, backbone)

@@ -112,9 +112,16 @@ def test_imported_weights_are_a_checkpoint_and_the_task_comes_from_the_name(tmp_
     model, direct = load_checkpoint(tmp_path / "out"), load_official(path)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), direct.parameters(), strict=True)) and unused
     assert (model.config.data.task, model.config.model.audio_weights) == ("ms3", "vggish.safetensors")
-    path.rename(tmp_path / "best.pth")
-    with pytest.raises(AvsError, match="give --task"):
-        import_official(tmp_path / "best.pth", tmp_path / "other")
+    for name in ("best.pth", "mmvae_bs4_best.pth"):  # a batch size is not a task
+        path = path.rename(tmp_path / name)
+        with pytest.raises(AvsError, match="give --task"):
+            import_official(path, tmp_path / "other")
+
+
+def test_the_folder_of_a_run_names_its_checkpoint(model, tmp_path):
+    save_checkpoint(tmp_path / "run/best", model)
+    with pytest.raises(AvsError, match=r"the folder of a run; name its checkpoint, .*best"):
+        load_checkpoint(tmp_path / "run")
 
 
 def test_vggish_weights_are_kept_as_safetensors(tmp_path):
