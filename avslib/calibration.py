@@ -104,7 +104,7 @@ def fit_temperature(logits: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], s
     """
     target = target.to(logits.device).float()
     if logits.shape != target.shape or target.unique().tolist() != [0, 1]:
-        raise UsageError("fit_temperature expects logits and targets of one shape, with both 0 and 1 in the targets")
+        raise UsageError("fit_temperature expects logits and targets of one shape, zeros and ones among the targets")
     logits = logits.detach().float()
     if not logits.isfinite().all():
         raise NonFiniteError("fit_temperature expects finite logits, so probabilities other than 0 and 1")

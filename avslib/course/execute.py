@@ -62,7 +62,7 @@ def check_parameters(path: Path, given: Mapping[str, Any], *, as_text: bool = Fa
 
 def _split(text: str) -> Any:
     try:
-        return yaml.load(text, yaml.BaseLoader)  # which makes only lists, mappings and texts
+        return yaml.BaseLoader(text).get_single_data()  # which makes only lists, mappings and texts
     except yaml.YAMLError:
         return text
 

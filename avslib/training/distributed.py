@@ -82,7 +82,7 @@ def _rows_of_all(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
 
 
 def _own_rows(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    return output.chunk(world_size())[rank()] if module.training else output
+    return output.unflatten(0, (world_size(), -1))[rank()] if module.training else output
 
 
 def together(call: Callable[[], T]) -> T:

@@ -34,6 +34,7 @@ def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> E
     Raises:
         AvsError: no such folder, no config beside the weights, weights that do not fit the config, either damaged.
     """
+    logger.info("weights %s", source)
     return ECMVAE.from_folder(source, device)
 
 

@@ -345,7 +345,7 @@ def test_what_is_there_stays(mini_data, tmp_path):
     with pytest.raises(OutputError, match="already exists with different content"):
         save_checkpoint(tmp_path / "a", ECMVAE(load_config("mini", TINY)), replace=False)
     write_record(tmp_path / "run", record())
-    with pytest.raises(OutputError, match="record of a finished run, and no state"):
+    with pytest.raises(OutputError, match="holds a finished run and no state"):
         RunState.open(tmp_path / "run", load_config("mini"), resume=True)
     (tmp_path / "mine.txt").write_text("clips that I left out")
     result = CliRunner().invoke(app, ["data", "check", str(mini_data), "-q", "--fix-list", str(tmp_path / "mine.txt")])

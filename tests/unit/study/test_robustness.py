@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +164,7 @@ def test_clips_without_wav_have_no_noise(tiny, mini_data):
     labels = read_labels(mini_data, dataset)
     assert not left_out(CONDITIONS, dataset, labels)
     name = dataset.clips[1].name
-    dataset.clips[1] = replace(dataset.clips[1], wav_path=None, log_mel_path=Path("x.pkl"))
+    dataset.clips[1] = dataset.clips[1]._replace(wav_path=None, log_mel_path=Path("x.pkl"))
     found = left_out(CONDITIONS, dataset, labels)
     assert set(found) == {name for name in CONDITIONS if name.startswith(("SNR", "white"))}
     assert f"clip {name!r} has no wav to add noise to, only x.pkl" in found["SNR 5 dB"]

@@ -172,7 +172,7 @@ def test_exit_codes_of_the_command(micro, tmp_path, monkeypatch):
     import typer
     from typer.testing import CliRunner
 
-    from avslib.cli.study import ablate_command
+    from avslib.cli.ablate import ablate_command
 
     app = typer.Typer()
     app.command()(ablate_command)
