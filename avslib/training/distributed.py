@@ -96,5 +96,5 @@ def together(call: Callable[[], T]) -> T:
         error = raised
     for failure in gather_object([error and (error.code, str(error))]):
         if failure:
-            raise error or KINDS[failure[0]](failure[1])
+            raise error or KINDS.get(failure[0], AvsError)(failure[1])
     return result
