@@ -1,0 +1,1 @@
+from avslib.video.reader import probe, read_video
