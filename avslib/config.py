@@ -45,6 +45,8 @@ class ModelConfig(_Section):
     channels: int = Field(128, ge=4, le=WIDEST, multiple_of=4, description="C, channels of neck, fusion and decoder")
     fusion: Literal["tpavi", "correlation_gate"] = "tpavi"
     """tpavi: all seconds of the clip interact; correlation_gate: a gate at each position, by its second's sound"""
+    fusion_span: Literal["clip", "second"] = "clip"
+    """seconds that the fusion sees together: clip: all, as released, blind to their order; second: each by itself"""
     latent: Literal["factorised", "unfactorised", "visual", "none"] = "factorised"
     """factorised: s_v, s_a and c; unfactorised: one code per modality; visual: one of the image; none: no codes"""
     code_fusion: Literal["linear", "product_of_experts"] = "linear"
@@ -85,7 +87,8 @@ class DataConfig(_Section):
     root: str | None = Field(None, description="folder in AVSBench layout (a Mini-AVS build is one)")
     task: Literal["s4", "ms3"] = Field("s4", description="s4: one source, train clips have one mask; ms3: several")
     frames: int = Field(5, ge=1, description="T, frames (and seconds) of a clip")
-    train_frames: int | None = Field(None, ge=1, description="frames of a train clip; null: as frames")
+    train_frames: int | None = Field(None, ge=1)
+    """frames of a train clip, null: as frames; MS3 draws in each epoch where they begin, S4 takes the first"""
     posterior_mask: Literal["annotated", "first_repeated"] = "annotated"
     """what the posterior sees of S4's train clips: annotated: the frame with a mask; first_repeated: all, with it"""
     flip_probability: float = Field(0.3, ge=0, le=1, description="probability of a horizontal flip in training")
@@ -106,7 +109,7 @@ class DataConfig(_Section):
 
     def frames_of(self, split: str) -> int:
         """T of the clips of a split."""
-        return self.train_frames or self.frames if split == "train" else self.frames
+        return min(self.train_frames or self.frames, self.frames) if split == "train" else self.frames
 
 
 # fields of earlier versions, with the values at which they did nothing: configurations saved then still load
@@ -146,6 +149,8 @@ class TrainConfig(_Section):
     """modules to take from init_from, such as [backbone, neck, fusion, decoder]; null: all"""
     sync_batch: bool = False
     """true: statistics and losses over the clips of all processes, as in one process; false: of each, faster"""
+    keep: Literal["best", "last"] = "best"
+    """the checkpoint to keep and score: of the epoch with the best J on val, or of the last epoch"""
     checkpoint_every: int = Field(200, ge=1, description="steps between saved run states, for --resume")
     tensorboard: bool = Field(False, description="also log to the run's folder tensorboard/ (extra tensorboard)")
 

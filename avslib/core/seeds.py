@@ -12,6 +12,7 @@ dropout of a backbone       seed, step, process                 `dropout_seed`, 
 latent noise of a step      seed, step                          `step_seed`, same
 order of loose clips        seed, epoch                         `order_rng`, `avslib.data.loading`
 horizontal flips            seed, epoch, clip                   `flip_rng`, same
+first second (MS3)          seed, epoch, clip                   `window_rng`, same
 order of shards             seed, epoch                         `shard_rng`, `avslib.data.packed`
 shuffle buffer of shards    seed, epoch, process, 0             `buffer_rng`, same
 evaluation samples          number of the sample, clip's name   `sample_seed`, `avslib.training.evaluate`
@@ -25,7 +26,8 @@ notebooks                   ``SEED`` + a number each            `avslib.course.l
 benchmarks                  ``seed`` of the bench settings      `avslib.bench`
 ==========================  ==================================  =======================================
 
-Where rows share numbers, a third one separates order (0), flips (1) and shards (2), and noise (0) and dropout (1).
+Where rows share numbers, a third one separates order (0), flips (1), shards (2) and first seconds (3), and noise (0)
+and dropout (1).
 """
 
 import hashlib
@@ -46,6 +48,11 @@ def order_rng(seed: int, epoch: int) -> np.random.Generator:
 def flip_rng(seed: int, epoch: int, clip: int) -> np.random.Generator:
     """For the flips of a clip, given by its number in the split, in an epoch."""
     return np.random.default_rng([seed, epoch, 1, clip])
+
+
+def window_rng(seed: int, epoch: int, clip: int) -> np.random.Generator:
+    """For the second at which a train clip of MS3 begins, in an epoch."""
+    return np.random.default_rng([seed, epoch, 3, clip])
 
 
 def shard_rng(seed: int, epoch: int) -> np.random.Generator:

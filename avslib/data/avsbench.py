@@ -108,9 +108,14 @@ class AVSBench(Dataset):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> dict[str, str | Tensor]:
+        return self.window(index, slice(None))
+
+    def window(self, index: int, seconds: slice) -> dict[str, str | Tensor]:
+        """The item of these seconds of a clip; the others are not read."""
         clip = self.clips[index]
-        item = read_item(clip.name, clip.frame_paths, clip.mask_paths, self.image_size, self.mask_size)
-        return item if self.audio is None else item | {"audio": self.audio[index]}
+        frames, masks = clip.frame_paths[seconds], clip.mask_paths[seconds]
+        item = read_item(clip.name, frames, masks, self.image_size, self.mask_size)
+        return item if self.audio is None else item | {"audio": self.audio[index, seconds]}
 
     @property
     def names(self) -> list[str]:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from avslib.config import DataConfig
 from avslib.core.errors import BadClipsError, DataError, PictureError
-from avslib.core.seeds import flip_rng, order_rng
+from avslib.core.seeds import flip_rng, order_rng, window_rng
 from avslib.data.packed import PackedClips
 
 TIMEOUT = 600  # seconds until a worker counts as stuck
@@ -65,11 +65,22 @@ class FlippedClips(Dataset):
             return heads[:1].expand(frames)
         return heads if c.task == "ms3" else heads & (torch.arange(frames) == 0)
 
+    def seconds(self, epoch: int, index: int) -> slice:
+        """The seconds of a clip that an epoch trains on: all, or ``data.train_frames`` of them."""
+        frames = self.config.frames_of("train")
+        rest = self.dataset.frames - frames
+        start = int(window_rng(self.seed, epoch, index).integers(rest + 1)) if rest else 0
+        return slice(start, start + frames)
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         (epoch, index), data = key, self.dataset
         order = ((index + i) % len(data) for i in range(len(data)))
-        limit = self.config.max_corrupt
-        number, item = first_readable(data.__getitem__, order, lambda i: data.clips[i].name, limit)
+        number, item = first_readable(
+            lambda i: data.window(i, self.seconds(epoch, i)),
+            order,
+            lambda i: data.clips[i].name,
+            self.config.max_corrupt,
+        )
         return self.flip(item, epoch, number)
 
     def flip(self, item: dict[str, Any], epoch: int, index: int) -> dict[str, Any]:
@@ -101,6 +112,8 @@ class FlippedStream(FlippedClips):
         for i, (epoch, _) in enumerate(keys):
             samples = [sample for _, sample in (*keys[i:], *keys[:i])]
             sample, item = first_readable(clips.decode, samples, itemgetter("name"), self.config.max_corrupt)
+            part = self.seconds(epoch, sample["number"])
+            item = {key: value[part] if isinstance(value, Tensor) else value for key, value in item.items()}
             items.append(self.flip(item, epoch, sample["number"]))
         return items
 

@@ -154,7 +154,8 @@ class ECMVAE(Pretrained):
         where their clips are alike."""
         alike = len({(len(r.audio), r.frames) for r in rows.values()}) == 1
         for together in [list(rows)] if alike else [[name] for name in rows]:
-            audio, frames = torch.cat([rows[name].projected for name in together]), rows[together[0]].frames
+            audio = torch.cat([rows[name].projected for name in together])
+            frames = rows[together[0]].frames if self.config.model.fusion_span == "clip" else 1
             levels = zip(self.fusion, *(maps[name] for name in together), strict=True)
             fused, heard = zip(*(f(torch.cat(x), audio, frames, len(together)) for f, *x in levels), strict=True)
             by_branch = zip(*(x.chunk(len(together)) for x in fused), strict=True)

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 SHUFFLED = "audio shuffled between clips"
 ALL_OBJECTS = "all objects in view, outlines given"
-SELECTION = "checkpoint of the epoch with the best J on val"
+SELECTION = {"best": "checkpoint of the epoch with the best J on val", "last": "checkpoint of the last epoch"}
 
 
 def dataset_info(root: str | Path, task: str, max_clips: int | None = None) -> tuple[str, DatasetInfo]:
@@ -104,7 +104,7 @@ def run(
     logger.info("%s, seed %d, %s %s into %s", method, seed, dataset.id, dataset.clips, out)
     with deterministic(config.train.deterministic):
         trained = train(config, out, resume=resume, progress=progress, console=console)
-        logger.info("best epoch %d, J on val %.4f; scoring it", trained.best_epoch + 1, trained.best_j)
+        logger.info("epoch %d is kept, J on val %.4f; scoring it", trained.best_epoch + 1, trained.best_j)
         model = apply_speed_options(load_checkpoint(trained.checkpoint, PartialState().device))
         scored: dict[str, dict] = {}
         clips = []
@@ -122,7 +122,7 @@ def run(
         metrics=scored.pop(""),
         baselines=scored,
         notes="; ".join(filter(None, (notes, trained.survived))),
-        selection=f"{SELECTION} (epoch {trained.best_epoch + 1} of {config.train.epochs})",
+        selection=f"{SELECTION[config.train.keep]} (epoch {trained.best_epoch + 1} of {config.train.epochs})",
         wall_seconds=round(seconds, 1),
         git=git,
     )

@@ -32,8 +32,8 @@ LOG_EVERY = 10  # steps per row of history.csv
 
 @dataclass
 class Trained:
-    """The checkpoint of the best epoch (counted from 0), its J on val, the seconds of training, and a note for the
-    record about corrupt clips (empty if there were none)."""
+    """The checkpoint that ``train.keep`` keeps, its epoch (from 0) and J on val, the seconds of
+    training, and a note for the record about corrupt clips (empty if there were none)."""
 
     checkpoint: Path
     best_epoch: int
@@ -115,7 +115,7 @@ def train(
             broadcast([*run.plain.buffers()])  # all score with the running statistics that are saved
             val = evaluate(run.plain, run.valset, shared=True, **scoring_options(config)).metrics
             history.add(step=state.step, epoch=epoch, val_J=val["J"], val_F=val["F"])
-            if val["J"] > state.best_j:
+            if t.keep == "last" or val["J"] > state.best_j:
                 state.best_epoch, state.best_j = epoch, val["J"]
                 if main:
                     save_checkpoint(out / BEST, run.plain)

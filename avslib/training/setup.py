@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from avslib.audio.encoders import build_audio_encoder
-from avslib.config import Config, TrainConfig
+from avslib.config import Config, DataConfig, TrainConfig
 from avslib.core.errors import ConfigError, InstallError, ProcessesError
 from avslib.core.files import LOCK, PATIENCE, locked
 from avslib.core.seeds import global_seed, own_generators, step_seed
@@ -68,7 +68,7 @@ class Run:
         # packed clips are shared out already; batches stay in pinned memory, from which flatten_clips sends them on
         shares = {"num_processes": 1, "process_index": 0} if packed else {}
         self.sampler, self.loader = loader.sampler, prepare_data_loader(loader, put_on_device=False, **shares)
-        self.steps, self.frames = len(self.loader), trainset.frames
+        self.steps, self.frames = len(self.loader), config.data.frames_of("train")
         if saved is not None:
             self.plain.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -189,7 +189,8 @@ def open_split(config: Config, split: str, *, progress: bool = False) -> AVSBenc
     # scores are taken at the size that published ones were, at any size that the network sees
     mask_size = size if split == "train" else SCORED_SIZE
     skip = read_skip_list(d.skip) if d.skip else ()
-    dataset = AVSBench(d.root, d.task, split, size, d.frames_of(split), mask_size=mask_size, skip=skip)
+    frames = read_frames(d, split)
+    dataset = AVSBench(d.root, d.task, split, size, frames, mask_size=mask_size, skip=skip)
     return _with_audio(dataset.first(d.max_clips) if d.max_clips else dataset, config, progress)
 
 
@@ -199,10 +200,15 @@ def open_packed(config: Config, split: str = "train", *, progress: bool = False)
     if d.packed is None or d.skip or d.max_clips is not None:
         raise ConfigError("data.packed holds the clips that were packed; leave out others by avs data pack --skip FILE")
     size, seed = config.model.image_size, config.train.seed
-    clips = PackedClips(d.packed, split, size, d.frames_of(split), shuffle=True, seed=seed)
+    clips = PackedClips(d.packed, split, size, read_frames(d, split), shuffle=True, seed=seed)
     if clips.task != d.task:
         raise ConfigError(f"{d.packed}: holds {clips.task} clips, but data.task is {d.task!r}")
     return _with_audio(clips, config, progress)
+
+
+def read_frames(d: DataConfig, split: str) -> int:
+    """T of the clips as they are read: MS3's loader chooses among all seconds, S4's only the first is annotated."""
+    return d.frames if d.task == "ms3" else d.frames_of(split)
 
 
 def _with_audio(clips: Any, config: Config, progress: bool) -> Any:

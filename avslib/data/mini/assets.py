@@ -18,7 +18,8 @@ from PIL import Image
 from avslib.core.files import sha256_file
 
 BANK = Path(__file__).parent / "bank"
-SPLITS = ("train", "val", "test", "test_unseen")
+SPLITS = ("train", "val", "test", "test_unseen", "train_empty", "train_ambiguous", "ambiguous")
+ASSETS_OF = {"test_unseen": "test", "train_empty": "train", "train_ambiguous": "train", "ambiguous": "test"}
 CLASSES = ("big_cat", "chicken", "cow", "dog", "drums", "duck")
 CLASSES += ("guitar", "horse", "pig", "sheep", "songbird", "vehicle")
 
@@ -52,11 +53,11 @@ def load_assets() -> tuple[Asset, ...]:
 def pool(kind: str, split: str, category: str = "") -> tuple[Asset, ...]:
     """The assets of one kind (and class) that clips of `split` may use.
 
-    Split ``test`` shows the cut-outs and distractors of train against the sounds and backgrounds of test;
-    ``test_unseen`` takes all four from test.
+    Splits ``test`` and ``ambiguous`` show the cut-outs and distractors of train against the sounds and backgrounds of
+    test; ``test_unseen`` takes all four from test.
     """
-    seen_image = split == "test" and kind in ("cutout", "distractor")
-    part = "train" if seen_image else split.removesuffix("_unseen")
+    seen_image = split in ("test", "ambiguous") and kind in ("cutout", "distractor")
+    part = "train" if seen_image else ASSETS_OF.get(split, split)
     return tuple(a for a in load_assets() if a.kind == kind and a.category == category and part in a.splits)
 
 

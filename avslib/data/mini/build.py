@@ -25,6 +25,9 @@ from avslib.data.mini.soundtrack import RATE
 
 # increase it with every change that alters any clip: builds on disk are reused while it stays the same
 VERSION = 1
+# splits that came later, with the version that a build with any of them has, and where the csv puts their clips
+LATER, LATER_VERSION = ("train_empty", "train_ambiguous", "ambiguous"), 2
+CSV_SPLIT = {"train_empty": "train", "train_ambiguous": "train"}
 SIZES = {
     "small": {
         "s4": {"train": 480, "val": 60, "test": 120, "test_unseen": 60},
@@ -34,6 +37,9 @@ SIZES = {
         "s4": {"train": 4000, "val": 240, "test": 480, "test_unseen": 240},
         "ms3": {"train": 1500, "val": 120, "test": 240, "test_unseen": 120},
     },
+    # what the shipped mini-ms3 was trained on, and what lesson 14 and the study of ambiguity need
+    "ms3": {"ms3": {"train": 5000, "train_empty": 1000, "val": 60, "test": 120, "test_unseen": 60}},
+    "ambiguous": {"s4": {"train": 1200, "train_ambiguous": 1200, "val": 60, "test": 240, "ambiguous": 240}},
 }
 LISTING, HEAD, LAST = "files.csv", "path,bytes,sha256\n", "the lines above,,"
 CHUNK = 12  # clips that a process composes at a time
@@ -53,6 +59,7 @@ def build_mini(
     """Compose Mini-AVS into the folder `out`, or find it there already built; returns the manifest.
 
     Beside AVSBench's layout, ``object_masks/`` holds the outlines of *all* objects in view in val and the test splits,
+    ``twin_masks/`` the silent twins of split ``ambiguous``,
     ``manifest.json`` the assets, places, gains and on/off seconds of each clip, ``files.csv`` the size and SHA-256 of
     each file. The folder appears when the whole build is done; processes that build the same one wait for the first.
 
@@ -65,14 +72,14 @@ def build_mini(
 
     Raises AvsError on an unknown size or task, and when `out` holds something else, or a build with damaged files.
     """
-    out = Path(out)
+    out, counts, custom = Path(out), _counts(size, tasks, counts), counts is not None
     manifest = {
         "name": "Mini-AVS",
-        "version": VERSION,
+        "version": LATER_VERSION if set(LATER) & set().union(*counts.values()) else VERSION,
         "seed": seed,
-        "size": "custom" if counts else size,
+        "size": "custom" if custom else size,
         "image_size": image_size,
-        "counts": _counts(size, tasks, counts),
+        "counts": counts,
         "assets": bank_hash(),
     }
     if found := _existing(out, manifest, verify):
@@ -85,7 +92,7 @@ def build_mini(
 def _counts(size: str, tasks: tuple[str, ...], counts: Mapping[str, Mapping[str, int]] | None) -> dict:
     if not counts and size not in SIZES:
         raise UsageError(f"unknown size {size!r} of Mini-AVS; expected one of {', '.join(SIZES)}")
-    counts = counts or {task: SIZES[size].get(task, {}) for task in tasks}
+    counts = counts or {task: SIZES[size].get(task, {}) for task in tasks if task in SIZES[size] or task not in TASKS}
     for what, found, known in (("task", counts, TASKS), ("split", set().union(*counts.values()), SPLITS)):
         if unknown := set(found).difference(known):
             raise UsageError(f"unknown {what} {unknown.pop()!r} of Mini-AVS; expected one of {', '.join(known)}")
@@ -143,14 +150,17 @@ def _write_clip(root: Path, manifest: dict, clip: tuple[str, str, int]) -> dict:
     task, split, _ = clip
     composed = compose_clip(*clip, manifest["seed"], manifest["image_size"])
     name, layout = composed.name, LAYOUTS[task]
-    row = {layout.key: name, "category": composed.category, "split": split}
+    csv_split = CSV_SPLIT.get(split, split)
+    row = {layout.key: name, "category": composed.category, "split": csv_split}
     inner, seen, (stem, *_) = clip_folders(task, row)
     data = root / layout.folder / layout.data
-    annotated = 1 if task == "s4" and split == "train" else len(composed.masks)
+    annotated = 1 if task == "s4" and csv_split == "train" else len(composed.masks)
     _write_pngs(data / "visual_frames" / seen, stem, composed.frames)
     _write_pngs(data / "gt_masks" / inner / name, name, composed.masks[:annotated] * np.uint8(255))
-    if split != "train":
+    if csv_split != "train":
         _write_pngs(root / "object_masks" / task / split / name, name, composed.object_masks * np.uint8(255))
+        if composed.twin_masks is not None:
+            _write_pngs(root / "twin_masks" / task / split / name, name, composed.twin_masks * np.uint8(255))
     sound = data / "audio_wav" / inner / f"{name}.wav"
     sound.parent.mkdir(parents=True, exist_ok=True)
     wavfile.write(sound, RATE, np.rint(composed.waveform * 32768.0).astype("<i2"))
@@ -169,7 +179,8 @@ def _write_rest(root: Path, manifest: dict) -> None:
         ("s4", "name,start,category,split\n", "{name},0,{category},{split}\n"),
         ("ms3", "video_id,split\n", "{name},{split}\n"),
     ):
-        if rows := [row.format(**clip) for clip in manifest["clips"] if clip["task"] == task]:
+        clips = [clip | {"split": CSV_SPLIT.get(clip["split"], clip["split"])} for clip in manifest["clips"]]
+        if rows := [row.format(**clip) for clip in clips if clip["task"] == task]:
             path = root / LAYOUTS[task].folder / LAYOUTS[task].csv
             path.write_text(head + "".join(rows), encoding="utf-8", newline="\n")
     shutil.copy(BANK / "ATTRIBUTION.md", root)

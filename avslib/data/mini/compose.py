@@ -17,8 +17,10 @@ TASKS = ("s4", "ms3")
 class Plan(NamedTuple):
     """What a clip will show and play, before a pixel is drawn.
 
-    `case` is ``regular``; in MS3's val and test splits also ``silent`` (nothing sounds) and ``off-screen`` (only
-    classes that are not in view sound), which have empty masks. `category` is the sounding class of an S4 clip.
+    `case` is ``regular``; in MS3's val, test and ``train_empty`` splits also ``silent`` (nothing sounds) and
+    ``off-screen`` (only classes that are not in view sound), which have empty masks; in S4's ambiguous splits
+    ``ambiguous``: two objects are of the sounding class, and `twin` is the number of the silent one. `category` is the
+    sounding class of an S4 clip.
     """
 
     name: str
@@ -27,14 +29,16 @@ class Plan(NamedTuple):
     scene: Scene
     sources: tuple[Source, ...]
     noise_db: float
+    twin: int | None
     rng: np.random.Generator  # of this clip, behind what was drawn
 
 
 class ComposedClip(NamedTuple):
     """A composed clip: five frames one second apart, their masks, and five seconds of sound at 16 kHz.
 
-    `masks` (0/1) holds the sounding objects in view, `object_masks` all objects in view; `waveform` is float32 with
-    exact 16-bit values; `record` lists the assets, places, gains and on/off seconds of the clip, ready for JSON.
+    `masks` (0/1) holds the sounding objects in view, `object_masks` all objects in view, `twin_masks` the silent twin
+    of an ambiguous clip; `waveform` is float32 with exact 16-bit values; `record` lists the assets, places, gains and
+    on/off seconds of the clip, ready for JSON.
     """
 
     name: str
@@ -42,6 +46,7 @@ class ComposedClip(NamedTuple):
     frames: UInt8[np.ndarray, "T S S 3"]
     masks: UInt8[np.ndarray, "T S S"]
     object_masks: UInt8[np.ndarray, "T S S"]
+    twin_masks: UInt8[np.ndarray, "T S S"] | None
     waveform: Float[np.ndarray, " 80000"]
     record: dict
 
@@ -79,7 +84,9 @@ def plan_clip(task: str, split: str, index: int, seed: int = 0) -> Plan:
     The scene is drawn before any sound, and in the same way for every sound: a picture does not reveal its sound.
     Raises AvsError on an unknown task or split, a negative index or seed.
     """
-    if task not in TASKS or split not in SPLITS or index < 0 or seed < 0:
+    only_for = {"train_empty": "ms3", "train_ambiguous": "s4", "ambiguous": "s4"}
+    known = task in TASKS and split in SPLITS and only_for.get(split, task) == task
+    if not known or index < 0 or seed < 0:
         raise UsageError(
             f"no clip {index} of task {task!r}, split {split!r}, seed {seed} in Mini-AVS; expected a task of "
             f"{', '.join(TASKS)}, a split of {', '.join(SPLITS)}, and an index and seed of at least 0"
@@ -88,8 +95,10 @@ def plan_clip(task: str, split: str, index: int, seed: int = 0) -> Plan:
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
     first = CLASSES[(index + index // len(CLASSES)) % len(CLASSES)]
     categories, sounding = _draw_categories(rng, task, first)
-    in_turn = task == "ms3" and split != "train"
-    case = {4: "silent", 9: "off-screen"}.get(index % 10, "regular") if in_turn else "regular"
+    case = _case(task, split, index)
+    if case == "ambiguous":
+        other = next(c for c in [*categories[1:], *CLASSES] if c not in ("", first))
+        categories = [first, first, other if rng.random() < 0.75 else ""]
     heard = [] if case == "silent" else categories[:sounding]
     if case == "off-screen":
         # the class whose turn it is sounds, so a different one takes its place in the picture
@@ -100,7 +109,19 @@ def plan_clip(task: str, split: str, index: int, seed: int = 0) -> Plan:
     seconds = [(1,) * SECONDS] if task == "s4" else _draw_seconds(rng, len(heard)) if heard else []
     sources = tuple(draw_source(rng, split, category, on) for category, on in zip(heard, seconds, strict=True))
     name, category = f"{task}_{split}_{index:05d}", first if task == "s4" else None
-    return Plan(name, case, category, scene, sources, uniform(rng, 20, 30), rng)
+    noise_db, twin = uniform(rng, 20, 30), None
+    if case == "ambiguous":  # neither place, depth nor picture says which of the two sounds
+        twin = choice(rng, [i for i, o in enumerate(scene.objects) if o.category == first])
+    return Plan(name, case, category, scene, sources, noise_db, twin, rng)
+
+
+def _case(task: str, split: str, index: int) -> str:
+    if "ambiguous" in split:
+        return "ambiguous"
+    if split == "train_empty":
+        return ("silent", "off-screen")[index % 2]
+    in_turn = task == "ms3" and split != "train"
+    return {4: "silent", 9: "off-screen"}.get(index % 10, "regular") if in_turn else "regular"
 
 
 def compose_clip(task: str, split: str, index: int, seed: int = 0, size: int = 224) -> ComposedClip:
@@ -112,6 +133,8 @@ def compose_clip(task: str, split: str, index: int, seed: int = 0, size: int = 2
     frames, visible = render_scene(plan.scene, size)
     sounding = {source.category: source.on for source in plan.sources}
     on = np.array([sounding.get(o.category, (0,) * FRAMES) for o in plan.scene.objects], bool)
+    if plan.twin is not None:
+        on[plan.twin] = False
     in_view = {o.category for o in plan.scene.objects}
     record = {
         "name": plan.name,
@@ -124,13 +147,14 @@ def compose_clip(task: str, split: str, index: int, seed: int = 0, size: int = 2
         "objects": [o._asdict() for o in plan.scene.objects],
         "sources": [s._asdict() | {"in_view": s.category in in_view} for s in plan.sources],
         "noise_db": plan.noise_db,
-    }
+    } | ({} if plan.twin is None else {"twin": plan.twin})
     return ComposedClip(
         name=plan.name,
         category=plan.category,
         frames=frames,
         masks=(visible & on[..., None, None]).any(0).astype(np.uint8),
         object_masks=visible.any(0).astype(np.uint8),
+        twin_masks=None if plan.twin is None else visible[plan.twin].astype(np.uint8),
         waveform=render_soundtrack(plan.rng, list(plan.sources), plan.noise_db),
         record=json.loads(json.dumps(record), parse_float=lambda text: round(float(text), 5)),
     )

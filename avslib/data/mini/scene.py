@@ -123,7 +123,10 @@ def draw_scene(rng: np.random.Generator, split: str, categories: list[str]) -> S
         zoom=uniform(rng, -0.02, 0.02),
         brightness=uniform(rng, 0.85, 1.12),
     )
-    files = [choice(rng, assets.pool("cutout" if c else "distractor", split, c)).file for c in categories]
+    files: list[str] = []
+    for category in categories:  # two of a class are two pictures
+        pool = assets.pool("cutout" if category else "distractor", split, category)
+        files.append(choice(rng, [asset.file for asset in pool if asset.file not in files]))
     layouts = []
     for _ in range(LAYOUTS):
         slots = sample(rng, range(len(files)), len(files))
