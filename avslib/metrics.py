@@ -6,6 +6,7 @@ of the rows or the number of processes. (On a device without float64 leave the m
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,11 +29,17 @@ _FRAMES_IN_CACHE = 16
 
 @dataclass(frozen=True)
 class FrameScores:
-    """What J and F sum over N frames: `iou_per_frame`, and the curve and the counted frames of `f_curves`."""
+    """What J and F sum over N frames: `iou_per_frame`, the curve and the counted frames of `f_curves`, and the share of
+    pixels with sigmoid > 0.5."""
 
     iou: Float[Tensor, "N"]
     curve: Float[Tensor, "N 255"]
     counted: Bool[Tensor, "N"]
+    lit: Float[Tensor, "N"]
+
+    def __getitem__(self, rows: Any) -> "FrameScores":
+        """The scores of these rows."""
+        return FrameScores(self.iou[rows], self.curve[rows], self.counted[rows], self.lit[rows])
 
 
 def frame_scores(logits: Logits, target: Masks) -> FrameScores:
@@ -55,7 +62,7 @@ def frame_scores(logits: Logits, target: Masks) -> FrameScores:
     precision = hits / (hits + background + 1e-20)
     recall = hits / (true[:, None] + 1e-20)
     curve = (1 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall)
-    return FrameScores(iou, curve.nan_to_num(0.0), ~empty)
+    return FrameScores(iou, curve.nan_to_num(0.0), ~empty, (intersection + wrong) / pixels)
 
 
 def iou_per_frame(logits: Logits, target: Masks) -> Float[Tensor, "N"]:
@@ -145,6 +152,39 @@ class MeanIoU(Metric):
     def compute(self) -> Float[Tensor, ""]:
         """The mean so far; NaN before the first frame."""
         return self.total / self.frames
+
+
+class PairRanking(Metric):
+    """The share of pairs in which what should be brighter is, a tie counting half: 0.5 is chance. With the mean
+    probability over an object's outline as brightness it says whether a model follows the sound (Mini-AVS only, which
+    knows all objects): *sel* pairs the sounding and the silent objects of a frame, *time* an object's sounding and
+    silent seconds.
+
+    >>> metric = PairRanking()
+    >>> metric.update(torch.tensor([0.9, 0.4]), torch.tensor([0.5, 0.4]))
+    >>> metric.compute().item()  # of the four pairs two are right and one is a tie
+    0.625
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    right: Tensor
+    pairs: Tensor
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        for name in ("right", "pairs"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, brighter: Float[Tensor, "A"], darker: Float[Tensor, "B"]) -> None:
+        """Add the A * B pairs of these values."""
+        difference = brighter[:, None] - darker[None, :]
+        self.right += ((difference > 0).double() + 0.5 * (difference == 0)).sum().to(self.right.device)
+        self.pairs += difference.numel()
+
+    def compute(self) -> Float[Tensor, ""]:
+        """The share so far; NaN before the first pair."""
+        return self.right / self.pairs
 
 
 class FScore(Metric):

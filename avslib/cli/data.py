@@ -26,8 +26,8 @@ def build_mini_command(
     from avslib.data.mini.build import build_mini
 
     manifest = build_mini(out, size, seed, workers=workers, progress=not quiet, verify=True)
-    counts = {task: sum(splits.values()) for task, splits in manifest["counts"].items()}
-    say(f"{out}: {counts['s4']} S4 and {counts['ms3']} MS3 clips, size {size}, seed {seed}")
+    clips = " and ".join(f"{sum(n.values())} {task.upper()}" for task, n in manifest["counts"].items())
+    say(f"{out}: {clips} clips, size {size}, seed {seed}")
 
 
 @app.command("check")

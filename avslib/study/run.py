@@ -16,10 +16,11 @@ from avslib.core.files import atomic_path, sha256_file
 from avslib.core.parsing import LARGEST_JSON, parse_json, read_text
 from avslib.data.layout import LAYOUTS, find_folder, is_plain_name, read_csv
 from avslib.data.loading import shuffle_audio
+from avslib.data.mini.sources import read_labels
 from avslib.models.ecmvae import ECMVAE
 from avslib.study.records import CLIPS, DatasetInfo, RunRecord, git_state, new_record, run_id, write_record
 from avslib.training.distributed import rank, together
-from avslib.training.evaluate import Scores, all_objects, evaluate, scoring_options, test_splits
+from avslib.training.evaluate import Scores, all_objects, evaluate, heard_objects, scoring_options, test_splits
 from avslib.training.loop import train
 from avslib.training.setup import deterministic, open_split
 from avslib.training.state import HISTORY
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 SHUFFLED = "audio shuffled between clips"
 ALL_OBJECTS = "all objects in view, outlines given"
+HEARD_OBJECTS = "objects that sound somewhere in the clip, outlines given"
 SELECTION = {"best": "checkpoint of the epoch with the best J on val", "last": "checkpoint of the last epoch"}
 
 
@@ -56,18 +58,23 @@ def score(
     model: ECMVAE, config: Config, split: str, *, baselines: bool = True, progress: bool = False
 ) -> dict[str, Scores]:
     """Scores of a split by baseline name: "" the model itself; with sound, also the model with sounds exchanged
-    between clips; on a Mini-AVS build, also the outlines of all objects in view. Without `baselines` only the first.
+    between clips; on a Mini-AVS build, also the outlines of all objects in view, and on MS3 of those that sound
+    somewhere in the clip. Without `baselines` only the first.
     Processes that run together share the clips.
     """
     progress = progress and rank() == 0
     dataset = together(lambda: open_split(config, split, progress=progress))
-    options = {"progress": progress, "shared": True} | scoring_options(config)
+    mini = (Path(config.data.root) / "object_masks").is_dir()
+    labels = read_labels(config.data.root, dataset) if mini else None
+    options = {"progress": progress, "shared": True, "labels": labels} | scoring_options(config)
     scores = {"": evaluate(model, dataset, **options)}
     if baselines and config.model.use_audio:
         audio = {clip.name: row for clip, row in zip(dataset.clips, dataset.audio, strict=True)}
         scores[SHUFFLED] = evaluate(model, dataset.with_audio(shuffle_audio(audio)), **options)
-        if (Path(config.data.root) / "object_masks").is_dir():
-            scores[ALL_OBJECTS] = all_objects(dataset, config.data.root)
+        if labels:
+            scores[ALL_OBJECTS] = all_objects(dataset, config.data.root, labels)
+            if dataset.task == "ms3":
+                scores[HEARD_OBJECTS] = heard_objects(dataset, labels)
     return scores
 
 

@@ -1,7 +1,7 @@
 """Scoring a model on a split: J, F and F_legacy, and the J of every clip."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ from avslib.core.seeds import sample_seed
 from avslib.data.avsbench import AVSBench
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.data.loading import eval_loader
+from avslib.data.mini.sources import ClipLabels
 from avslib.data.pictures import read_mask
-from avslib.metrics import FrameScores, FScore, LegacyFScore, MeanIoU, frame_scores
+from avslib.metrics import FScore, LegacyFScore, MeanIoU, frame_scores
 from avslib.models.ecmvae import ECMVAE
 from avslib.models.latent import Noise
 from avslib.training.distributed import rank, world_size
 from avslib.training.guards import plain_errors
+from avslib.training.listening import Listening
 
 LEGACY_BATCH = 4
 
@@ -45,10 +47,10 @@ class Scores:
 
 
 class _Tally:
-    """Sums the scores of clips; `sync`: those of all processes count."""
+    """Sums the scores of clips; `sync`: those of all processes count; `labels`: of `Listening`."""
 
-    def __init__(self, frames: int, sync: bool = False):
-        self.frames = frames
+    def __init__(self, frames: int, sync: bool = False, labels: Mapping[str, ClipLabels] | None = None):
+        self.frames, self.listening = frames, Listening(sync, labels)
         self.j, self.f = MeanIoU(sync_on_compute=sync), FScore(sync_on_compute=sync)
         self.legacy = LegacyFScore(LEGACY_BATCH, frames, sync_on_compute=sync)
         self.clips: dict[str, float] = {}
@@ -58,18 +60,19 @@ class _Tally:
         mask, known, scores = rows["mask"], rows["annotated"], frame_scores(logits, rows["mask"])
         for metric in (self.j, self.f, self.legacy):
             metric.to(scores.iou.device)
-        of_known = FrameScores(scores.iou[known], scores.curve[known], scores.counted[known])
-        self.j.update(logits[known], mask[known], scores=of_known)
+        self.j.update(logits[known], mask[known], scores=scores[known])
         # these two leave out empty masks, as those of frames that are not annotated
         self.f.update(logits, mask, scores=scores)
         places = torch.tensor([n * self.frames + t for n in numbers for t in range(self.frames)], dtype=torch.long)
         self.legacy.update(logits, mask, places, scores)
+        self.listening.update(rows["name"], known, logits, scores)
         per_clip = scores.iou.cpu().where(known, torch.nan).view(-1, self.frames).nanmean(1)
         self.clips |= dict(zip(rows["name"], per_clip.tolist(), strict=True))
 
     def scores(self, clips: dict[str, float] | None = None) -> Scores:
         metrics = {"J": self.j, "F": self.f, f"F_legacy@{LEGACY_BATCH}": self.legacy}
-        return Scores({name: float(metric.compute()) for name, metric in metrics.items()}, clips or self.clips)
+        found = {name: float(metric.compute()) for name, metric in metrics.items()} | self.listening.compute()
+        return Scores(found, clips or self.clips)
 
 
 def flatten_clips(batch: dict, device: torch.device) -> dict:
@@ -119,14 +122,16 @@ def evaluate(
     samples: int = 0,
     progress: bool = False,
     shared: bool = False,
+    labels: Mapping[str, ClipLabels] | None = None,
 ) -> Scores:
     """Score the prior branch on the annotated frames of `dataset`, with its mean codes or with `samples` of them.
 
     Masks are compared at the size that `dataset` gives them. If `shared`, the processes of the group divide the clips
-    among them, and all return the scores of the whole set.
+    among them, and all return the scores of the whole set. `labels` of a Mini-AVS build, by clip name, add the metrics
+    sel and time (`avslib.training.listening.Listening`).
     """
     own, world, frames = rank() if shared else 0, world_size() if shared else 1, dataset.frames
-    numbers, tally = range(own, len(dataset), world), _Tally(frames, sync=world > 1)
+    numbers, tally = range(own, len(dataset), world), _Tally(frames, world > 1, labels)
     batches = predict_batches(
         model, Subset(dataset, numbers), frames=frames, batch_size=batch_size, workers=workers, samples=samples
     )
@@ -149,18 +154,40 @@ def scoring_options(config: Config) -> dict[str, Any]:
     return {"batch_size": t.eval_batch_size, "workers": config.data.workers, "samples": t.eval_samples}
 
 
-def all_objects(dataset: AVSBench, root: str | Path) -> Scores:
+def all_objects(dataset: AVSBench, root: str | Path, labels: Mapping[str, ClipLabels] | None = None) -> Scores:
     """The baseline that segments every object in view and ignores the sound: oracle outlines of a Mini-AVS build.
     Raises AvsError if `root` holds no ``object_masks`` (AVSBench does not)."""
     folder = Path(root) / "object_masks" / dataset.task / dataset.split
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; only a Mini-AVS build has outlines of all objects")
-    tally = _Tally(dataset.frames)
-    for number, clip in enumerate(dataset.clips):
+
+    def outlines(name: str) -> Tensor:
+        paths = [folder / name / f"{name}_{k + 1}.png" for k in range(dataset.frames)]
+        return torch.from_numpy(np.stack([read_mask(path, dataset.mask_size)[0] for path in paths]))
+
+    return _score_outlines(dataset, outlines, labels)
+
+
+def heard_objects(dataset: AVSBench, labels: Mapping[str, ClipLabels]) -> Scores:
+    """The baseline that knows which classes sound somewhere in a clip, but not when: their outlines in all seconds."""
+
+    def outlines(name: str) -> Tensor:
+        clip = labels[name]
+        shapes = [x for c, x in clip.outlines().items() if c in clip.heard] if clip.outlines else []
+        found = np.any(shapes, axis=0) if shapes else np.zeros((dataset.frames, 1, 1), bool)
+        shape = F.interpolate(torch.from_numpy(found)[:, None].float(), dataset.mask_size, mode="nearest-exact")
+        return shape[:, 0]
+
+    return _score_outlines(dataset, outlines, labels)
+
+
+def _score_outlines(
+    dataset: AVSBench, outlines: Callable[[str], Tensor], labels: Mapping[str, ClipLabels] | None
+) -> Scores:
+    tally = _Tally(dataset.frames, labels=labels)
+    for number, name in enumerate(dataset.names):
         item: dict[str, Any] = dataset[number]
-        paths = [folder / clip.name / f"{clip.name}_{k + 1}.png" for k in range(dataset.frames)]
-        outlines = torch.from_numpy(np.stack([read_mask(path, dataset.mask_size)[0] for path in paths]))
-        tally.update([number], item | {"name": [clip.name]}, torch.where(outlines[:, None] > 0, 20.0, -20.0))
+        tally.update([number], item | {"name": [name]}, torch.where(outlines(name)[:, None] > 0, 20.0, -20.0))
     return tally.scores()
 
 

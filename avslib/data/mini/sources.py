@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from avslib.core.errors import RecordError
 from avslib.core.parsing import LARGEST_JSON, first_line, parse_json, read_text
 from avslib.data.avsbench import AVSBench
 from avslib.data.mini.assets import bank_hash
-from avslib.data.mini.build import VERSION
+from avslib.data.mini.build import LATER_VERSION, VERSION
 from avslib.data.mini.compose import plan_clip
 from avslib.data.mini.scene import render_scene
 
@@ -56,7 +56,7 @@ def read_labels(root: str | Path, dataset: AVSBench) -> dict[str, ClipLabels]:
     manifest = parse_json(read_text(path, LARGEST_JSON, RecordError, what), path, RecordError, what)
     try:
         clips = {clip["name"]: clip for clip in manifest["clips"]}
-        same = (manifest["version"], manifest["assets"]) == (VERSION, bank_hash())
+        same = manifest["version"] in (VERSION, LATER_VERSION) and manifest["assets"] == bank_hash()
         labels = {clip.name: _labels_mini(clips[clip.name], manifest) for clip in dataset.clips}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{path}: damaged, or lacks a clip ({first_line(error)}); build Mini-AVS again") from None
@@ -77,6 +77,7 @@ def _labels_mini(clip: dict, manifest: dict) -> ClipLabels:
     return ClipLabels(tuple(played), in_view, partial(_outlines, plan, manifest["image_size"]))
 
 
+@lru_cache(maxsize=256)  # a split is scored several times
 def _outlines(plan: tuple[str, str, int, int], size: int) -> Outlines:
     scene, found = plan_clip(*plan).scene, {}
     for visible, item in zip(render_scene(scene, size)[1], scene.objects, strict=True):

@@ -1,0 +1,73 @@
+"""Whether a model follows the sound: its scores on frames with and without a sounding object, and *sel* and *time*."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+
+from avslib.data.mini.sources import ClipLabels
+from avslib.metrics import FrameScores, PairRanking
+
+LIT = 0.01  # a frame counts as lit from this share of its pixels on
+
+
+class Listening:
+    """Five scores over annotated frames, each NaN where no frame defines it.
+
+    J_not_empty and J_empty: J over frames with and without a sounding object; lit_empty: share of the latter in which
+    more than 1 % of the pixels are predicted. sel and time: `PairRanking` of an object's mean probability, between the
+    sounding and silent objects of a frame, and between the sounding and silent seconds of an object; for both, `labels`
+    (by clip name) give the objects.
+    """
+
+    def __init__(self, sync: bool, labels: Mapping[str, ClipLabels] | None):
+        self.labels = labels or {}
+        means = ("J_not_empty", "J_empty", "lit_empty")
+        self.metrics: dict[str, Any] = {name: MeanMetric(sync_on_compute=sync) for name in means}
+        if labels:
+            self.metrics |= {name: PairRanking(sync_on_compute=sync) for name in ("sel", "time")}
+        for metric in self.metrics.values():
+            metric.set_dtype(torch.float64)
+
+    def update(
+        self, names: Sequence[str], known: Bool[Tensor, "N"], logits: Float[Tensor, "N 1 H W"], scores: FrameScores
+    ) -> None:
+        """Add the frames of whole clips; those that are not `known`, since nobody annotated them, do not count."""
+        known = known.to(scores.counted.device)
+        full, empty = scores[known & scores.counted], scores[known & ~scores.counted]
+        values = {"J_not_empty": full.iou, "J_empty": empty.iou, "lit_empty": (empty.lit > LIT).double()}
+        for name, value in values.items():
+            self.metrics[name].to(value.device).update(value)
+        none = torch.zeros(0)
+        pairs = [("sel", none, none), ("time", none, none)] if self.labels else []  # all processes count, even none
+        for name, field in zip(names, logits.chunk(max(len(names), 1)), strict=False):
+            labels = self.labels.get(name)
+            if labels and labels.outlines and labels.played:
+                pairs += object_pairs(field.sigmoid().cpu(), labels)
+        for which, louder, quieter in pairs:
+            self.metrics[which].update(louder, quieter)
+
+    def compute(self) -> dict[str, float]:
+        return {name: float(metric.compute()) for name, metric in self.metrics.items()}
+
+
+def object_pairs(
+    probability: Float[Tensor, "T 1 H W"], labels: ClipLabels
+) -> Iterator[tuple[str, Float[Tensor, "A"], Float[Tensor, "B"]]]:
+    """What `PairRanking` compares in one clip: ("sel" or "time", brightness where sounding, brightness where silent).
+    The brightness of an object is the mean probability over its outline; hidden objects are left out."""
+    assert labels.outlines is not None and labels.played is not None
+    outlines = labels.outlines()
+    on = torch.tensor([[name in second for second in labels.played] for name in outlines])
+    shape = torch.stack([torch.from_numpy(outline) for outline in outlines.values()]).float()
+    probability = F.interpolate(probability, shape.shape[-2:], mode="bilinear")[:, 0]
+    area = shape.sum((2, 3))
+    brightness, seen = (shape * probability).sum((2, 3)) / area, area > 0
+    for t in range(on.shape[1]):
+        yield "sel", brightness[on[:, t] & seen[:, t], t], brightness[~on[:, t] & seen[:, t], t]
+    for i in range(len(on)):
+        yield "time", brightness[i, on[i] & seen[i]], brightness[i, ~on[i] & seen[i]]
