@@ -17,7 +17,17 @@ from avslib.core.errors import UsageError
 
 # fields that define a method; the others change the size or the start of a network
 METHOD = {
-    "model": ("use_audio", "neck", "fusion", "latent", "code_fusion", "injection", "latent_dim", "mi_dim"),
+    "model": (
+        "use_audio",
+        "neck",
+        "fusion",
+        "fusion_span",
+        "latent",
+        "code_fusion",
+        "injection",
+        "latent_dim",
+        "mi_dim",
+    ),
     "loss": tuple(LossConfig.model_fields),
     "data": ("flip", "posterior_mask"),
     "train": ("eval_samples",),

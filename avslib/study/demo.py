@@ -3,6 +3,7 @@
 import itertools
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -20,10 +21,16 @@ from avslib.training.setup import open_split
 from avslib.training.state import HISTORY
 from avslib.weights.checkpoints import SHIPPED, load_checkpoint
 
-# the checkpoint that each arm (with audio or without) starts from; both were trained equally long on the same clips
-START = {True: "mini-s4", False: "mini-s4-without-audio"}
-# MS3's train split is half as large: both tasks see equally many clips
-EPOCHS = {"s4": 1, "ms3": 2}
+# the checkpoint that each arm (with audio or without) starts from; a task's two saw the same clips equally often
+START = {
+    "s4": {True: "mini-s4", False: "mini-s4-without-audio"},
+    "ms3": {True: "mini-ms3", False: "mini-ms3-without-audio"},
+}
+# MS3 is trained as its checkpoints were: on random seconds, each of which the fusion sees by itself
+CHANGES: dict[str, dict[str, Any]] = {
+    "s4": {},
+    "ms3": {"model.fusion_span": "second", "data.train_frames": 1, "train.batch_size": 16, "train.keep": "last"},
+}
 
 
 def demo(
@@ -37,8 +44,9 @@ def demo(
     """Run the main job; records, tables and pictures go to `out`, data and checkpoints to `work`.
 
     For each task (S4, MS3) and seed the full model and the same network without audio are fine-tuned from the shipped
-    checkpoints and scored on ``test`` and ``test_unseen``, beside the full model with sounds exchanged between clips
-    and the outlines of all objects in view. An interrupted demo resumes; runs that are finished in `work` are kept.
+    checkpoints and scored on ``test`` and ``test_unseen``, beside the full model with sounds exchanged between clips,
+    the outlines of all objects in view, and on MS3 of those that sound somewhere in the clip. An interrupted demo
+    resumes; runs that are finished in `work` are kept.
     """
     out, work, console = Path(out), Path(work), console or Console(quiet=True)
     start = time.perf_counter()
@@ -47,12 +55,13 @@ def demo(
 
     console.print(
         "[bold]2. Training[/bold] starts from the small checkpoints that this package trained and ships "
-        f"({', '.join(START.values())}; run records beside them) and fine-tunes every weight"
+        f"({', '.join(name for arms in START.values() for name in arms.values())}; run records beside them) and "
+        "fine-tunes every weight"
     )
     records = []
-    for task, seed, audio in itertools.product(EPOCHS, seeds, START):
-        changes = {"data.root": str(work / "data"), "data.task": task, "train.seed": seed, "train.epochs": EPOCHS[task]}
-        config = load_config("demo", changes | {"model.use_audio": audio, "train.init_from": START[audio]})
+    for task, seed, audio in itertools.product(START, seeds, (True, False)):
+        changes = {"data.root": str(work / "data"), "data.task": task, "train.seed": seed} | CHANGES[task]
+        config = load_config("demo", changes | {"model.use_audio": audio, "train.init_from": START[task][audio]})
         # named after the configuration: a finished run in it is this one
         folder = work / "runs" / run_id("mini", task, method_name(config), seed, config.model_dump(mode="json"))
         console.print(f"   {task.upper()}, {method_name(config)}, seed {seed}")
@@ -60,18 +69,19 @@ def demo(
             console.print(f"   kept from an earlier demo; remove {folder} to train it again")
             (record,) = load_records(folder)
         else:
-            notes = f"fine-tuned from the shipped checkpoint {START[audio]}"
+            notes = f"fine-tuned from the shipped checkpoint {START[task][audio]}"
             record = run(config, folder, resume=True, progress=progress, console=console, notes=notes)
         records.append(publish(record, out / "runs" / record.id))
         if audio and seed == seeds[0]:
             draw_clips(folder / BEST, config, out / f"contact_sheet_{task}.png")
             learning_curves(folder / HISTORY, out / f"learning_curves_{task}.png")
-    # most of the learning was done before: its curve belongs beside the short ones
-    learning_curves(SHIPPED / START[True] / HISTORY, out / f"learning_curves_{START[True]}.png")
+    # most of the learning was done before: its curves belong beside the short ones
+    for arms in START.values():
+        learning_curves(SHIPPED / arms[True] / HISTORY, out / f"learning_curves_{arms[True]}.png")
 
     console.print("[bold]3. Scores[/bold]")
     records.sort(key=lambda record: record.id)
-    for task in EPOCHS:
+    for task in START:
         console.print(table(records, task, "mini", "rich"))
         with atomic_path(out / f"table_{task}.md") as path:
             path.write_text(table(records, task, "mini", "md"), encoding="utf-8")

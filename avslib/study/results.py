@@ -26,6 +26,14 @@ SPLITS = {"mini": ("test", "test_unseen"), "avsbench": ("test",)}
 BACKBONES = {"pvt_v2_b5": "PVTv2-B5", "resnet50": "ResNet-50"}
 KEY = ("method", "backbone", "image_size")
 METHODS = {"ecmvae": "ECMVAE", "deterministic": "TPAVI"}
+# metrics of `avslib.training.listening`, and what tables call them
+LISTENING = {"J_not_empty": "J not empty", "J_empty": "J empty", "lit_empty": "lit empty", "sel": "sel", "time": "time"}
+ABOUT_LISTENING = (
+    "J not empty, J empty: over frames with and without a sounding object in view. Lit empty: share of the latter in "
+    "which more than 1 % of the pixels are predicted. Sel: probability that a sounding object is brighter than a "
+    "silent one in the same frame; time: that an object is brighter in its sounding than in its silent seconds; "
+    "0.5 is chance."
+)
 
 
 @dataclass(frozen=True)
@@ -141,11 +149,18 @@ def _over_seeds(runs: Sequence[dict[str, dict[str, float | None]]]) -> dict[str,
 def table(records: Iterable[RunRecord], task: str, data: Data = "mini", fmt: Format = "md") -> Any:
     """The table of one task on one data set: text, or a ``rich.console.Group`` for "rich".
 
-    mini: one row per method or baseline, J, F and F_legacy (0 to 1) on both test splits, mean ± sd over seeds.
+    mini: one row per method or baseline, J, F and F_legacy (0 to 1) on both test splits, mean ± sd over seeds, and for
+    MS3 a second table that shows whether a method follows the sound.
     avsbench: the published rows (percent) with their sources beside ours, which stay empty until a record exists.
     """
     rows = summarise(records, task, data)
-    return render([_mini_table(rows, task) if data == "mini" else _avsbench_table(rows, task)], fmt)
+    if data == "avsbench":
+        return render([_avsbench_table(rows, task)], fmt)
+    scores, follows = _mini_table(rows, task), _listening_table(rows, task) if task == "ms3" else []
+    if fmt == "csv" and follows:  # one table for a program
+        cells = scores.cells.merge(follows.pop().cells, how="left", on="Method").fillna("")
+        scores = Table(scores.title, cells)
+    return render([scores, *follows], fmt)
 
 
 def _metric_names(rows: Sequence[Row], split: str) -> list[str]:
@@ -166,6 +181,15 @@ def _mini_table(rows: Sequence[Row], task: str) -> Table:
         train = f"avs train --preset mini --data DIR --task {task}"
         note = f"No run record yet: `avs data build-mini --out DIR`, then `{train}`."
     return Table(f"Mini-AVS, {task.upper()} (not comparable with AVSBench)", pd.DataFrame(cells), [note])
+
+
+def _listening_table(rows: Sequence[Row], task: str) -> list[Table]:
+    scored = [row for row in rows if "J_not_empty" in row.values.get("test", {})]
+    cells: dict[str, list[str]] = {"Method": [row.label for row in scored]}
+    for split in SPLITS["mini"]:
+        cells |= {f"{label} {split}": [row.cell(split, name) for row in scored] for name, label in LISTENING.items()}
+    title = f"Mini-AVS, {task.upper()}: does the method follow the sound?"
+    return [Table(title, pd.DataFrame(cells), [ABOUT_LISTENING])] if scored else []
 
 
 def _avsbench_table(rows: Sequence[Row], task: str) -> Table:
