@@ -53,6 +53,8 @@ class ModelConfig(_Section):
     """linear: a linear layer on the codes' samples; product_of_experts: their Gaussians times a standard one"""
     injection: Literal["neck", "all_levels", "decoder"] = "neck"
     """fused codes enter: neck: before the fusion, as released; all_levels: each map; decoder: after the fusion"""
+    sampling: Literal["official", "corrected"] = "official"
+    """drawn codes go through: official: the prior's decoder, noise per frame; corrected: the posterior's, per clip"""
     latent_dim: int = Field(16, ge=1, le=WIDEST, description="K, length of each latent code")
     mi_dim: int = Field(6, ge=1, le=WIDEST, description="M, length of the mutual-information heads")
     image_encoder_channels: tuple[Width, Width, Width, Width, Width] = (16, 32, 64, 128, 128)
@@ -68,15 +70,23 @@ class LossConfig(_Section):
     seg_prior: float = Field(1.0, ge=0, description="weight of the structure loss of the prior branch")
     seg_posterior: float = Field(1.0, ge=0, description="weight of the structure loss of the posterior branch")
     match: float = Field(0.5, ge=0, description="weight of the audio-visual matching loss (both branches)")
-    kl: float = Field(0.01, ge=0, description="weight of the KL terms of s_v and s_a and of the divergence of c")
+    seg_samples: float = Field(0.0, ge=0)
+    """weight of the soft minimum over samples of the prior's codes; needs model.sampling corrected"""
+    sample_count: int = Field(3, ge=1, description="samples per clip in that term")
+    sample_temperature: float = Field(0.05, gt=0, description="its temperature: towards 0 only the best sample counts")
+    kl: float = Field(0.01, ge=0, description="weight of the KL terms of s_v and s_a, and of c's divergence by default")
+    kl_c: float | None = Field(None, ge=0, description="weight of the divergence of c; null: as kl")
+    kl_warmup: float = Field(0.0, ge=0, le=1, description="share of the steps over which these weights rise from 0")
     mi: float = Field(0.001, ge=0, description="weight of the mutual-information bound, which is maximised")
     orthogonality: float = Field(0.001, ge=0, description="weight of the difference loss of shared and specific codes")
     structure_weighting: Literal["official", "per_pixel"] = "official"
     """official: the boundary weight cancels in the BCE part; per_pixel: it does not"""
+    orthogonality_form: Literal["official", "correlation"] = "official"
+    """official: the difference loss, which shrinks the codes; correlation: of the means, 0 if independent"""
     kl_scale: Literal["official", "consistent"] = "official"
     """standard deviation in the KL: official: exp(logvar); consistent: exp(logvar / 2) as in sampling"""
-    divergence_c: Literal["official", "monte_carlo_js", "geometric_js", "symmetric_kl"] = "official"
-    """divergence of prior and posterior of the shared code c; official ignores the means"""
+    divergence_c: Literal["official", "monte_carlo_js", "geometric_js", "symmetric_kl", "kl"] = "official"
+    """divergence of prior and posterior of the shared code c; official ignores the means; kl: KL(posterior || prior)"""
     mi_bound: Literal["official", "full"] = "official"
     """official: Barber-Agakov bound without its log-variance; full: with it"""
 
@@ -175,6 +185,10 @@ class Config(_Section):
     def _consistent(self) -> "Config":
         if self.model.audio_encoder == "soundnet" and self.model.audio_dim != 128:
             raise ValueError("model.audio_dim: expected 128, the length of a soundnet embedding")
+        if self.loss.seg_samples and self.model.sampling != "corrected":
+            raise ValueError("loss.seg_samples: needs model.sampling corrected")
+        if self.model.sampling == "corrected" and self.model.code_fusion != "linear":
+            raise ValueError("model.sampling: corrected needs model.code_fusion linear")
         if self.train.init_modules is not None and self.train.init_from is None:
             raise ValueError("train.init_modules: selects modules of train.init_from; set that too")
         return self

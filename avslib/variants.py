@@ -24,7 +24,9 @@ METHOD = {
         "fusion_span",
         "latent",
         "code_fusion",
+        "sampling",
         "injection",
+        "sampling",
         "latent_dim",
         "mi_dim",
     ),
@@ -33,6 +35,19 @@ METHOD = {
     "train": ("eval_samples",),
 }
 RELEASED_FORMS = ("loss.structure_weighting", "loss.kl_scale", "loss.divergence_c", "loss.mi_bound", "data.flip")
+
+# codes that carry something: see docs/results.md for what each part does
+CORRECTED = {
+    "model.sampling": "corrected",
+    "loss.divergence_c": "kl",
+    "loss.kl": 0.1,
+    "loss.kl_c": 0.02,
+    "loss.kl_warmup": 0.25,
+    "loss.seg_samples": 1.0,
+    "loss.orthogonality": 0.3,
+    "loss.orthogonality_form": "correlation",
+    "loss.mi": 0.0,
+}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "ecmvae": {},
@@ -54,6 +69,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "without_mi": {"loss.mi": 0.0},
     "without_both": {"loss.orthogonality": 0.0, "loss.mi": 0.0},
     "without_matching": {"loss.match": 0.0},
+    "corrected": CORRECTED,
+    "corrected_without_samples": CORRECTED | {"loss.seg_samples": 0.0},
+    "corrected_without_orthogonality": CORRECTED | {"loss.orthogonality": 0.0},
+    "corrected_with_one_weight": CORRECTED | {"loss.kl": 0.02},
+    "corrected_with_js": CORRECTED | {"loss.divergence_c": "monte_carlo_js"},
     "all_official": dict.fromkeys(RELEASED_FORMS, "official"),
 } | {
     f"{field}_{form}": {f"loss.{field}": form}

@@ -1,23 +1,23 @@
 """The whole objective: every term by name, and their weighted sum.
 
 loss = seg_prior + seg_posterior + 0.5 (match_prior + match_posterior) + 0.01 (kl_sv + kl_sa + divergence_c)
-       - 0.001 mi + 0.001 orthogonality, with the weights of ``config.loss``.
+       - 0.001 mi + 0.001 orthogonality, with the weights of ``config.loss``; ``seg_samples`` joins where it has one.
 """
 
-from collections.abc import Callable
-from functools import reduce
+from collections.abc import Callable, Mapping
+from functools import partial, reduce
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avslib.config import Config
+from avslib.config import Config, LossConfig
 from avslib.core.errors import UsageError
 from avslib.losses.kl import kl_loss
 from avslib.losses.matching import matching_loss
 from avslib.losses.mutual_information import mutual_information_bound
-from avslib.losses.orthogonality import orthogonality_loss
-from avslib.losses.segmentation import structure_loss
+from avslib.losses.orthogonality import correlation_loss, orthogonality_loss
+from avslib.losses.segmentation import sample_loss, structure_loss
 from avslib.losses.shared_code import shared_code_divergence
 from avslib.models.ecmvae import ECMVAEOutput
 from avslib.models.latent import Gaussian, Noise, draw_noise
@@ -31,6 +31,8 @@ def objective(
     *,
     sum_scale: float = 1.0,
     gather: Callable[[Tensor], Tensor] | None = None,
+    progress: float = 1.0,
+    earlier: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """``loss`` and its terms, unweighted, of what the model gave for `mask`; fewer codes have fewer terms.
 
@@ -42,26 +44,13 @@ def objective(
         sum_scale: factor of the matching terms, which are sums over rows while all others are means: P where the loss
             is averaged over P processes.
         gather: of :func:`orthogonality_loss`, to take it over the batches of all processes.
+        progress: share of the steps that are done, for ``loss.kl_warmup``.
+        earlier: mean codes [M, K] of steps before this one by name, for :func:`correlation_loss`.
     """
-    if output.logits_posterior is None and config.model.latent != "none":
-        raise UsageError("objective: the output has no posterior; call the model with a mask")
-    if mask.shape != output.logits.shape:
-        raise UsageError(f"objective: mask has shape {tuple(mask.shape)}, logits have {tuple(output.logits.shape)}")
-    if mask.device.type == "cpu" and mask.numel() and mask.max() > 1:  # on a GPU the host would wait for the answer
-        raise UsageError(f"objective: mask holds {mask.max().item():g}; expected 0 and 1, divide 0 and 255 by 255")
-    w, z, rows = config.loss, output.codes, output.annotated
+    _validate(output, mask, config)
+    w, rows = config.loss, output.annotated
     truth = mask[rows].to(output.logits.dtype)
-    weights = {
-        "seg_prior": w.seg_prior,
-        "seg_posterior": w.seg_posterior,
-        "match_prior": w.match,
-        "match_posterior": w.match,
-        "kl_sv": w.kl,
-        "kl_sa": w.kl,
-        "divergence_c": w.kl,
-        "mi": -w.mi,  # the bound is maximised
-        "orthogonality": w.orthogonality,
-    }
+    weights = term_weights(w, progress)
 
     def posterior_and_prior(code: str) -> tuple[Gaussian, Gaussian]:
         """Both Gaussians of a code, on the rows that the posterior ran on: the annotated ones, or all."""
@@ -86,7 +75,47 @@ def objective(
             parts["divergence_c"] = shared_code_divergence(p, q, w.divergence_c, *eps)
             bounds = [mutual_information_bound(m.mu, m.logvar, m.target, w.mi_bound) for m in output.mi.values()]
             parts["mi"] = reduce(torch.add, bounds)
-            specific = (("vs", "vac"), ("vs_y", "vac_y"), ("as", "vac"), ("as_y", "vac_y"))
-            parts["orthogonality"] = reduce(torch.add, (orthogonality_loss(z[s], z[c], gather) for s, c in specific))
+            parts["orthogonality"] = _separation(output, w.orthogonality_form, gather, earlier or {})
+        if (drawn := output.logits_samples) is not None:
+            known = mask.to(truth.dtype) if drawn.shape[1] == len(mask) else truth
+            parts["seg_samples"] = sample_loss(drawn, known, w.structure_weighting, w.sample_temperature)
     parts = {name: parts[name] for name in weights if name in parts}
     return {"loss": reduce(torch.add, (weights[name] * value for name, value in parts.items())), **parts}
+
+
+def term_weights(w: LossConfig, progress: float = 1.0) -> dict[str, float]:
+    """The weight of each term by name; `progress`: share of the steps that are done, for ``loss.kl_warmup``."""
+    rise = min(1.0, progress / w.kl_warmup) if w.kl_warmup else 1.0
+    return {
+        "seg_prior": w.seg_prior,
+        "seg_posterior": w.seg_posterior,
+        "match_prior": w.match,
+        "match_posterior": w.match,
+        "kl_sv": rise * w.kl,
+        "kl_sa": rise * w.kl,
+        "divergence_c": rise * (w.kl if w.kl_c is None else w.kl_c),
+        "mi": -w.mi,  # the bound is maximised
+        "orthogonality": w.orthogonality,
+        "seg_samples": w.seg_samples,
+    }
+
+
+def _separation(
+    output: ECMVAEOutput, form: str, gather: Callable[[Tensor], Tensor] | None, earlier: Mapping[str, Tensor]
+) -> Float[Tensor, ""]:
+    """What c shares with s_v and s_a in both branches: of the sampled codes, or of the mean ones with `earlier`."""
+    codes, loss = output.codes, partial(orthogonality_loss, gather=gather)
+    if form == "correlation":
+        codes = {name: torch.cat([mu, earlier.get(name, mu[:0])]) for name, (mu, _) in output.latents.items()}
+        loss = partial(correlation_loss)
+    pairs = (("vs", "vac"), ("vs_y", "vac_y"), ("as", "vac"), ("as_y", "vac_y"))
+    return reduce(torch.add, (loss(codes[s], codes[c]) for s, c in pairs))
+
+
+def _validate(output: ECMVAEOutput, mask: Tensor, config: Config) -> None:
+    if output.logits_posterior is None and config.model.latent != "none":
+        raise UsageError("objective: the output has no posterior; call the model with a mask")
+    if mask.shape != output.logits.shape:
+        raise UsageError(f"objective: mask has shape {tuple(mask.shape)}, logits have {tuple(output.logits.shape)}")
+    if mask.device.type == "cpu" and mask.numel() and mask.max() > 1:  # on a GPU the host would wait for the answer
+        raise UsageError(f"objective: mask holds {mask.max().item():g}; expected 0 and 1, divide 0 and 255 by 255")

@@ -3,6 +3,8 @@
 Wei, Wang, Huang: F3Net: Fusion, Feedback and Focus for Salient Object Detection, AAAI 2020.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -35,15 +37,38 @@ def structure_loss(
     >>> round(structure_loss(torch.full_like(y, -20.0), y).item(), 4)
     0.01
     """
+    return _structure_per_mask(logits, mask, weighting).mean()
+
+
+def _structure_per_mask(
+    logits: Float[Tensor, "N 1 H W"], mask: Float[Tensor, "N 1 H W"], weighting: str
+) -> Float[Tensor, "N"]:
     logits, mask = wide(logits, mask)
     weight = boundary_weight(mask)
-    target = 0.999 * mask + 0.0005
-    if weighting == "official":
-        bce = F.binary_cross_entropy_with_logits(logits, target)
-    else:
-        pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        bce = ((weight * pixel).sum((2, 3)) / weight.sum((2, 3))).mean()
+    pixel = F.binary_cross_entropy_with_logits(logits, 0.999 * mask + 0.0005, reduction="none")
+    by = torch.ones_like(weight) if weighting == "official" else weight
+    bce = (by * pixel).sum((1, 2, 3)) / by.sum((1, 2, 3))
     p = torch.sigmoid(logits)
-    intersection = (weight * p * mask).sum((2, 3))
-    union = (weight * (p + mask)).sum((2, 3))
-    return bce + (1 - (intersection + 1) / (union - intersection + 1)).mean()
+    intersection = (weight * p * mask).sum((1, 2, 3))
+    union = (weight * (p + mask)).sum((1, 2, 3))
+    return bce + 1 - (intersection + 1) / (union - intersection + 1)
+
+
+def sample_loss(
+    logits: Float[Tensor, "S N 1 H W"],
+    mask: Float[Tensor, "N 1 H W"],
+    weighting: str = "per_pixel",
+    temperature: float = 0.05,
+) -> Float[Tensor, ""]:
+    """Mean over masks of -T log mean_s exp(-L_s / T), L_s the structure loss of sample s, T the temperature.
+
+    A soft minimum over S samples: the Monte-Carlo likelihood of the mask at T = 1, and for small T the loss of the best
+    sample, so samples may differ where several masks are plausible.
+
+    >>> y = torch.zeros(1, 1, 32, 32)
+    >>> bad_and_good = torch.stack([torch.full_like(y, 20.0), torch.full_like(y, -20.0)])
+    >>> round(sample_loss(bad_and_good, y, temperature=1e-3).item(), 2)
+    0.01
+    """
+    losses = torch.stack([_structure_per_mask(x, mask, weighting) for x in logits])
+    return -temperature * ((-losses / temperature).logsumexp(0) - math.log(len(losses))).mean()

@@ -1,8 +1,9 @@
-"""Divergence between prior and posterior of the shared code c: four forms.
+"""Divergence between prior and posterior of the shared code c: five forms.
 
 The paper asks for the Jensen-Shannon divergence. The released estimate evaluates each density at its own sample only
-and so does not see the means; the other three do. Of these the Monte-Carlo JS, bounded by log 2, has no gradient left
-once the two are far apart, as they soon are in many dimensions; geometric JS and symmetric KL keep pulling.
+and so does not see the means; the other four do. Of these the Monte-Carlo JS, bounded by log 2, has no gradient left
+once the two are far apart, as they soon are in many dimensions, so c is free and the specific codes collapse. Geometric
+JS, symmetric KL and KL(q || p), the rate of the ELBO, keep pulling.
 """
 
 import math
@@ -74,6 +75,8 @@ def symmetric_kl(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
 
 def shared_code_divergence(p: Gaussian, q: Gaussian, kind: str, eps_p: Eps, eps_q: Eps) -> Float[Tensor, ""]:
     """The divergence by its name in ``loss.divergence_c``; `eps_*` serve the two sampled forms."""
+    if kind == "kl":
+        return gaussian_kl(q, p).mean()
     if kind in ("geometric_js", "symmetric_kl"):
         return {"geometric_js": geometric_js, "symmetric_kl": symmetric_kl}[kind](p, q)
     return {"official": official_js, "monte_carlo_js": monte_carlo_js}[kind](p, q, eps_p, eps_q)

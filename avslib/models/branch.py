@@ -80,7 +80,7 @@ class Branch(nn.Module):
         return {name: encode(image, audio, mask) for name, encode in zip(self.encoders, encoders, strict=True)}
 
     def sample(self, latents: Mapping[str, Gaussian], noise: Noise) -> Codes:
-        """One sample of each Gaussian by name; its mean where `noise` is None."""
+        """One sample of each Gaussian by name; its mean if `noise` is None."""
         return {
             name: reparametrize(mu, logvar, None if noise is None else draw_noise(noise, name, mu))
             for name, (mu, logvar) in latents.items()

@@ -18,6 +18,7 @@ from avslib.models.backbones import STRIDES, Backbone
 from avslib.models.branch import Branch, Maps, MIHeads
 from avslib.models.fusion import TPAVI
 from avslib.models.latent import Noise
+from avslib.models.sampling import clip_codes, decode_by_posterior
 
 
 @dataclass
@@ -40,6 +41,8 @@ class ECMVAEOutput:
     mi: dict[str, MIHeads] = field(default_factory=dict)
     # numbers of the rows whose mask is known, or a slice of all of them
     annotated: Int[Tensor, "_"] | slice = field(default_factory=lambda: slice(None))
+    # of samples of the prior's codes through the posterior's decoder
+    logits_samples: Float[Tensor, "S A 1 H W"] | None = None
 
 
 @dataclass
@@ -82,10 +85,10 @@ class ECMVAE(Pretrained):
         """RGB of 0..255, [N, 3, H, W], to the range that the backbone's weights were trained on."""
         return (image.to(self.backbone.mean.dtype) / 255 - self.backbone.mean) / self.backbone.std
 
-    def noise_shapes(self, rows: int, posterior_rows: int = 0) -> dict[str, tuple[int, int]]:
+    def noise_shapes(self, rows: int, posterior_rows: int = 0, samples: int = 0) -> dict[str, tuple[int, int]]:
         """Shape of every eps that a step draws, by name, in the order in which a generator would draw them.
 
-        `posterior_rows` is A of :class:`ECMVAEOutput`, 0 without masks.
+        `posterior_rows` is A of :class:`ECMVAEOutput`, 0 without masks; `samples` is S.
         """
         m = self.config.model
         shapes = dict.fromkeys(self.prior.sampled, (rows, m.latent_dim))
@@ -93,6 +96,9 @@ class ECMVAE(Pretrained):
             shapes |= dict.fromkeys(self.posterior.sampled, (posterior_rows, m.latent_dim))
             if m.latent == "factorised":  # the objective samples c
                 shapes |= dict.fromkeys(("js_prior", "js_posterior"), (posterior_rows, m.latent_dim))
+            if samples:
+                drawn = (posterior_rows, samples * m.latent_dim)
+                shapes |= {f"{name}_samples": drawn for name in self.prior.encoders}
         return shapes
 
     def forward(
@@ -106,6 +112,7 @@ class ECMVAE(Pretrained):
         annotated: Bool[Tensor, "N"] | None = None,
         posterior_mask: Literal["annotated", "first_repeated"] = "annotated",
         features: list[Float[Tensor, "N _ _ _"]] | None = None,
+        samples: int = 0,
     ) -> ECMVAEOutput:
         """Predict logits; with a mask, run the posterior branch as well. Shapes that do not fit raise a UsageError.
 
@@ -119,6 +126,7 @@ class ECMVAE(Pretrained):
             posterior_mask: ``annotated``: the posterior runs on these rows; ``first_repeated``: on all rows, with the
                 clip's first known mask.
             features: the backbone's features of `image`, where they are known (several samples of one clip).
+            samples: with a mask, also decode so many samples of the prior's codes by the posterior.
         """
         _validate(image, audio, mask, frames, annotated, self.config.model.audio_dim)
         audio = audio if self.config.model.use_audio else torch.zeros_like(audio)
@@ -130,16 +138,24 @@ class ECMVAE(Pretrained):
         if mask is not None and self.posterior is not None:
             branches["posterior"] = self.posterior
 
-        seen, maps = {}, {}
+        encoded = self.prior.encode(image, audio, None)
+        corrected, q = self.config.model.sampling == "corrected", self.posterior
+        if q is not None and mask is None and noise is not None and corrected:
+            codes, levels = clip_codes(encoded, noise, frames), q.neck(features)
+            drawn = decode_by_posterior(q, self.fusion, codes, levels, rows.projected, self._span(rows))
+            return replace(out, logits=drawn, latents=encoded, codes=codes)
+
+        seen, plain, maps = {}, {}, {}
         for name, branch in branches.items():
             if mask is not None and branch is self.posterior:
                 rows = _posterior_rows(rows, mask.to(image.dtype), by_clip, posterior_mask)
-            latents = branch.encode(rows.image, rows.audio, rows.mask)
+            latents = encoded if branch is self.prior else branch.encode(rows.image, rows.audio, rows.mask)
             codes = branch.sample(latents, noise)
             fused_codes = branch.fuse_codes(latents, codes, noise)
             if branch.latent == "factorised":
                 out.mi[name] = branch.mutual_information(*fused_codes.values())
-            seen[name], maps[name] = rows, branch.inject_codes(branch.neck(rows.features), fused_codes, fused=False)
+            plain[name] = branch.neck(rows.features)
+            seen[name], maps[name] = rows, branch.inject_codes(plain[name], fused_codes, fused=False)
             out.latents |= latents
             out.codes |= codes | fused_codes
         self._fuse(maps, seen, out)
@@ -147,7 +163,16 @@ class ECMVAE(Pretrained):
             name: branch.decoder(branch.inject_codes(out.fused[name], out.codes, fused=True))
             for name, branch in branches.items()
         }
+        if samples and q is not None and mask is not None:  # `rows` are the posterior's
+            known = out.annotated if len(rows.image) < len(image) else slice(None)
+            prior = {name: (mu[known], logvar[known]) for name, (mu, logvar) in encoded.items()}
+            codes, span = clip_codes(prior, noise, rows.frames, samples), self._span(rows)
+            drawn = decode_by_posterior(q, self.fusion, codes, plain["posterior"], rows.projected, span)
+            out.logits_samples = drawn.unflatten(0, (samples, -1))
         return replace(out, logits=logits["prior"], logits_posterior=logits.get("posterior"))
+
+    def _span(self, rows: Rows) -> int:
+        return rows.frames if self.config.model.fusion_span == "clip" else 1
 
     def _fuse(self, maps: dict[str, Maps], rows: dict[str, Rows], out: ECMVAEOutput) -> None:
         """Fuse the maps of each branch with its audio. The branches share the fusion's weights, so one pass serves both
@@ -155,7 +180,7 @@ class ECMVAE(Pretrained):
         alike = len({(len(r.audio), r.frames) for r in rows.values()}) == 1
         for together in [list(rows)] if alike else [[name] for name in rows]:
             audio = torch.cat([rows[name].projected for name in together])
-            frames = rows[together[0]].frames if self.config.model.fusion_span == "clip" else 1
+            frames = self._span(rows[together[0]])
             levels = zip(self.fusion, *(maps[name] for name in together), strict=True)
             fused, heard = zip(*(f(torch.cat(x), audio, frames, len(together)) for f, *x in levels), strict=True)
             by_branch = zip(*(x.chunk(len(together)) for x in fused), strict=True)

@@ -20,7 +20,7 @@ PRIOR = ("vs", "as", "vac")
 POSTERIOR = ("vs_y", "as_y", "vac_y")
 
 # None: the mean codes; a generator: one sample; a mapping from code name to eps [N, K]: that sample
-Noise = torch.Generator | Mapping[str, Float[Tensor, "_ K"]] | None
+Noise = torch.Generator | Mapping[str, Float[Tensor, "_ _"]] | None
 # (mu, logvar)
 Gaussian = tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]
 

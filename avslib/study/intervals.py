@@ -39,24 +39,28 @@ def signed(value: float) -> str:
     return f"{value:+.3f}" if value else "0.000"
 
 
-def clip_scores(records: Sequence[RunRecord], split: str, baseline: str = "") -> Float[np.ndarray, "seeds clips"]:
-    """J of each clip of a split: one row per record, in their order; one column per clip, in order of name.
+def clip_scores(
+    records: Sequence[RunRecord], split: str, baseline: str = "", metric: str = "J"
+) -> Float[np.ndarray, "seeds clips"]:
+    """J, or a different `metric`, of each clip of a split: one row per record, in their order; one column per clip, in
+    order of name.
 
     Raises AvsError when clips.csv lacks the split or holds a clip twice, runs scored different clips, or the clips'
     mean is not the J of the record (one of the two files was edited).
     """
     rows: list[dict[str, float]] = []
     for record in records:
-        found = [(c["name"], c["J"]) for c in load_clips(record) if (c["split"], c["baseline"]) == (split, baseline)]
+        clips = [c for c in load_clips(record) if (c["split"], c["baseline"]) == (split, baseline)]
+        found = [(c["name"], c[metric]) for c in clips if metric in c]
         scores, fault = dict(sorted(found)), ""
         mean = sum(scores.values()) / max(len(scores), 1)
-        kept = (record.baselines.get(baseline, {}) if baseline else record.metrics).get(split, {}).get("J")
+        kept = (record.baselines.get(baseline, {}) if baseline else record.metrics).get(split, {}).get(metric)
         if not scores or len(scores) < len(found):
             fault = f"holds {'a clip twice' if scores else 'no clip'} of split {split}; score the run again"
         elif rows and (odd := scores.keys() ^ rows[0].keys()):
             fault = f"its clips of {split} differ from those of {records[0].id} (for example {min(odd)})"
         elif kept is not None and abs(mean - kept) > 1e-4:
-            fault = f"mean J on {split} is {mean:.4f}, but run.json says {kept:.4f}; restore both files"
+            fault = f"mean {metric} on {split} is {mean:.4f}, but run.json says {kept:.4f}; restore both files"
         if fault:
             raise RecordError(f"{record.path.parent if record.path else record.id}/clips.csv: {fault}")
         rows.append(scores)

@@ -22,7 +22,16 @@ from typing import Annotated, Any, Literal, Self
 
 import pandas as pd
 import psutil
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from avslib.config import Config
 from avslib.core.errors import RecordError
@@ -44,8 +53,19 @@ NOT_THE_VARIANT = (
 PACKAGES = ("accelerate", "timm", "torch", "torchaudio", "torchmetrics", "torchvision")
 PACKAGES += ("numpy", "pillow", "safetensors", "scipy", "soundfile")
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Metrics = dict[str, Annotated[Share | None, BeforeValidator(lambda v: None if v != v else v)]]  # noqa: PLR0124
+CLIP_COLUMNS = ["name", "split", "baseline", "J"]
+
+
+def _in_range(metrics: dict[str, float | None]) -> dict[str, float | None]:
+    for name, value in metrics.items():
+        low, high = (-1, 2) if name == "ged2" else (0, 1)  # an estimate of a squared distance may lie below 0
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"{name} should lie between {low} and {high}, found {value}")
+    return metrics
+
+
+Number = Annotated[float | None, BeforeValidator(lambda v: None if v != v else v)]  # noqa: PLR0124
+Metrics = Annotated[dict[str, Number], AfterValidator(_in_range)]
 
 
 class _Part(BaseModel):
@@ -236,12 +256,13 @@ def _validated(values: Any, source: str) -> RunRecord:
 def write_record(folder: str | Path, record: RunRecord, clips: Iterable[Mapping[str, Any]] | None = None) -> Path:
     """Write ``run.json`` into `folder`, and the clips' scores as ``clips.csv`` beside it; returns the former's path.
 
-    `clips`: one mapping per clip with name, split, J, and baseline ("" or absent: the model itself).
+    `clips`: one mapping per clip with name, split, J, other scores, and baseline ("" or absent: the model itself).
     """
     folder = Path(folder)
     if clips is not None:
         rows = [{"baseline": ""} | dict(clip) for clip in clips]
-        table = pd.DataFrame(rows, columns=["name", "split", "baseline", "J"])
+        others = dict.fromkeys(key for row in rows for key in row if key not in CLIP_COLUMNS)
+        table = pd.DataFrame(rows, columns=[*CLIP_COLUMNS, *others])
         with atomic_path(folder / CLIPS) as part:
             table.astype({"J": float}).to_csv(part, index=False, float_format="%.6f", lineterminator="\n")
         record.clips_sha256 = _text_sha256(folder / CLIPS)
@@ -284,7 +305,7 @@ def load_records(root: str | Path) -> list[RunRecord]:
 
 
 def load_clips(record: RunRecord) -> list[dict[str, Any]]:
-    """Rows of the record's clips.csv, `J` as float; an empty list if the run kept none.
+    """Rows of the record's clips.csv, scores as floats (NaN: none); an empty list if the run kept none.
 
     Raises RecordError when the file is damaged, or is not the one that was written with the record.
     """
@@ -294,6 +315,8 @@ def load_clips(record: RunRecord) -> list[dict[str, Any]]:
         raise RecordError(f"{path}: not the file that was written with run.json: damaged or edited; restore both")
     try:
         with open(path, newline="", encoding="utf-8") as stream:
-            return [{**row, "J": float(row["J"])} for row in csv.DictReader(stream)]
+            rows = [{**row, "J": float(row["J"])} for row in csv.DictReader(stream)]
+            others = [name for name in (rows or [{}])[0] if name not in CLIP_COLUMNS]
+            return [row | {name: float(row[name] or "nan") for name in others} for row in rows]
     except (ValueError, TypeError, KeyError, csv.Error) as error:
         raise RecordError(f"{path}: not a readable table of clips ({error!r}); restore it or delete it") from None

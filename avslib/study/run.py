@@ -18,6 +18,8 @@ from avslib.data.layout import LAYOUTS, find_folder, is_plain_name, read_csv
 from avslib.data.loading import shuffle_audio
 from avslib.data.mini.sources import read_labels
 from avslib.models.ecmvae import ECMVAE
+from avslib.study.ambiguity import SPLIT as AMBIGUOUS
+from avslib.study.ambiguity import evaluate_ambiguity
 from avslib.study.records import CLIPS, DatasetInfo, RunRecord, git_state, new_record, run_id, write_record
 from avslib.training.distributed import rank, together
 from avslib.training.evaluate import Scores, all_objects, evaluate, heard_objects, scoring_options, test_splits
@@ -121,6 +123,10 @@ def run(
                 scored.setdefault(name, {})[split] = scores.metrics
                 clips += scores.rows(split, name)
     seconds = max(trained.seconds, time.perf_counter() - start)
+    if rank() == 0 and AMBIGUOUS in dataset.clips:
+        twins = evaluate_ambiguity(model, config, open_split(config, AMBIGUOUS, progress=progress))
+        scored[""][AMBIGUOUS] = twins.metrics
+        clips += twins.rows(AMBIGUOUS)
     if rank() and console:
         console.quiet = True
     identity = {"data": data, "task": task, "method": method, "seed": seed, "config": values, "dataset": dataset}

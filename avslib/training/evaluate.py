@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,17 @@ LEGACY_BATCH = 4
 
 @dataclass
 class Scores:
-    """Metrics of a split, from 0 to 1, and the J of each clip by name."""
+    """Metrics of a split, from 0 to 1, the J of each clip by name, and other scores of the clips by theirs."""
 
     metrics: dict[str, float]
     clips: dict[str, float]
+    others: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def rows(self, split: str, baseline: str = "") -> list[dict]:
         """One mapping per clip, as run records keep them."""
-        return [{"name": name, "split": split, "baseline": baseline, "J": j} for name, j in self.clips.items()]
+        of_clips = {"J": self.clips, **self.others}
+        where = {"split": split, "baseline": baseline}
+        return [{"name": n, **where, **{key: values[n] for key, values in of_clips.items()}} for n in self.clips]
 
 
 class _Tally:
@@ -83,7 +86,6 @@ def flatten_clips(batch: dict, device: torch.device) -> dict:
     return rows | moved
 
 
-@torch.no_grad()
 def predict_batches(
     model: ECMVAE, dataset: Dataset, *, frames: int, batch_size: int = 4, workers: int = 0, samples: int = 0
 ) -> Iterator[tuple[dict, Float[Tensor, "N 1 H W"]]]:
@@ -92,6 +94,22 @@ def predict_batches(
     `samples` 0: with the mean codes; k: the logits of the mean probability of k samples, which depend only on the
     clip's name.
     """
+    for rows, runs in sample_batches(model, dataset, frames, batch_size, workers, samples):
+        yield rows, resize_to_masks(runs[0] if len(runs) == 1 else logits_of_mean_probability(runs), rows)
+
+
+def resize_to_masks(logits: Float[Tensor, "N 1 h w"], rows: dict) -> Float[Tensor, "N 1 H W"]:
+    """Logits at the size of the masks of a batch."""
+    if logits.shape == rows["mask"].shape:
+        return logits
+    return F.interpolate(logits, rows["mask"].shape[-2:], mode="bilinear", align_corners=False)
+
+
+@torch.no_grad()
+def sample_batches(
+    model: ECMVAE, dataset: Dataset, frames: int, batch_size: int, workers: int, samples: int
+) -> Iterator[tuple[dict, Float[Tensor, "S N 1 h w"]]]:
+    """As `predict_batches`, but all samples (or the one prediction of the mean codes), at the size of the images."""
     model.eval()
     device = next(model.parameters()).device
     for batch in eval_loader(dataset, batch_size, workers):
@@ -100,10 +118,7 @@ def predict_batches(
         noises: list[Noise] = [_clip_noise(model, rows["name"], frames, k) for k in range(samples)] or [None]
         features = model.backbone(image)
         runs = [model(image, rows["audio"], frames=frames, noise=n, features=features).logits.float() for n in noises]
-        logits = runs[0] if len(runs) == 1 else logits_of_mean_probability(torch.stack(runs))
-        if logits.shape != rows["mask"].shape:
-            logits = F.interpolate(logits, rows["mask"].shape[-2:], mode="bilinear", align_corners=False)
-        yield rows, logits
+        yield rows, torch.stack(runs)
 
 
 def _clip_noise(model: ECMVAE, names: list[str], frames: int, sample: int) -> dict[str, Float[Tensor, "N K"]]:

@@ -19,7 +19,6 @@ from rich.console import Console
 from avslib.config import Config
 from avslib.core.seeds import dropout_seed
 from avslib.losses import objective
-from avslib.training.distributed import gather_processes
 from avslib.training.evaluate import evaluate, flatten_clips, scoring_options
 from avslib.training.guards import CorruptClips, FiniteLoss, StopOnSigterm
 from avslib.training.setup import open_run, step_noise
@@ -72,9 +71,9 @@ def train(
     t, d, out = config.train, config.data, Path(out)
     with open_run(config, out, resume, progress, console) as run, StopOnSigterm() as stop:
         accelerator, model, optimizer, state, steps = run.accelerator, run.model, run.optimizer, run.state, run.steps
-        world, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
+        rank, main = accelerator.process_index, accelerator.is_main_process
         history = History(out / HISTORY, state.step, main, on_row, accelerator.log)
-        given: dict[str, Any] = {"frames": run.frames, "posterior_mask": d.posterior_mask}
+        given: dict[str, Any] = {"frames": run.frames, "posterior_mask": d.posterior_mask, "samples": run.samples}
         finite, corrupt = FiniteLoss(out, LOG_EVERY), CorruptClips(state.corrupt, config, out, run.console)
         for epoch in range(state.step // steps, t.epochs):
             model.train()
@@ -86,14 +85,14 @@ def train(
                 noise = step_noise(run.plain, config, state.step, len(mask), annotated)
                 with accelerator.accumulate(model):
                     output = model(image, rows["audio"], mask, noise=noise, annotated=annotated, **given)
-                    gather = gather_processes if t.sync_batch else None
-                    losses = objective(output, mask, config, noise, sum_scale=float(world), gather=gather)
+                    losses = objective(output, mask, config, noise, **run.context())
                     accelerator.backward(losses["loss"])
                     if t.clip_grad and accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(model.parameters(), t.clip_grad)
                     optimizer.step()
                     optimizer.zero_grad()
                 lr = run.schedule.get_last_lr()[0]
+                run.remember(output.latents)
                 state.count(losses)
                 run.schedule.step()
 

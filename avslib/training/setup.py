@@ -29,13 +29,14 @@ from avslib.data.embeddings import embed_dataset
 from avslib.data.loading import packed_loader, train_loader
 from avslib.data.packed import PackedClips
 from avslib.models.ecmvae import ECMVAE
-from avslib.training.distributed import rank, synchronize_batch_norm, together, world_size
+from avslib.training.distributed import gather_processes, rank, synchronize_batch_norm, together, world_size
 from avslib.training.guards import plain_errors
 from avslib.training.state import RunState
 from avslib.weights.checkpoints import load_weights
 from avslib.weights.speed_options import apply_speed_options, tf32_products
 
 SCORED_SIZE = 224
+REMEMBERED = 240  # rows of earlier steps
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
@@ -69,11 +70,14 @@ class Run:
         shares = {"num_processes": 1, "process_index": 0} if packed else {}
         self.sampler, self.loader = loader.sampler, prepare_data_loader(loader, put_on_device=False, **shares)
         self.steps, self.frames = len(self.loader), config.data.frames_of("train")
+        self.samples = drawn_samples(config)
         if saved is not None:
             self.plain.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             if accelerator.scaler and saved["scaler"]:
                 accelerator.scaler.load_state_dict(saved["scaler"])
+        # mean codes of the last steps, for the correlation: a batch of a few rows says little about it
+        self.earlier = {k: x.to(accelerator.device) for k, x in saved.get("earlier", {}).items()} if saved else {}
         total = t.epochs * self.steps
         self.schedule = LambdaLR(self.optimizer, lambda _: learning_rate(self.state.step, total, t))
         self.console = console if console and main else Console(quiet=not progress)
@@ -100,7 +104,21 @@ class Run:
         """Write ``state.pt`` in the main process."""
         self.state.seconds = time.perf_counter() - self.start
         if self.accelerator.is_main_process:
-            self.state.save(self.out, self.config, self.plain, self.optimizer, self.accelerator.scaler)
+            scaler = self.accelerator.scaler
+            self.state.save(self.out, self.config, self.plain, self.optimizer, scaler, self.earlier)
+
+    def context(self) -> dict[str, Any]:
+        """What the objective needs to know beside a step's output."""
+        done, gather = self.state.step / (self.config.train.epochs * self.steps), None
+        if self.config.train.sync_batch:
+            gather = gather_processes
+        return {"sum_scale": float(world_size()), "gather": gather, "progress": done, "earlier": self.earlier}
+
+    def remember(self, latents: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Keep the mean codes of a step, if the objective will ask for them."""
+        if self.config.loss.orthogonality_form == "correlation":
+            for name, (mu, _) in latents.items():
+                self.earlier[name] = torch.cat([self.earlier.get(name, mu.detach()[:0]), mu.detach()])[-REMEMBERED:]
 
 
 @contextmanager
@@ -170,15 +188,20 @@ def learning_rate(step: int, total: int, t: TrainConfig) -> float:
 
 def step_noise(
     model: ECMVAE, config: Config, step: int, rows: int, annotated: Bool[Tensor, "N"] | None
-) -> dict[str, Float[Tensor, "_ K"]]:
+) -> dict[str, Float[Tensor, "_ _"]]:
     """The latent noise of a step by name, from (seed, step): that of all processes' rows, and of it this one's part."""
     known = rows if annotated is None or config.data.posterior_mask == "first_repeated" else int(annotated.sum())
     generator = torch.Generator().manual_seed(step_seed(config.train.seed, step))
     world, own, device = world_size(), rank(), next(model.parameters()).device
     return {
         name: torch.randn(world * n, k, generator=generator).chunk(world)[own].to(device, non_blocking=True)
-        for name, (n, k) in model.noise_shapes(rows, known).items()
+        for name, (n, k) in model.noise_shapes(rows, known, drawn_samples(config)).items()
     }
+
+
+def drawn_samples(config: Config) -> int:
+    """Samples of the prior's codes that a step decodes by the posterior."""
+    return config.loss.sample_count if config.loss.seg_samples and config.model.latent != "none" else 0
 
 
 def open_split(config: Config, split: str, *, progress: bool = False) -> AVSBench:

@@ -59,15 +59,23 @@ class RunState:
         return means
 
     def save(
-        self, out: Path, config: Config, model: nn.Module, optimizer: Optimizer, scaler: GradScaler | None = None
+        self,
+        out: Path,
+        config: Config,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scaler: GradScaler | None = None,
+        earlier: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Write ``state.pt``: this, the configuration, weights, optimiser and, with fp16, the gradients' scale."""
+        """Write ``state.pt``: this, the configuration, weights, optimiser, mean codes of earlier steps and, with
+        fp16, the gradients' scale."""
         state = {
             "config": config.model_dump(mode="json"),
             "run": asdict(self),
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
+            "earlier": dict(earlier or {}),
         }
         if (out / HISTORY).is_file():  # the state must never be ahead of it
             flush_to_disk(out / HISTORY)
@@ -123,7 +131,8 @@ class History:
     and to `log` with its losses as ``train/NAME`` and its scores as ``val/NAME``, for TensorBoard."""
 
     LOSSES = ("seg_prior", "seg_posterior", "match_prior", "match_posterior", "kl_sv", "kl_sa")
-    FIELDS = ("step", "epoch", "lr", "loss", *LOSSES, "divergence_c", "mi", "orthogonality", "val_J", "val_F")
+    SCORES = ("divergence_c", "mi", "orthogonality", "val_J", "val_F", "seg_samples")
+    FIELDS = ("step", "epoch", "lr", "loss", *LOSSES, *SCORES)
 
     def __init__(self, path: Path, step: int, write: bool = True, on_row: OnRow | None = None, log: Log | None = None):
         self.path, self.write, self.on_row, self.log = path, write, on_row, log
@@ -143,7 +152,8 @@ class History:
         cells = row.split(",")
         try:
             _ = [float(cell) for cell in cells if cell]
-            return int(cells[0]) if len(cells) == len(self.FIELDS) else None
+            whole = (len(self.FIELDS) - 1, len(self.FIELDS))  # earlier versions had no seg_samples
+            return int(cells[0]) if len(cells) in whole else None
         except ValueError:
             return None
 

@@ -39,7 +39,7 @@ SIZES = {
     },
     # what the shipped mini-ms3 was trained on, and what lesson 14 and the study of ambiguity need
     "ms3": {"ms3": {"train": 5000, "train_empty": 1000, "val": 60, "test": 120, "test_unseen": 60}},
-    "ambiguous": {"s4": {"train": 1200, "train_ambiguous": 1200, "val": 60, "test": 240, "ambiguous": 240}},
+    "ambiguous": {"s4": {"train": 800, "train_ambiguous": 800, "val": 40, "test": 240, "ambiguous": 240}},
 }
 LISTING, HEAD, LAST = "files.csv", "path,bytes,sha256\n", "the lines above,,"
 CHUNK = 12  # clips that a process composes at a time

@@ -14,6 +14,7 @@ from avslib.training.guards import StopOnSigterm
 from avslib.training.loop import train
 from avslib.training.setup import open_split
 from avslib.training.state import HISTORY, STATE, History, RunState
+from avslib.variants import variant
 from avslib.weights.checkpoints import load_checkpoint
 
 
@@ -151,6 +152,35 @@ def test_accumulated_gradients_change_the_weights_every_few_steps_and_resume_to_
     train(config, tmp_path / "run", resume=True, progress=False)
     assert same(final_weights(tmp_path / "whole"), final_weights(tmp_path / "run"))
     assert rows(tmp_path / "whole") == rows(tmp_path / "run")
+
+
+def test_corrected_objective_resumes_to_the_bit_with_the_codes_it_remembers(tiny, tmp_path, monkeypatch):
+    config = tiny.replace({**variant("corrected"), "train.checkpoint_every": 1, "train.epochs": 2})
+    train(config, tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_after(patch, 3)
+        train(config, tmp_path / "run", progress=False)
+    assert torch.load(tmp_path / "run" / STATE, weights_only=True)["earlier"].keys() >= {"vs", "vac_y"}
+    train(config, tmp_path / "run", resume=True, progress=False)
+    assert same(final_weights(tmp_path / "whole"), final_weights(tmp_path / "run"))
+    assert rows(tmp_path / "whole") == rows(tmp_path / "run") and float(rows(tmp_path / "run")[0]["seg_samples"]) > 0
+
+
+def test_ms3_trains_on_a_second_drawn_for_each_epoch(tiny):
+    config = tiny.replace({"data.task": "ms3", "data.train_frames": 1})
+    dataset = open_split(config, "train")
+    clips = FlippedClips(dataset, config.data, seed=0)
+    seconds = {clips.seconds(epoch, 0).start for epoch in range(40)}
+    assert seconds == set(range(config.data.frames))
+    item, second = clips[2, 0], clips.seconds(2, 0)
+    whole = dataset[0]
+    assert torch.equal(item["audio"], whole["audio"][second]) and item["mask"].sum() == whole["mask"][second].sum()
+
+
+def test_last_checkpoint_is_kept_where_asked(tiny, tmp_path):
+    trained = train(tiny.replace({"train.keep": "last", "train.epochs": 3}), tmp_path / "run", progress=False)
+    assert trained.best_epoch == 2
+    assert same(load_file(trained.checkpoint / "model.safetensors"), final_weights(tmp_path / "run"))
 
 
 def test_trainings_of_one_process_may_differ_in_precision(tiny, tmp_path):
