@@ -24,13 +24,13 @@ import torch
 from avslib import audio, config
 from avslib.audio.vggish import load_vggish
 from avslib.core.errors import AvsError
-from avslib.course.execute import read_parameters
 from avslib.data import avsbench, layout, packed, pickles, pictures
 from avslib.data.mini import sources as sounding
 from avslib.study import run as experiment
 from avslib.study.sweep import grid
 from avslib.video import reader as video
 from avslib.weights.released import load_official
+from tools.notebooks import read_parameters
 
 __all__ = ["TARGETS"]
 
