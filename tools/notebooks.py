@@ -14,7 +14,8 @@ from avslib.core.errors import AvsError, NotebookError, OutputError, SweepError,
 from avslib.core.parsing import LARGEST_YAML, parse_yaml, read_text
 from avslib.course.lesson import METRICS, STANDARD, as_parameter, in_checkout
 from avslib.study.records import RunRecord, load_records, portable, variant_hash
-from avslib.study.sweep.grid import OWN_FIELDS, Job, flat
+from avslib.study.results import flat_config
+from avslib.study.sweep.grid import OWN_FIELDS, Job
 from avslib.variants import variant
 
 # a notebook runs in its own folder, but the user names paths from the current one
@@ -177,7 +178,7 @@ def run_lesson(job: Job, folder: Path, number: int, fast: bool) -> RunRecord:
     path, config, own = find([str(number)])[0], job.config.model_dump(mode="json"), variant(job.variant)
     # whatever the lesson sets by itself, the job's values stand; except those of the variant, since the lesson trains
     # the full model under the same overrides
-    given = {name: value for name, value in flat(config).items() if own.get(name, ...) != value}
+    given = {name: value for name, value in flat_config(config).items() if own.get(name, ...) != value}
     overrides = [f"{name}={json.dumps(value)}" for name, value in given.items() if name not in OWN_FIELDS]
     (folder / path.name).unlink(missing_ok=True)  # other workers, with other paths, may have begun a copy
     os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # for the kernel

@@ -26,7 +26,7 @@ from avslib.core.files import LOCK, PATIENCE, locked
 from avslib.core.seeds import global_seed, own_generators, step_seed
 from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.embeddings import embed_dataset
-from avslib.data.loading import packed_loader, train_loader
+from avslib.data.loading import train_loader
 from avslib.data.packed import PackedClips
 from avslib.models.ecmvae import ECMVAE
 from avslib.training.distributed import rank, synchronize_batch_norm, together, world_size
@@ -52,9 +52,8 @@ class Run:
         self.state, saved = together(lambda: RunState.open(out, config, resume))
         if len(set(gather_object([self.state.step]))) > 1:
             raise ProcessesError(f"{out}: the processes find different states there; choose a folder on a shared disk")
-        make_loader: Any
-        open_train, make_loader = (open_packed, packed_loader) if packed else (open_split, train_loader)
-        trainset: Any = together(lambda: open_train(config, "train", progress=progress))
+        open_train: Any = open_packed if packed else open_split
+        trainset = together(lambda: open_train(config, "train", progress=progress))
         self.valset = together(lambda: open_split(config, "val", progress=progress))
         # just before the weights are drawn: what the audio encoder draws before is not part of the seed's meaning
         global_seed(t.seed)
@@ -62,7 +61,7 @@ class Run:
         if t.sync_batch:
             synchronize_batch_norm(self.plain, accelerator.device)
         optimizer = build_optimizer(self.plain, config)
-        loader = make_loader(trainset, config.data, t.batch_size, t.seed)
+        loader = train_loader(trainset, config.data, t.batch_size, t.seed)
         apply_speed_options(self.plain, channels_last=t.channels_last, checkpointing=t.checkpointing, compile=t.compile)
         self.model, self.optimizer = accelerator.prepare(self.plain, optimizer)
         # packed clips are shared out already; batches stay in pinned memory, from which flatten_clips sends them on
@@ -215,10 +214,8 @@ def _with_audio(clips: Any, config: Config, progress: bool) -> Any:
     d, m = config.data, config.model
     if not m.use_audio:
         return clips.with_audio(dict.fromkeys(clips.names, torch.zeros(clips.frames, m.audio_dim)))
-    encoder, cache = (
-        build_audio_encoder(m.audio_encoder, m.audio_weights),
-        d.cache or f"{d.root or '.'}/audio_embeddings",
-    )
+    encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
+    cache = d.cache or f"{d.root or '.'}/audio_embeddings"
     return clips.with_audio(embed_dataset(clips, encoder, cache, progress=progress))
 
 

@@ -15,7 +15,7 @@ from avslib.config import load_config
 from avslib.core.errors import BadClipsError, DiskFullError, MemoryLimitError, PictureError, WorkerError
 from avslib.data import avsbench
 from avslib.data.avsbench import read_skip_list
-from avslib.data.loading import corrupt_clips, first_readable, packed_loader
+from avslib.data.loading import corrupt_clips, first_readable, train_loader
 from avslib.data.packed import pack
 from avslib.training import evaluate
 from avslib.training import loop as training
@@ -161,7 +161,7 @@ def test_packed_clips_are_replaced_whatever_the_number_of_workers(damaged, tmp_p
     told = []
     for workers in (0, 2):
         clips = open_packed(config)
-        batches = list(packed_loader(clips, config.replace({"data.workers": workers}).data, 4, seed=1))
+        batches = list(train_loader(clips, config.replace({"data.workers": workers}).data, 4, seed=1))
         told.append([(batch["name"], corrupt_clips(batch).keys()) for batch in batches])
     assert told[0] == told[1] and [len(names) for names, _ in told[0]] == [4, 4]
     assert {clip for _, clips in told[0] for clip in clips} == corrupt
