@@ -1,4 +1,4 @@
-"""What a training starts from: processes, data, model, optimiser, learning rate, noise, progress bar."""
+"""What a training starts from: processes, data, model, optimiser, learning rate, progress bar."""
 
 import math
 import os
@@ -13,23 +13,21 @@ from accelerate import Accelerator, skip_first_batches
 from accelerate.data_loader import prepare_data_loader
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object, is_tensorboard_available
-from jaxtyping import Bool, Float
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from avslib.audio.encoders import build_audio_encoder
 from avslib.config import Config, DataConfig, TrainConfig
 from avslib.core.errors import ConfigError, InstallError, ProcessesError
 from avslib.core.files import LOCK, PATIENCE, locked
-from avslib.core.seeds import global_seed, own_generators, step_seed
+from avslib.core.seeds import global_seed, own_generators
 from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.embeddings import embed_dataset
 from avslib.data.loading import train_loader
 from avslib.data.packed import PackedClips
 from avslib.models.ecmvae import ECMVAE
-from avslib.training.distributed import rank, synchronize_batch_norm, together, world_size
+from avslib.training.distributed import rank, synchronize_batch_norm, together
 from avslib.training.guards import plain_errors
 from avslib.training.state import RunState
 from avslib.weights.checkpoints import load_weights
@@ -61,7 +59,7 @@ class Run:
         if t.sync_batch:
             synchronize_batch_norm(self.plain, accelerator.device)
         optimizer = build_optimizer(self.plain, config)
-        loader = train_loader(trainset, config.data, t.batch_size, t.seed)
+        loader: Any = train_loader(trainset, config.data, t.batch_size, t.seed)
         apply_speed_options(self.plain, channels_last=t.channels_last, checkpointing=t.checkpointing, compile=t.compile)
         self.model, self.optimizer = accelerator.prepare(self.plain, optimizer)
         # packed clips are shared out already; batches stay in pinned memory, from which flatten_clips sends them on
@@ -165,19 +163,6 @@ def learning_rate(step: int, total: int, t: TrainConfig) -> float:
     """The factor of the base learning rate at a step, from 0."""
     rise = min(1.0, (step + 1) / (t.warmup_steps + 1))
     return rise if t.schedule == "constant" else rise * 0.5 * (1 + math.cos(math.pi * step / total))
-
-
-def step_noise(
-    model: ECMVAE, config: Config, step: int, rows: int, annotated: Bool[Tensor, "N"] | None
-) -> dict[str, Float[Tensor, "_ K"]]:
-    """The latent noise of a step by name, from (seed, step): that of all processes' rows, and of it this one's part."""
-    known = rows if annotated is None or config.data.posterior_mask == "first_repeated" else int(annotated.sum())
-    generator = torch.Generator().manual_seed(step_seed(config.train.seed, step))
-    world, own, device = world_size(), rank(), next(model.parameters()).device
-    return {
-        name: torch.randn(world * n, k, generator=generator).chunk(world)[own].to(device, non_blocking=True)
-        for name, (n, k) in model.noise_shapes(rows, known).items()
-    }
 
 
 def open_split(config: Config, split: str, *, progress: bool = False) -> AVSBench:
