@@ -188,7 +188,7 @@ def fuzz_index(data: bytes) -> None:
 
 
 def fuzz_shard(data: bytes) -> None:
-    """A tar file whose index tells its right checksum; as it is, and with the checksums of its headers mended."""
+    """A tar file whose index gives its right checksum; as it is, and with the checksums of its headers mended."""
     for version in (data, with_right_headers(data)):
         _file("test-000000.tar", version)
         shard = {
