@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from avslib.config import DataConfig
 from avslib.core.errors import UsageError
 from avslib.data.avsbench import AVSBench
-from avslib.data.loading import packed_loader, train_loader
+from avslib.data.loading import train_loader
 from avslib.data.packed import PackedClips, pack
 from avslib.training.evaluate import flatten_clips
 from benchmarks.candidates import Candidate
@@ -66,7 +66,7 @@ def packed_speed(settings: BenchSettings, packed: Path) -> tuple[float, float]:
     """
     stream = PackedClips(packed, "train", settings.image_size, settings.frames, shuffle=True)
     config = DataConfig(task=settings.task, workers=0)
-    loaders = _loader(settings, 0), packed_loader(stream, config, settings.batch, settings.seed)
+    loaders = _loader(settings, 0), train_loader(stream, config, settings.batch, settings.seed)
     rounds = [[_pass(loader, epoch) for loader in loaders] for epoch in range(1 + settings.rounds)][1:]
     clips = len(loaders[0]) * settings.batch
     return clips / statistics.median(r[1] for r in rounds), statistics.median(r[0] / r[1] for r in rounds)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from avslib.config import DataConfig
 from avslib.data.avsbench import AVSBench
-from avslib.data.loading import EpochSampler, packed_loader, train_loader
+from avslib.data.loading import EpochSampler, train_loader
 from avslib.data.packed import PackedClips
 
 
@@ -58,7 +58,7 @@ def compare(
         return read(train_loader(loose, config, 4, seed=0), epoch)
 
     def read_packed(epoch: int) -> Iterable:
-        return read(packed_loader(stream, config, 4, seed=0), epoch)
+        return read(train_loader(stream, config, 4, seed=0), epoch)
 
     def open_loose(epoch: int) -> Iterable:
         order.epoch = epoch

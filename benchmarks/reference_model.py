@@ -57,15 +57,18 @@ class ReferenceECMVAE(nn.Module):
         features, projected = self.backbone(image), self.audio_projection(audio)
         output = ECMVAEOutput(logits=image.new_empty(0, 1, 1, 1))
         latents = self.prior.encode(image, audio, None)
-        output.logits = self._branch("prior", features, projected, latents, frames, noise, output)
+        output.logits = self._branch("prior", self.prior, features, projected, latents, frames, noise, output)
         if mask is not None:
             latents = self.posterior.encode(image, audio, mask)
-            output.logits_posterior = self._branch("posterior", features, projected, latents, frames, noise, output)
+            output.logits_posterior = self._branch(
+                "posterior", self.posterior, features, projected, latents, frames, noise, output
+            )
         return output
 
     def _branch(
         self,
         name: str,
+        branch: Branch,
         features: list[Tensor],
         audio: Tensor,
         latents: dict[str, Gaussian],
@@ -73,7 +76,6 @@ class ReferenceECMVAE(nn.Module):
         noise: Noise,
         output: ECMVAEOutput,
     ) -> Float[Tensor, "N 1 H W"]:
-        branch: Branch = getattr(self, name)
         codes = branch.sample(latents, noise)
         fused_codes = branch.fuse_codes(latents, codes, noise)
         maps = branch.inject_codes(

@@ -14,7 +14,7 @@ class Target:
     """A bound on a number of a section's rows: ours, or the best of ours with an option. None matches any."""
 
     section: str
-    figure: str
+    measure: str
     bound: float
     options: bool = False
     device: str | None = "cpu"
@@ -23,12 +23,12 @@ class Target:
 
     @property
     def at_most(self) -> bool:
-        return self.figure in ("error", "batch 8")
+        return self.measure in ("error", "batch 8")
 
     @property
     def text(self) -> str:
         rows = "options" if self.options else "exact"
-        return f"{self.section}: {_LABELS[self.figure]} {'<=' if self.at_most else '>='} {self.bound:g} ({rows})"
+        return f"{self.section}: {_LABELS[self.measure]} {'<=' if self.at_most else '>='} {self.bound:g} ({rows})"
 
 
 _LABELS = {
@@ -78,14 +78,14 @@ def verdicts(settings: BenchSettings, sections: Mapping[str, list[Row]]) -> list
             continue
         rows = [row for row in sections.get(target.section, ()) if target.batch in (None, row.batch)]
         rows = [row for row in rows if (row.name.startswith("ours, ") if target.options else row.name == "ours")]
-        if values := [(value, row) for row in rows if (value := _measured(target.figure, row)) is not None]:
+        if values := [(value, row) for row in rows if (value := _measured(target.measure, row)) is not None]:
             value, row = (min if target.at_most else max)(values, key=lambda pair: pair[0])
             met = value <= target.bound if target.at_most else value >= target.bound
             found.append(Verdict(target, value, row, met))
     return found
 
 
-def _measured(figure: str, row: Row) -> float | None:
+def _measured(measure: str, row: Row) -> float | None:
     first = row.case == "training step against batch" and row.values.get("x") == 8 and row.peak_bytes
     return {
         "ratio": row.ratio.median if row.ratio else None,
@@ -93,7 +93,7 @@ def _measured(figure: str, row: Row) -> float | None:
         "line": row.values.get("R2 of seconds") if row.values.get("axis") == "T" else None,
         "batch 8": row.peak_bytes / 1e9 if first else None,
         "error": max(row.errors.values()) if row.errors else None,
-    }[figure]
+    }[measure]
 
 
 # heading -> what a row has there; columns that no row of a section fills are left out

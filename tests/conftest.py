@@ -46,11 +46,11 @@ def pytest_addoption(parser):
 
 @pytest.fixture
 def reliability_record(request):
-    """Keeps the figures of a test, ``reliability_record("resume", kill_points=20)``, where --record asks for it."""
+    """Keeps the numbers of a test, ``reliability_record("resume", kill_points=20)``, where --record asks for it."""
     from tools.reliability import FOLDER, write_reliability_record
 
-    def keep(name, **figures):
+    def keep(name, **numbers):
         if request.config.getoption("--record"):
-            write_reliability_record(Path(__file__).resolve().parent.parent / FOLDER, name, **figures)
+            write_reliability_record(Path(__file__).resolve().parent.parent / FOLDER, name, **numbers)
 
     return keep

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from avslib.core.errors import InstallError, NotebookError, OutputError
-from avslib.course.execute import find
+from tools.notebooks import find
 
 TITLE = "ECMVAE, term by term"
 INDEX = """# {title}

@@ -36,7 +36,7 @@ TEXTS = {
 
 
 def session_name(file: str) -> str:
-    """Package and stem without what tells takes apart: ``megaglest__cow_ack2`` -> ``megaglest__cow``."""
+    """Package and stem without what distinguishes takes: ``megaglest__cow_ack2`` -> ``megaglest__cow``."""
     package, stem = Path(file).stem.split("__")
     if package not in NUMBERED_THINGS:
         shorter = re.sub(r"[-_]\d+$", "", stem)

@@ -9,19 +9,21 @@ import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from avslib.config import Config, load_config
-from avslib.core.errors import UsageError
+from avslib.core.errors import RecordError, UsageError
 from avslib.core.files import LOCK
-from avslib.core.tensors import save_tensors
-from avslib.course.committed import CODES, VARIANTS, VariantRun, load_variant
+from avslib.core.tensors import load_tensors, save_tensors
 from avslib.course.lesson import in_checkout
 from avslib.data.loading import eval_loader
 from avslib.models.ecmvae import ECMVAE
 from avslib.models.latent import PRIOR
+from avslib.study.records import RunRecord, load_records
 from avslib.study.run import run
 from avslib.training.evaluate import flatten_clips
 from avslib.training.loop import BEST
@@ -29,8 +31,23 @@ from avslib.training.setup import open_split
 from avslib.training.state import STATE
 from avslib.weights.checkpoints import load_checkpoint
 
+# the weights (loss.orthogonality, loss.mi) of each variant
+VARIANTS = {"base": (0.0, 0.0), "orth": (1.0, 0.0), "mi": (0.0, 0.1), "both": (1.0, 0.1)}
+CODES = "codes.safetensors"
 # one frame and one second a clip, as S4's train clips have no other mask; a step costs a fifth
 SHORT = {"data.task": "s4", "data.frames": 1, "data.workers": 0, "train.checkpoint_every": 1000}
+
+
+class VariantRun(NamedTuple):
+    """A variant of lesson 07: its record, the learning curve's file, and the prior's codes of the test clips.
+
+    `codes` holds the prior's means "s_v", "s_a", "c" [clips * T, K], their standard deviations "s_v_sd", "s_a_sd",
+    "c_sd", which sampling adds as noise, and "clip" [clips * T], the clip of each row.
+    """
+
+    record: RunRecord
+    history: Path
+    codes: dict[str, Tensor]
 
 
 def variant_config(variant: str, data: str | Path, *, seed: int = 0, epochs: int | None = None) -> Config:
@@ -44,6 +61,22 @@ def variant_config(variant: str, data: str | Path, *, seed: int = 0, epochs: int
     orthogonality, mi = VARIANTS[variant]
     own = {"data.root": str(data), "train.seed": seed, "loss.orthogonality": orthogonality, "loss.mi": mi}
     return load_config("mini", SHORT | own | ({} if epochs is None else {"train.epochs": epochs}))
+
+
+def load_variant(folder: str | Path) -> VariantRun:
+    """Read what `train_variant` left in a folder; codes as float32.
+
+    Raises AvsError where the folder or one of its files is missing or damaged.
+    """
+    folder = Path(folder)
+    try:
+        codes = load_tensors(folder / CODES)[0]
+    except (OSError, SafetensorError) as error:
+        remedy = "restore it from git, or set TRAIN = True in lesson 07"
+        raise RecordError(f"{folder / CODES}: missing or damaged ({error}); {remedy}") from None
+    (record,) = load_records(folder)
+    codes = {name: z.float() if z.is_floating_point() else z for name, z in codes.items()}
+    return VariantRun(record, folder / "history.csv", codes)
 
 
 def train_variant(

@@ -57,8 +57,8 @@ class ReliabilityRecord(BaseModel):
         return config_hash(self.model_dump(mode="json", exclude={"content_hash"}))
 
 
-def write_reliability_record(folder: str | Path, name: str, **figures: Any) -> Path:
-    """Write ``NAME.json`` into `folder`, in place of an older one; `figures`: numbers, or what else JSON can hold.
+def write_reliability_record(folder: str | Path, name: str, **numbers: Any) -> Path:
+    """Write ``NAME.json`` into `folder`, in place of an older one; `numbers`: also what else JSON can hold.
 
     Raises:
         RecordError: a name with other characters than a-z, 0-9, _ and -, no number, or one that is not finite.
@@ -69,7 +69,7 @@ def write_reliability_record(folder: str | Path, name: str, **figures: Any) -> P
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git": git_state(),
         "environment": environment(),
-        "figures": portable(figures),
+        "figures": portable(numbers),
     }
     try:
         values = json.loads(json.dumps(values, allow_nan=False))
@@ -108,13 +108,13 @@ def summary_markdown(records: Sequence[ReliabilityRecord]) -> str:
 
 def records_markdown(records: Sequence[ReliabilityRecord]) -> str:
     """A row for each record: its numbers, versions, time and commit."""
-    lines = ["| record | figures | Python, PyTorch | made | commit |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| record | numbers | Python, PyTorch | made | commit |", "| --- | --- | --- | --- | --- |"]
     for record in records:
         shown = {name: value for name, value in record.figures.items() if name != "packages"}
-        figures = "; ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in shown.items())
+        numbers = "; ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in shown.items())
         versions = f"{record.environment['python']}, {record.environment['packages'].get('torch')}"
         commit = (record.git.commit or "?")[:8] + (" + changes" if record.git.dirty else "")
-        lines.append(f"| {record.name} | {figures} | {versions} | {record.created[:10]} | {commit} |")
+        lines.append(f"| {record.name} | {numbers} | {versions} | {record.created[:10]} | {commit} |")
     return "\n".join(lines) + "\n"
 
 

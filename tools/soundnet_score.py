@@ -1,4 +1,4 @@
-"""Sounds for training and judging the SoundNet encoder's head, and how well its embedding tells the classes apart."""
+"""Sounds for training and judging the SoundNet encoder's head, and how well its embedding separates the classes."""
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ def macro_accuracy(found: Tensor, expected: Tensor) -> float:
 
 
 def score(model: SoundNetEmbedding, split: str, seed: int) -> dict[str, float]:
-    """How well classes are told apart in clips as Mini-AVS composes them, from the embedding and from its input.
+    """How well classes are separated in clips as Mini-AVS composes them, from the embedding and from its input.
 
     Probe and centroids are fitted on train recordings. Means over the classes that have recordings of `split` alone.
     """
@@ -107,11 +107,11 @@ def score(model: SoundNetEmbedding, split: str, seed: int) -> dict[str, float]:
     mixture = multilabel_average_precision(
         probe(two_embedding)[:, present], two_labels[:, present].long(), int(present.sum())
     )
-    figures = {
+    scores = {
         "probe_accuracy": macro_accuracy(found.argmax(1), classes),
         "probe_accuracy_over_5_s": macro_accuracy(over_clip.argmax(1), classes[::SECONDS]),
         "centroid_accuracy": macro_accuracy(by_centroid(embedding[single], labels[single], one_embedding), classes),
         "centroid_accuracy_of_statistics": macro_accuracy(by_centroid(raw[single], labels[single], one_raw), classes),
         "probe_average_precision_of_two_sources": float(mixture),
     }
-    return {name: round(value, 4) for name, value in figures.items()}
+    return {name: round(value, 4) for name, value in scores.items()}

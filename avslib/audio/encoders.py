@@ -1,6 +1,5 @@
 """The frozen sound encoders behind one interface; their embeddings are computed once and cached."""
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from avslib.audio.soundnet import SoundNetEmbedding
 from avslib.audio.vggish import VGGish, load_vggish
 from avslib.audio.waveforms import SAMPLE_RATE
 from avslib.core.errors import ConfigError, UsageError
+from avslib.core.tensors import state_sha256
 
 CODE_VERSION = "1"  # increase it whenever the same weights and samples would give different embeddings
 
@@ -51,11 +51,7 @@ class AudioEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """A hash of the weights and the code's version: encoders with the same fingerprint give the same embeddings."""
-        digest = hashlib.sha256(f"{self.name} {CODE_VERSION}".encode())
-        for name, value in self.network.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:32]
+        return state_sha256(self.network.state_dict(), f"{self.name} {CODE_VERSION}")[:32]
 
 
 def build_audio_encoder(name: str, weights: str | Path | None = None) -> AudioEncoder:

@@ -1,13 +1,11 @@
 """`avs ablate`: run a grid of variants, tasks and seeds, and print its tables."""
 
-import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from avslib.cli.options import Quiet, console
+from avslib.cli.options import Quiet, console, require_beside
 
 if TYPE_CHECKING:
     from avslib.study.records import RunRecord
@@ -38,28 +36,8 @@ def ablate_command(
 
 
 def run_lesson(job: "Job", folder: Path, number: int, fast: bool) -> "RunRecord":
-    """Execute a copy of a lesson with the job's parameters; returns the record of its run of this configuration.
+    """See `tools.notebooks.run_lesson`; raises AvsError where there is no checkout."""
+    require_beside("tools", "a grid with notebook:")
+    from tools import notebooks
 
-    Raises AvsError when the lesson fails, or leaves no record of this run.
-    """
-    import torch
-
-    from avslib.core.errors import SweepError
-    from avslib.course.execute import find, run_notebook
-    from avslib.study.records import load_records, portable, variant_hash
-    from avslib.study.sweep.grid import OWN_FIELDS, flat
-    from avslib.variants import variant
-
-    path, config, own = find([str(number)])[0], job.config.model_dump(mode="json"), variant(job.variant)
-    # whatever the lesson sets by itself, the job's values stand; except those of the variant, since the lesson trains
-    # the full model under the same overrides
-    given = {name: value for name, value in flat(config).items() if own.get(name, ...) != value}
-    overrides = [f"{name}={json.dumps(value)}" for name, value in given.items() if name not in OWN_FIELDS]
-    (folder / path.name).unlink(missing_ok=True)  # other workers, with other paths, may have begun a copy
-    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # for the kernel
-    parameters = {"VARIANT": job.variant, "SEED": job.seed, "TASK": job.task, "FAST": fast, "OVERRIDES": overrides}
-    run_notebook(path, folder, parameters | {"DATA_ROOT": job.config.data.root})
-    for record in load_records(folder / "runs"):
-        if (record.seed, variant_hash(record.config)) == (job.seed, variant_hash(portable(config))):
-            return record
-    raise SweepError(f"{path.name}: left no record of {job.method}, seed {job.seed}, in {folder / 'runs'}")
+    return notebooks.run_lesson(job, folder, number, fast)

@@ -6,11 +6,8 @@ from typing import Annotated
 import typer
 
 from avslib.cli.options import console, require_beside, say
-from avslib.core.errors import AvsError, UsageError
 
 app = typer.Typer(help="Run the numbered notebooks, renew their stored outputs, build the book.", no_args_is_help=True)
-# a notebook runs in its own folder, but the user names paths from the current one
-PATHS = ("DATA_ROOT", "OUT_DIR", "AUDIO_WEIGHTS", "VGGISH_WEIGHTS", "VIDEO")
 PARAMETER = "Set one, as typed (a list as [a, b]); may be repeated."
 
 Chosen = Annotated[list[str] | None, typer.Argument(metavar="[NN]...", help="Numbers or names; default: all.")]
@@ -21,7 +18,8 @@ Solutions = Annotated[bool, typer.Option("--solutions", help="The notebooks with
 @app.command("list")
 def list_command(chosen: Chosen = None, solutions: Solutions = False) -> None:
     """Show the notebooks and their parameters with the defaults."""
-    from avslib.course.execute import find, parameters
+    require_beside("tools", "avs notebooks list")
+    from tools.notebooks import find, parameters
 
     for path in find(chosen or [], solutions=solutions):
         console.print(f"[bold]{path.stem}[/bold]")
@@ -39,35 +37,22 @@ def run_command(
     solutions: Solutions = False,
 ) -> None:
     """Execute copies of notebooks with other parameters; the notebooks themselves are not changed."""
-    from avslib.course.execute import check_parameters, find, given_for, read_parameters, run_notebook
+    require_beside("tools", "avs notebooks run")
+    from tools.notebooks import run_copies
 
-    by_file = read_parameters(params) if params else {}
-    own = ({} if fast is None else {"FAST": str(fast)}) | dict(_name_and_value(text) for text in parameter or [])
-    given = {
-        path: check_parameters(path, given_for(path, by_file) | check_parameters(path, own, as_text=True))
-        for path in find(chosen or [], solutions=solutions)
-    }
-    if "OUT_DIR" in own and len(given) > 1:
-        raise UsageError("OUT_DIR: several notebooks would share one folder; use --out DIR, which has one for each")
-    failed, folder = False, out.resolve() / ("solutions" if solutions else "")
-    for path, values in given.items():
-        try:
-            result = run_notebook(path, folder / path.stem, values, progress=console.is_terminal)
-        except AvsError as error:
-            failed = True
-            say(f"{path.stem}: failed: {error}")
-        else:
-            metrics = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in result["metrics"].items()]
-            say(", ".join([f"{path.stem}: {result['checks']} checks, {result['seconds']:.0f} s", *metrics]))
+    texts, code = [*([] if fast is None else [f"FAST={fast}"]), *(parameter or [])], 0
+    for done, sentence in run_copies(chosen or [], texts, params, out, solutions, progress=console.is_terminal):
+        code = code if done else 1
+        say(sentence)
     say(f"executed copies: {out}")
-    raise typer.Exit(int(failed))
+    raise typer.Exit(code)
 
 
 @app.command("refresh")
 def refresh_command(chosen: Chosen = None, solutions: Solutions = False) -> None:
     """Execute notebooks with their defaults and store the outputs in place (for those who change them)."""
     require_beside("tools", "avs notebooks refresh")
-    from avslib.course.execute import find
+    from tools.notebooks import find
     from tools.refresh_notebooks import refresh
 
     for path in find(chosen or [], solutions=solutions):
@@ -82,13 +67,6 @@ def book_command(out: Annotated[Path, typer.Option(help="Folder for the site.")]
     from tools.book import build_book
 
     say(f"open {build_book(out)}")
-
-
-def _name_and_value(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"parameter {text!r}: expected NAME=VALUE or NAME VALUE, for example -p SEED=1")
-    return name, str(Path(value).resolve()) if name in PATHS and value else value
 
 
 def join_pairs(arguments: list[str]) -> list[str]:

@@ -27,7 +27,7 @@ def predict_command(
     quiet: Quiet = False,
 ) -> None:
     """Segment a video of your own: overlay.mp4 with sound, masks, strip.png, and predictions.json by the second."""
-    from avslib.video.files import write_prediction
+    from avslib.video.prediction_files import write_prediction
     from avslib.video.predictor import Predictor
 
     out = out or Path("build/predict") / video.stem

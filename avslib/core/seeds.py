@@ -9,7 +9,7 @@ what                        drawn from                          where
 ==========================  ==================================  =======================================
 initial weights             seed (torch's own generator)        `global_seed`, `avslib.training.loop.train`
 dropout of a backbone       seed, step, process                 `dropout_seed`, same
-latent noise of a step      seed, step                          `step_seed`, same
+latent noise of a step      seed, step                          `step_seed`, `avslib.training.noise`
 order of loose clips        seed, epoch                         `order_rng`, `avslib.data.loading`
 horizontal flips            seed, epoch, clip                   `flip_rng`, same
 first second (MS3)          seed, epoch, clip                   `window_rng`, same

@@ -79,6 +79,15 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def state_sha256(state: Mapping[str, Tensor], prefix: str = "") -> str:
+    """Hex SHA-256 of `prefix` and of names and bytes, in the order of `state`: run ids and caches follow from it."""
+    digest = hashlib.sha256(prefix.encode())
+    for name, value in state.items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, replace: bool = True
 ) -> None:

@@ -12,12 +12,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import soundfile
 from jaxtyping import Float
-from matplotlib.figure import Figure
-from PIL import Image as Picture
 
 from avslib.audio import SAMPLE_RATE
 from avslib.core.errors import UsageError
-from avslib.study.plots import curves_figure
+from avslib.study.plots import curves_figure, small_png
 
 
 def show(figure: Any, alt: str) -> Any:
@@ -30,17 +28,6 @@ def show(figure: Any, alt: str) -> Any:
 
     plt.close(figure)
     return Image(small_png(figure), format="png", alt=_require(alt))
-
-
-def small_png(picture: Any) -> bytes:
-    """A matplotlib figure or a PIL picture as a PNG of 256 colours."""
-    buffer = io.BytesIO()
-    if isinstance(picture, Figure):
-        picture.savefig(drawn := io.BytesIO(), format="png", dpi="figure")
-        picture = Picture.open(drawn)
-    colours = picture.convert("RGB").quantize(256, dither=Picture.Dither.FLOYDSTEINBERG)
-    colours.save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
 
 
 def image_html(figure: Any, onload: str = "") -> str:

@@ -119,15 +119,12 @@ class FlippedStream(FlippedClips):
 
 
 def train_loader(dataset: Dataset, config: DataConfig, batch_size: int, seed: int) -> DataLoader:
-    """Shuffled, flipped batches; the last, smaller one is left out, since BatchNorm would weigh its clips more."""
-    sampler = EpochSampler(len(dataset), seed)
-    return _loader(FlippedClips(dataset, config, seed), batch_size, config.workers, config.timeout, sampler)
-
-
-def packed_loader(clips: PackedClips, config: DataConfig, batch_size: int, seed: int) -> DataLoader:
-    """As `train_loader`, from packed clips, in their order for this process."""
-    stream = FlippedStream(clips, config, seed)
-    return _loader(stream, batch_size, config.workers, config.timeout, StreamSampler(clips))
+    """Shuffled, flipped batches; the last, smaller one is left out, since BatchNorm would weigh its clips more. Packed
+    clips come in their own order for this process."""
+    packed = isinstance(dataset, PackedClips)
+    sampler = StreamSampler(dataset) if packed else EpochSampler(len(dataset), seed)
+    clips = (FlippedStream if packed else FlippedClips)(dataset, config, seed)
+    return _loader(clips, batch_size, config.workers, config.timeout, sampler)
 
 
 def eval_loader(dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoader:

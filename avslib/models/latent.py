@@ -26,7 +26,7 @@ Gaussian = tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]
 
 
 def draw_noise(noise: Noise, name: str, like: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
-    """Noise in the shape of `like`, N(0, 1): drawn, or the mapping's entry (of `training.setup.step_noise`, say)."""
+    """Noise in the shape of `like`, N(0, 1): drawn, or the mapping's entry (of `training.noise.step_noise`, say)."""
     if noise is None or isinstance(noise, torch.Generator):
         device = like.device if noise is None else noise.device
         eps = torch.randn(like.shape, generator=noise, device=device, dtype=like.dtype)

@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, which any colour vision can distinguish; line style
 Every function draws without a display. Files are written beside the target and renamed.
 """
 
+import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -225,20 +226,29 @@ def interval_points(
     sns.move_legend(axis, "best", title=None)
 
 
+def small_png(picture: Any) -> bytes:
+    """A matplotlib figure or a PIL picture as a PNG of 256 colours."""
+    buffer = io.BytesIO()
+    if isinstance(picture, Figure):
+        picture.savefig(drawn := io.BytesIO(), format="png", dpi="figure")
+        picture = Image.open(drawn)
+    colours = picture.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
+    colours.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
+
+
 def save_figure(figure: Any, path: str | Path, palette: bool = False, comment: str = "") -> Path:
     """Write the figure in the format its suffix names; `palette` keeps sheets of photographs small.
 
     `comment` goes into the text of a PNG (without `palette`). Raises AvsError for a suffix that cannot be drawn.
     """
     path = Path(path)
-    kind, canvas = path.suffix.lower().removeprefix(".") or "png", FigureCanvasAgg(figure)
-    if kind not in canvas.get_supported_filetypes():
+    kind = path.suffix.lower().removeprefix(".") or "png"
+    if kind not in FigureCanvasAgg.get_supported_filetypes():
         raise UsageError(f"{path}: cannot draw into a .{kind} file; use .png, .svg or .pdf")
     with atomic_path(path) as part:
         if palette and kind == "png":
-            canvas.draw()
-            picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-            picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(part, format="png", optimize=True)
+            part.write_bytes(small_png(figure))
         else:  # nothing that changes with the day or the version
             plain = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
             figure.savefig(part, format=kind, metadata=plain | ({"Comment": comment} if comment else {}))

@@ -133,7 +133,7 @@ def _difference(config: dict[str, Any], rivals: Sequence[dict[str, Any]], varian
 
 
 def flat_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A record's configuration as one mapping, ``section.field`` -> value."""
+    """A configuration as one mapping, ``section.field`` -> value; a part of it may be in this form already."""
     sections = ((key, value if isinstance(value, dict) else {"": value}) for key, value in config.items())
     return {f"{key}.{name}".rstrip("."): value for key, section in sections for name, value in section.items()}
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from avslib.audio.encoders import build_audio_encoder
 from avslib.config import Config
 from avslib.core.errors import DataError, OutputError, RecordError
+from avslib.core.tensors import state_sha256
 from avslib.data.mini.sources import read_labels
 from avslib.metrics import FScore, MeanIoU, frame_scores
 from avslib.models.ecmvae import ECMVAE
@@ -61,32 +62,34 @@ def falsely_lit_per_frame(
 
 
 def evaluate_robustness(
-    model: ECMVAE, config: Config, split: str = "test", conditions: Names = None, seed: int = 0, progress: bool = False
+    model: ECMVAE,
+    config: Config,
+    split: str = "test",
+    conditions: Names = None,
+    seed: int = 0,
+    progress: bool = False,
+    absent: list[str] | None = None,
 ) -> dict[str, Scores]:
     """Scores of a split by condition: metrics J, F and falsely_lit (from 0 to 1; NaN: not defined), J of each clip.
 
     conditions: of `CONDITIONS`, or "SNR x dB" for another x; None: all that the data allows. `config` names the data;
     `seed` draws noise, exchanged and off-screen sounds (the noise of a clip depends only on the seed and its name).
+    `absent` gets a sentence for each condition that was left out.
     Raises AvsError for a condition that is unknown or that the data does not allow, and for frames without masks.
     """
-    return _evaluate(model, config, split, conditions, seed, progress)[0]
-
-
-def _evaluate(
-    model: ECMVAE, config: Config, split: str, conditions: Names, seed: int, progress: bool
-) -> tuple[dict[str, Scores], list[str]]:
-    """The scores, and a sentence for each condition that was left out."""
     dataset, m = open_split(config, split, progress=progress), config.model
     labels = read_labels(config.data.root, dataset)
     asked = list(dict.fromkeys(CONDITIONS if conditions is None else conditions))
-    absent = left_out(asked, dataset, labels, listens=m.use_audio)
-    if conditions is not None and absent:
-        raise RecordError(next(iter(absent.values())))
+    missing = left_out(asked, dataset, labels, listens=m.use_audio)
+    if conditions is not None and missing:
+        raise RecordError(next(iter(missing.values())))
+    if absent is not None:
+        absent += missing.values()
     encoder = build_audio_encoder(m.audio_encoder, m.audio_weights) if m.use_audio else None
     stage = Stage(dataset, labels, encoder, seed, config.train.eval_batch_size)
-    played = [condition for condition in asked if condition not in absent]
+    played = [condition for condition in asked if condition not in missing]
     shown = track(played, f"robustness, {split}", disable=not progress, transient=True)
-    return {condition: _score(model, config, stage, condition) for condition in shown}, list(absent.values())
+    return {condition: _score(model, config, stage, condition) for condition in shown}
 
 
 def _score(model: ECMVAE, config: Config, stage: Stage, condition: str) -> Scores:
@@ -134,7 +137,7 @@ def robustness(
     config = model.config.replace(changes)
     kind, dataset = dataset_info(data, task)
     conditions, splits = conditions and list(dict.fromkeys([OWN, *conditions])), list(dict.fromkeys(splits))
-    weights, values = _hash_of(model), config.model_dump(mode="json")
+    weights, values = state_sha256(model.state_dict()), config.model_dump(mode="json")
     what = json.dumps([weights, splits, conditions, seed, dataset.id])
     identity = {"data": kind, "task": task, "method": method_name(config), "seed": config.train.seed, "config": values}
     name = f"{run_id(**identity)}-robustness-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
@@ -142,7 +145,8 @@ def robustness(
         raise OutputError(f"{Path(out) / name}: already holds the record of this evaluation; delete it to run again")
     metrics, baselines, clips, notes = {}, {}, [], [f"Weights {weights[:16]}, seed {seed} of the conditions"]
     for split in splits:
-        found, absent = _evaluate(model, config, split, conditions, seed, progress)
+        absent: list[str] = []
+        found = evaluate_robustness(model, config, split, conditions, seed, progress, absent)
         for condition, scores in found.items():
             (metrics if condition == OWN else baselines.setdefault(condition, {}))[split] = scores.metrics
             clips += scores.rows(split, "" if condition == OWN else condition)
@@ -159,14 +163,6 @@ def _name_of(checkpoint: str | Path) -> str:
     """A shipped checkpoint's name, else that of the run's folder."""
     parts = [part for part in Path(checkpoint).resolve().parts if part not in (WEIGHTS, BEST)]
     return str(checkpoint) if str(checkpoint) in shipped_names() else parts[-1]
-
-
-def _hash_of(model: ECMVAE) -> str:
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def robustness_frame(records: Iterable[RunRecord], data: Data = "mini") -> pd.DataFrame:

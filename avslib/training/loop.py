@@ -21,7 +21,8 @@ from avslib.core.seeds import dropout_seed
 from avslib.losses import objective
 from avslib.training.evaluate import evaluate, flatten_clips, scoring_options
 from avslib.training.guards import CorruptClips, FiniteLoss, StopOnSigterm
-from avslib.training.setup import open_run, step_noise
+from avslib.training.noise import step_noise
+from avslib.training.setup import open_run
 from avslib.training.state import HISTORY, History, OnRow
 from avslib.weights.checkpoints import save_checkpoint
 

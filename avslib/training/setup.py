@@ -1,4 +1,4 @@
-"""What a training starts from: processes, data, model, optimiser, learning rate, noise, progress bar."""
+"""What a training starts from: processes, data, model, optimiser, learning rate, progress bar."""
 
 import math
 import os
@@ -13,24 +13,23 @@ from accelerate import Accelerator, skip_first_batches
 from accelerate.data_loader import prepare_data_loader
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object, is_tensorboard_available
-from jaxtyping import Bool, Float
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from avslib.audio.encoders import build_audio_encoder
 from avslib.config import Config, DataConfig, TrainConfig
 from avslib.core.errors import ConfigError, InstallError, ProcessesError
 from avslib.core.files import LOCK, PATIENCE, locked
-from avslib.core.seeds import global_seed, own_generators, step_seed
+from avslib.core.seeds import global_seed, own_generators
 from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.embeddings import embed_dataset
-from avslib.data.loading import packed_loader, train_loader
+from avslib.data.loading import train_loader
 from avslib.data.packed import PackedClips
 from avslib.models.ecmvae import ECMVAE
 from avslib.training.distributed import gather_processes, rank, synchronize_batch_norm, together, world_size
 from avslib.training.guards import plain_errors
+from avslib.training.noise import drawn_samples
 from avslib.training.state import RunState
 from avslib.weights.checkpoints import load_weights
 from avslib.weights.speed_options import apply_speed_options, tf32_products
@@ -53,9 +52,8 @@ class Run:
         self.state, saved = together(lambda: RunState.open(out, config, resume))
         if len(set(gather_object([self.state.step]))) > 1:
             raise ProcessesError(f"{out}: the processes find different states there; choose a folder on a shared disk")
-        make_loader: Any
-        open_train, make_loader = (open_packed, packed_loader) if packed else (open_split, train_loader)
-        trainset: Any = together(lambda: open_train(config, "train", progress=progress))
+        open_train: Any = open_packed if packed else open_split
+        trainset = together(lambda: open_train(config, "train", progress=progress))
         self.valset = together(lambda: open_split(config, "val", progress=progress))
         # just before the weights are drawn: what the audio encoder draws before is not part of the seed's meaning
         global_seed(t.seed)
@@ -63,7 +61,7 @@ class Run:
         if t.sync_batch:
             synchronize_batch_norm(self.plain, accelerator.device)
         optimizer = build_optimizer(self.plain, config)
-        loader = make_loader(trainset, config.data, t.batch_size, t.seed)
+        loader: Any = train_loader(trainset, config.data, t.batch_size, t.seed)
         apply_speed_options(self.plain, channels_last=t.channels_last, checkpointing=t.checkpointing, compile=t.compile)
         self.model, self.optimizer = accelerator.prepare(self.plain, optimizer)
         # packed clips are shared out already; batches stay in pinned memory, from which flatten_clips sends them on
@@ -186,24 +184,6 @@ def learning_rate(step: int, total: int, t: TrainConfig) -> float:
     return rise if t.schedule == "constant" else rise * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
-def step_noise(
-    model: ECMVAE, config: Config, step: int, rows: int, annotated: Bool[Tensor, "N"] | None
-) -> dict[str, Float[Tensor, "_ _"]]:
-    """The latent noise of a step by name, from (seed, step): that of all processes' rows, and of it this one's part."""
-    known = rows if annotated is None or config.data.posterior_mask == "first_repeated" else int(annotated.sum())
-    generator = torch.Generator().manual_seed(step_seed(config.train.seed, step))
-    world, own, device = world_size(), rank(), next(model.parameters()).device
-    return {
-        name: torch.randn(world * n, k, generator=generator).chunk(world)[own].to(device, non_blocking=True)
-        for name, (n, k) in model.noise_shapes(rows, known, drawn_samples(config)).items()
-    }
-
-
-def drawn_samples(config: Config) -> int:
-    """Samples of the prior's codes that a step decodes by the posterior."""
-    return config.loss.sample_count if config.loss.seg_samples and config.model.latent != "none" else 0
-
-
 def open_split(config: Config, split: str, *, progress: bool = False) -> AVSBench:
     """A split of the configured data, with its cached audio embeddings (zeros if the model has no sound)."""
     d, size = config.data, config.model.image_size
@@ -238,10 +218,8 @@ def _with_audio(clips: Any, config: Config, progress: bool) -> Any:
     d, m = config.data, config.model
     if not m.use_audio:
         return clips.with_audio(dict.fromkeys(clips.names, torch.zeros(clips.frames, m.audio_dim)))
-    encoder, cache = (
-        build_audio_encoder(m.audio_encoder, m.audio_weights),
-        d.cache or f"{d.root or '.'}/audio_embeddings",
-    )
+    encoder = build_audio_encoder(m.audio_encoder, m.audio_weights)
+    cache = d.cache or f"{d.root or '.'}/audio_embeddings"
     return clips.with_audio(embed_dataset(clips, encoder, cache, progress=progress))
 
 

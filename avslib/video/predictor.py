@@ -20,8 +20,8 @@ from avslib.calibration import entropy, entropy_parts
 from avslib.core.errors import UsageError
 from avslib.models.ecmvae import ECMVAE, ECMVAEOutput
 from avslib.models.latent import Noise
-from avslib.video.overlay import Letterbox, Second
 from avslib.video.reader import BrokenOff, Moment, probe, read_video
+from avslib.video.second import Letterbox, Second
 from avslib.video.tracks import AudioSource
 from avslib.weights.checkpoints import load_checkpoint
 from avslib.weights.devices import select_device

@@ -14,7 +14,7 @@ from PIL import Image
 
 from avslib.course.show import small_png
 from avslib.data.avsbench import AVSBench
-from avslib.video.writer import write_video
+from avslib.video.overlay_video import write_video
 from tests.browser.lab_server import NO_CHROMIUM, find_chromium, lab, page_of, problems, run_all
 from tools.refresh_notebooks import KERNEL
 

@@ -66,9 +66,9 @@ def install(python: Path, *what: str) -> None:
     subprocess.run([*pip, "--quiet", *what], cwd=ROOT, check=True)
 
 
-def keep(python: Path, name: str, figures: dict) -> None:
+def keep(python: Path, name: str, numbers: dict) -> None:
     subprocess.run(
-        [python, "-c", KEEP, name], cwd=ROOT, env=variables(python), input=json.dumps(figures), text=True, check=True
+        [python, "-c", KEEP, name], cwd=ROOT, env=variables(python), input=json.dumps(numbers), text=True, check=True
     )
 
 
@@ -125,12 +125,12 @@ def audit(python: str, record: bool) -> int:
     except (ValueError, KeyError):
         print("pip-audit gave no report (its message is above).", file=sys.stderr)
         return 2
-    figures, code = verdict(packages)
-    figures["behind"] = behind()
-    print(f"{figures['audited']} of {figures['pins']} pins audited; vulnerable: {figures['vulnerable'] or 'none'}")
-    print(f"an installer finds newer ones today: {figures['behind']}")
+    numbers, code = verdict(packages)
+    numbers["behind"] = behind()
+    print(f"{numbers['audited']} of {numbers['pins']} pins audited; vulnerable: {numbers['vulnerable'] or 'none'}")
+    print(f"an installer finds newer ones today: {numbers['behind']}")
     if record:
-        keep(Path(sys.executable), "audit", figures | {"date": str(datetime.date.today())})
+        keep(Path(sys.executable), "audit", numbers | {"date": str(datetime.date.today())})
     return code
 
 

@@ -4,7 +4,7 @@
     python tests/fuzz/run.py                              every reader for 60 s
     python tests/fuzz/run.py --target wav --seconds 600   one reader for ten minutes
     python tests/fuzz/run.py --engine hypothesis          without atheris
-    python tests/fuzz/run.py --seconds 120 --record       keep the figures, with how many finds were mended so far
+    python tests/fuzz/run.py --seconds 120 --record       keep the numbers, with how many finds were mended so far
 
 Seconds are those of the processor, so that a busy machine fuzzes as much as an idle one. Finds are written to
 build/fuzz/READER/, once each by what was raised and where. The exit code is 1 where there are any. Needs Linux.
@@ -64,11 +64,11 @@ def load_targets(engine: str) -> dict[str, Reader]:
         for name in PLAIN:
             importlib.import_module(name)
         with atheris.instrument_imports(include=COVERED), open(os.devnull, "w") as nothing:
-            told, sys.stderr = sys.stderr, nothing
+            output, sys.stderr = sys.stderr, nothing
             try:
                 from tests.fuzz.targets import TARGETS
             finally:
-                sys.stderr = told
+                sys.stderr = output
     else:
         from tests.fuzz.targets import TARGETS
     return TARGETS
@@ -92,20 +92,20 @@ def fuzz(name: str, read: Reader, seconds: float, engine: str, out: Path = OUT) 
         inputs += int.from_bytes(counter[:8], "little")
         used += max(0.2, int.from_bytes(counter[8:], "little") / 1e6)
         if status:
-            told, code = (folder / "stderr").read_text(errors="replace"), os.waitstatus_to_exitcode(status)
-            _keep(folder, (folder / "current").read_bytes(), f"status {code}", told[-5000:])
+            output, code = (folder / "stderr").read_text(errors="replace"), os.waitstatus_to_exitcode(status)
+            _keep(folder, (folder / "current").read_bytes(), f"status {code}", output[-5000:])
     finds = set(folder.glob("find-*.bin")) - before
     return {"minutes": round(used / 60, 2), "inputs": inputs, "finds": len(finds)}
 
 
-def _keep(folder: Path, data: bytes, what: str, told: str) -> None:
+def _keep(folder: Path, data: bytes, what: str, output: str) -> None:
     """Write an input and its traceback, unless the same was found before; the shorter input stays."""
-    places = [place for place in re.findall(r'File "([^"]+)", line (\d+)', told) if "fuzz" not in place[0]]
+    places = [place for place in re.findall(r'File "([^"]+)", line (\d+)', output) if "fuzz" not in place[0]]
     key = hashlib.sha256(f"{what} {places[-3:]}".encode()).hexdigest()[:12]
     path = folder / f"find-{key}.bin"
     if not path.exists() or path.stat().st_size > len(data):
         path.write_bytes(data)
-        path.with_suffix(".txt").write_text(f"{what}\n{told}", encoding="utf-8")
+        path.with_suffix(".txt").write_text(f"{what}\n{output}", encoding="utf-8")
 
 
 def _be_child(name: str, read: Reader, seconds: float, engine: str, folder: Path, counter: mmap.mmap) -> None:
@@ -211,10 +211,10 @@ def main() -> int:
     if given.record:
         from tools.reliability import FOLDER, write_reliability_record
 
-        figures = {key: {name: r[key] for name, r in results.items()} for key in ("minutes", "inputs")}
+        numbers = {key: {name: r[key] for name, r in results.items()} for key in ("minutes", "inputs")}
         kept = {name: len(list((KEPT / name).glob("*.bin"))) for name in results}
         new = {name: r["finds"] for name, r in results.items()}
-        print(write_reliability_record(ROOT / FOLDER, "fuzz", engine=engine, **figures, finds=kept, not_mended=new))
+        print(write_reliability_record(ROOT / FOLDER, "fuzz", engine=engine, **numbers, finds=kept, not_mended=new))
     return 1 if any(r["finds"] for r in results.values()) else 0
 
 

@@ -143,7 +143,7 @@ def _safetensors() -> list[bytes]:
 
 
 def _video() -> list[bytes]:
-    from avslib.video.writer import write_video
+    from avslib.video.overlay_video import write_video
 
     pictures = np.repeat(np.arange(0, 250, 50, dtype=np.uint8), 32 * 32 * 3).reshape(5, 32, 32, 3)
     sound = np.sin(np.arange(16000) / 9).astype(np.float32) / 4

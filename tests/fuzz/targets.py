@@ -24,13 +24,13 @@ import torch
 from avslib import audio, config
 from avslib.audio.vggish import load_vggish
 from avslib.core.errors import AvsError
-from avslib.course.execute import read_parameters
 from avslib.data import avsbench, layout, packed, pickles, pictures
 from avslib.data.mini import sources as sounding
 from avslib.study import run as experiment
 from avslib.study.sweep import grid
 from avslib.video import reader as video
 from avslib.weights.released import load_official
+from tools.notebooks import read_parameters
 
 __all__ = ["TARGETS"]
 
@@ -188,7 +188,7 @@ def fuzz_index(data: bytes) -> None:
 
 
 def fuzz_shard(data: bytes) -> None:
-    """A tar file whose index tells its right checksum; as it is, and with the checksums of its headers mended."""
+    """A tar file whose index gives its right checksum; as it is, and with the checksums of its headers mended."""
     for version in (data, with_right_headers(data)):
         _file("test-000000.tar", version)
         shard = {

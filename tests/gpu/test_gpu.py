@@ -1,4 +1,4 @@
-"""On a GPU: the same figures as on the CPU, and a step that never makes the host wait. Run by pytest -m gpu."""
+"""On a GPU: the same numbers as on the CPU, and a step that never makes the host wait. Run by pytest -m gpu."""
 
 import copy
 import os

@@ -14,7 +14,6 @@ import torch
 
 from avslib import audio, config
 from avslib.audio import vggish
-from avslib.course.execute import read_parameters
 from avslib.data import avsbench, layout, packed, pickles, pictures
 from avslib.study import run as experiment
 from avslib.study.sweep.grid import load_grid
@@ -40,6 +39,7 @@ from tests.helpers.hostile_bytes import (
     wav,
     y4m,
 )
+from tools.notebooks import read_parameters
 
 
 class Hostile(NamedTuple):

@@ -1,6 +1,6 @@
 """A training that counts what it holds on to: memory, file handles, threads, processes and files.
 
-    python tests/helpers/long_run.py DATA OUT STEPS [SECTION.FIELD=VALUE ...]    preset mini; figures as JSON on stdout
+    python tests/helpers/long_run.py DATA OUT STEPS [SECTION.FIELD=VALUE ...]    preset mini; numbers as JSON on stdout
     python tests/helpers/long_run.py --record NAME DATA OUT STEPS ...            and in results/reliability/NAME.json
 
 It looks at the end of each epoch, when the processes that read val have ended.
@@ -51,14 +51,14 @@ def growth(rows: list[dict[str, float]]) -> dict[str, float]:
     >>> growth([{"step": 200, "rss_mb": 10.0, "handles": 3}, {"step": 700, "rss_mb": 11.0, "handles": 3}])
     {'rss_mb_per_1000_steps': 2.0, 'handles': 0}
     """
-    steps, figures = [row["step"] / 1000 for row in rows], {}
+    steps, numbers = [row["step"] / 1000 for row in rows], {}
     for name in rows[0].keys() - {"step"}:
         values = [row[name] for row in rows]
         if name in MEMORY:
-            figures[f"{name}_per_1000_steps"] = round(float(np.polyfit(steps, values, 1)[0]), 3)
+            numbers[f"{name}_per_1000_steps"] = round(float(np.polyfit(steps, values, 1)[0]), 3)
         else:
-            figures[name] = values[-1] - values[0]
-    return dict(sorted(figures.items(), reverse=True))
+            numbers[name] = values[-1] - values[0]
+    return dict(sorted(numbers.items(), reverse=True))
 
 
 def main(data: str, out: str, steps: int, *overrides: str) -> dict:
@@ -95,7 +95,7 @@ if __name__ == "__main__":
     arguments = sys.argv[1:]
     name = arguments.pop(1) if arguments[0] == "--record" else None
     arguments = arguments[1:] if name else arguments
-    figures = main(arguments[0], arguments[1], int(arguments[2]), *arguments[3:])
+    numbers = main(arguments[0], arguments[1], int(arguments[2]), *arguments[3:])
     if name:
-        write_reliability_record(FOLDER, name, **figures)
-    print(json.dumps(figures))
+        write_reliability_record(FOLDER, name, **numbers)
+    print(json.dumps(numbers))

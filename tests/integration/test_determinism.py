@@ -339,7 +339,7 @@ def test_deterministic_sets_torch_and_cublas(monkeypatch):
     assert torch.backends.cudnn.benchmark and not torch.are_deterministic_algorithms_enabled()
 
 
-def test_what_cannot_be_deterministic_is_told():
+def test_what_cannot_be_deterministic_is_reported():
     with pytest.raises(ConfigError, match=r"put_ has no deterministic form"), plain_errors("it"), deterministic():
         torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
     assert not torch.are_deterministic_algorithms_enabled()
@@ -348,7 +348,7 @@ def test_what_cannot_be_deterministic_is_told():
 
 
 @pytest.mark.parametrize("value", [None, ":0:0"])
-def test_cuda_in_use_without_its_variable_is_told(monkeypatch, value):
+def test_cuda_in_use_without_its_variable_is_reported(monkeypatch, value):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.delenv(CUBLAS, raising=False)
     if value:

@@ -21,7 +21,8 @@ from avslib.models.fusion import TPAVI
 from avslib.study.records import load_clips, load_records
 from avslib.training.distributed import gather_processes, rank, synchronize_batch_norm, together, world_size
 from avslib.training.evaluate import Scores, evaluate
-from avslib.training.setup import open_packed, open_split, step_noise
+from avslib.training.noise import step_noise
+from avslib.training.setup import open_packed, open_split
 from avslib.training.state import HISTORY, STATE, RunState
 from avslib.weights.checkpoints import load_checkpoint
 from tests.helpers.processes import in_processes

@@ -13,7 +13,7 @@ import pytest
 
 from avslib.data.packed import pack
 from avslib.study.records import portable, run_id
-from avslib.video.writer import write_video
+from avslib.video.overlay_video import write_video
 from tests.helpers.tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[2]

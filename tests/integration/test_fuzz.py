@@ -79,8 +79,8 @@ def test_half_a_minute_of_fuzzing(reader, tmp_path):
     """By atheris where it is installed, else by hypothesis; in processes with a limit of time and memory."""
     command = [sys.executable, str(FOLDER / "run.py"), "--target", reader, "--seconds", "30", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
-    told = [path.read_text(errors="replace") for path in tmp_path.glob("*/find-*.txt")]
-    assert done.returncode == 0 and not told, "\n\n".join([done.stderr, *told])
+    reports = [path.read_text(errors="replace") for path in tmp_path.glob("*/find-*.txt")]
+    assert done.returncode == 0 and not reports, "\n\n".join([done.stderr, *reports])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is not None, reason="atheris is installed")

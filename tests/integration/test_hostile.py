@@ -49,12 +49,12 @@ def refuse(name, folder):
     else:
         path.write_bytes(case.content)
     before, start = sorted(folder.parent.rglob("*")), time.process_time()
-    with memory_limit(), warnings.catch_warnings(), pytest.raises(AvsError) as told:
+    with memory_limit(), warnings.catch_warnings(), pytest.raises(AvsError) as raised:
         warnings.simplefilter("ignore")
         case.reader(path)
-    seconds, sentence = time.process_time() - start, str(told.value)
+    seconds, sentence = time.process_time() - start, str(raised.value)
     assert re.search(case.words, sentence), sentence
-    assert sentence.isprintable() and len(sentence) < 1500 and told.type is not AvsError, sentence
+    assert sentence.isprintable() and len(sentence) < 1500 and raised.type is not AvsError, sentence
     assert sorted(folder.parent.rglob("*")) == before, "a file was written"
     assert seconds < SECONDS
     return seconds
@@ -73,8 +73,8 @@ def test_count_of_hostile_files(tmp_path, reliability_record, request):
     by_reader = {}
     for name in HOSTILE:
         by_reader[name.split()[0]] = by_reader.get(name.split()[0], 0) + 1
-    figures = {"hostile_files": len(HOSTILE), "refused": len(seconds), "slowest_seconds": round(max(seconds), 2)}
-    reliability_record("hostile", **figures, by_kind=by_reader)
+    numbers = {"hostile_files": len(HOSTILE), "refused": len(seconds), "slowest_seconds": round(max(seconds), 2)}
+    reliability_record("hostile", **numbers, by_kind=by_reader)
 
 
 def test_time_stamps_that_jump_end_the_video_where_they_do(tmp_path):
@@ -88,10 +88,10 @@ def test_time_stamps_that_jump_end_the_video_where_they_do(tmp_path):
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
     moments = video.read_video(path, sound=False)
-    with pytest.raises(video.BrokenOff, match="time stamps jump") as told:
+    with pytest.raises(video.BrokenOff, match="time stamps jump") as raised:
         while next(moments).index < 100:
             pass
-    assert 1 < told.value.at < 4 < told.value.declared
+    assert 1 < raised.value.at < 4 < raised.value.declared
 
 
 def test_a_frame_stands_ten_minutes_at_most(tmp_path):
@@ -198,7 +198,7 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.c
 import numpy as np
 from avslib.course import lesson, show
 from avslib.video.predictor import Predictor
-from avslib.video.writer import write_video
+from avslib.video.overlay_video import write_video
 
 video = write_video(sys.argv[1], np.zeros((5, 64, 64, 3), np.uint8), np.zeros(80000, np.float32), 1)
 print(len(list(Predictor.from_checkpoint("mini-s4").predict(video))))

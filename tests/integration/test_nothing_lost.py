@@ -29,7 +29,7 @@ from avslib.models.ecmvae import ECMVAE
 from avslib.study.records import load_clips, load_records, write_record
 from avslib.training.loop import train
 from avslib.training.state import History, RunState
-from avslib.video.files import write_prediction
+from avslib.video.prediction_files import write_prediction
 from avslib.video.prepare import _write_clip
 from avslib.video.reader import Moment
 from avslib.weights.checkpoints import CONFIG, load_checkpoint, save_checkpoint
@@ -37,7 +37,7 @@ from benchmarks.record import BenchSettings, Row, new_bench_record, read_bench_r
 from tests.helpers.damage import damaged
 from tests.helpers.tiny import TINY
 from tests.unit.study.test_results import record
-from tests.unit.video.test_files import predictor, video  # noqa: F401
+from tests.unit.video.test_prediction_files import predictor, video  # noqa: F401
 
 CLIPS = [{"name": f"clip {k}", "split": "test", "J": k / 8} for k in range(8)]
 TENSORS = {"weight": torch.arange(600.0).view(20, 30), "half": torch.ones(9).half(), "count": torch.tensor(7)}
@@ -131,7 +131,7 @@ def attack(name, path, read, times, cut_only=False):
     """Damage a file `times` times: how often reading it raised our sentence or warned, and gave the same. It never
     gives anything else."""
     whole, wanted, rng = path.read_bytes(), plain(read()), random.Random(name)
-    told = harmless = 0
+    recognised = harmless = 0
     for _ in range(times):
         what, data = damaged(whole, rng, cut_only)
         if data == whole:
@@ -141,11 +141,11 @@ def attack(name, path, read, times, cut_only=False):
             warnings.simplefilter("always")
             try:
                 assert plain(read()) == wanted, f"{name}: {what} gave other values"
-                told, harmless = told + bool(said), harmless + (not said)
+                recognised, harmless = recognised + bool(said), harmless + (not said)
             except (AvsError, SafetensorError):
-                told += 1
+                recognised += 1
         path.write_bytes(whole)
-    return {"damaged": told + harmless, "recognised": told, "harmless": harmless}
+    return {"damaged": recognised + harmless, "recognised": recognised, "harmless": harmless}
 
 
 def test_no_damaged_file_is_taken_for_a_whole_one(mini_data, tmp_path, reliability_record):
@@ -156,13 +156,13 @@ def test_no_damaged_file_is_taken_for_a_whole_one(mini_data, tmp_path, reliabili
         found[name] = attack(name, *make(tmp_path / name, *more), times)
         # what is harmless lies where no content does: the padding of a tar or zip file, the name of a checksum
         assert found[name]["recognised"] > 0.6 * found[name]["damaged"], found
-    tried, told = (sum(kind[key] for kind in found.values()) for key in ("damaged", "recognised"))
+    tried, recognised = (sum(kind[key] for kind in found.values()) for key in ("damaged", "recognised"))
     by_kind = {name: kind["damaged"] for name, kind in found.items()}
     reliability_record(
         "files",
         damaged_files=tried,
-        recognised=told,
-        read_the_same=tried - told,
+        recognised=recognised,
+        read_the_same=tried - recognised,
         read_as_something_else=0,
         bytes_lost=0,
         by_kind=by_kind,
@@ -298,7 +298,7 @@ def torch_stream(path):
     "write",
     [lambda path: path.write_bytes(b"x"), lambda path: Image.new("L", (9, 9)).save(path, format="png"), torch_stream],
 )
-def test_a_full_device_is_told_whoever_writes(tmp_path, write):
+def test_a_full_device_is_reported_whoever_writes(tmp_path, write):
     (tmp_path / "a").write_bytes(b"old")
     with pytest.raises(DiskFullError, match=r"a: not written: the disk is full"), atomic_path(tmp_path / "a") as part:
         part.symlink_to("/dev/full")

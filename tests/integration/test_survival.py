@@ -15,13 +15,14 @@ from avslib.config import load_config
 from avslib.core.errors import BadClipsError, DiskFullError, MemoryLimitError, PictureError, WorkerError
 from avslib.data import avsbench
 from avslib.data.avsbench import read_skip_list
-from avslib.data.loading import corrupt_clips, first_readable, packed_loader
+from avslib.data.loading import corrupt_clips, first_readable, train_loader
 from avslib.data.packed import pack
 from avslib.training import evaluate
 from avslib.training import loop as training
 from avslib.training.guards import CORRUPT_CLIPS, plain_errors
 from avslib.training.loop import train
-from avslib.training.setup import open_packed, open_split, step_noise
+from avslib.training.noise import step_noise
+from avslib.training.setup import open_packed, open_split
 from avslib.training.state import HISTORY, STATE, History
 from tests.helpers.processes import in_processes
 from tests.helpers.tiny import TINY
@@ -158,14 +159,14 @@ def test_packed_clips_are_replaced_whatever_the_number_of_workers(damaged, tmp_p
     corrupt = {damage(0), damage(1)}
     pack(config.data.root, tmp_path / "packed", "s4", ["train"], progress=False)
     config = config.replace({"data.packed": str(tmp_path / "packed"), "train.batch_size": 4, "data.max_corrupt": 2})
-    told = []
+    seen = []
     for workers in (0, 2):
         clips = open_packed(config)
-        batches = list(packed_loader(clips, config.replace({"data.workers": workers}).data, 4, seed=1))
-        told.append([(batch["name"], corrupt_clips(batch).keys()) for batch in batches])
-    assert told[0] == told[1] and [len(names) for names, _ in told[0]] == [4, 4]
-    assert {clip for _, clips in told[0] for clip in clips} == corrupt
-    assert not corrupt & {name for names, _ in told[0] for name in names}
+        batches = list(train_loader(clips, config.replace({"data.workers": workers}).data, 4, seed=1))
+        seen.append([(batch["name"], corrupt_clips(batch).keys()) for batch in batches])
+    assert seen[0] == seen[1] and [len(names) for names, _ in seen[0]] == [4, 4]
+    assert {clip for _, clips in seen[0] for clip in clips} == corrupt
+    assert not corrupt & {name for names, _ in seen[0] for name in names}
     SURVIVED["corrupt clips"] += 2
 
 
@@ -259,7 +260,7 @@ def fill_the_disk(values, out):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
-def test_a_full_disk_is_told_and_leaves_the_last_state_whole(values, clean, tmp_path):
+def test_a_full_disk_is_reported_and_leaves_the_last_state_whole(values, clean, tmp_path):
     (sentence,) = in_processes(1, tmp_path / "store", fill_the_disk, values, tmp_path / "run")
     assert "model.safetensors" in sentence and not list((tmp_path / "run").rglob("*.part"))
     assert torch.load(tmp_path / "run" / STATE, weights_only=True)["run"]["step"] == 3

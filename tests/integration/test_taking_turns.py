@@ -17,31 +17,31 @@ from avslib.data.mini import build_mini
 from avslib.data.mini.build import damaged_files
 from avslib.data.packed import PackedClips, pack
 from avslib.training.loop import train
-from avslib.video.files import read_masks, write_prediction
+from avslib.video.prediction_files import read_masks, write_prediction
 from avslib.video.prepare import prepare
-from tests.unit.video.test_files import predictor, video  # noqa: F401
+from tests.unit.video.test_prediction_files import predictor, video  # noqa: F401
 from tests.unit.video.test_prepare import a_video
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 
 
-def _one(call, ready, told):
+def _one(call, ready, answers):
     ready.wait()
     try:
         call()
-        told.put("done")
+        answers.put("done")
     except Exception as error:
-        told.put(f"{type(error).__name__}: {error}")
+        answers.put(f"{type(error).__name__}: {error}")
 
 
 def at_once(*calls):
     """What each call ends with, all begun at the same moment in processes of their own; in no order."""
-    ready, told = fork.Barrier(len(calls)), fork.Queue()
-    processes = [fork.Process(target=_one, args=(call, ready, told)) for call in calls]
+    ready, answers = fork.Barrier(len(calls)), fork.Queue()
+    processes = [fork.Process(target=_one, args=(call, ready, answers)) for call in calls]
     for process in processes:
         process.start()
-    said = [told.get(timeout=100) for _ in calls]
+    said = [answers.get(timeout=100) for _ in calls]
     for process in processes:
         process.join()
     return sorted(said)
@@ -100,7 +100,7 @@ def test_three_processes_build_data_once(tmp_path, monkeypatch, reliability_reco
     reliability_record("together_build", processes=3, built=calls(), harmed=0)
 
 
-def test_one_of_three_packs_and_the_others_are_told(mini_data, tmp_path, reliability_record):
+def test_one_of_three_packs_and_the_others_get_a_sentence(mini_data, tmp_path, reliability_record):
     said = at_once(*[lambda: pack(mini_data, tmp_path / "packed", "s4", ["val"], progress=False)] * 3)
     assert [s.split(":")[0] for s in said] == ["OutputError", "OutputError", "done"]
     assert len(list(PackedClips(tmp_path / "packed", "val", 32))) == 3
@@ -157,7 +157,7 @@ def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"a", ".a.new.part"}
 
 
-def test_a_disk_without_locks_is_told_and_used(tmp_path, monkeypatch):
+def test_a_disk_without_locks_is_warned_of_and_used(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.ENOLCK, "No locks available")
 

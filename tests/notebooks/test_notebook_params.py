@@ -2,8 +2,8 @@
 
 import pytest
 
-from avslib.course.execute import check_parameters, find, given_for, parameters, read_parameters
 from avslib.course.lesson import in_checkout
+from tools.notebooks import check_parameters, find, given_for, parameters, read_parameters
 
 FILES = ("ci", "colab", "paper")
 

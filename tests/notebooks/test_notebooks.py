@@ -9,8 +9,8 @@ import nbformat
 import pytest
 import yaml
 
-from avslib.course import execute
 from avslib.course.lesson import STANDARD
+from tools import notebooks
 from tools.book import build_book
 from tools.refresh_notebooks import MAX_BYTES
 
@@ -55,7 +55,7 @@ def prose(path: Path) -> str:
 
 
 def test_the_course_is_complete():
-    assert execute.find() == LESSONS and execute.find(solutions=True) == SOLUTIONS
+    assert notebooks.find() == LESSONS and notebooks.find(solutions=True) == SOLUTIONS
 
 
 @each
@@ -68,7 +68,7 @@ def test_opens_with_a_badge_of_its_own_and_the_same_bootstrap(path):
 
 @each
 def test_parameters_are_the_standard_ones_and_those_that_start_checks(path):
-    found = execute.parameters(path)
+    found = notebooks.parameters(path)
     assert list(found)[: len(STANDARD)] == list(STANDARD)
     own = dict(list(found.items())[len(STANDARD) :])
     source = "\n".join(cell.source for cell in code(path) if not re.search(r"^\s*[!%]", cell.source, re.MULTILINE))
@@ -119,8 +119,8 @@ def test_links_between_lessons_lead_somewhere():
 
 
 def run(path: Path, out: Path, **given) -> None:
-    by_number = execute.read_parameters(ROOT / "notebooks" / "params" / "ci.yaml")
-    result = execute.run_notebook(path, out, execute.given_for(path, by_number) | given)
+    by_number = notebooks.read_parameters(ROOT / "notebooks" / "params" / "ci.yaml")
+    result = notebooks.run_notebook(path, out, notebooks.given_for(path, by_number) | given)
     assert result["checks"] > 0 and result["fast"]
     bounds = BOUNDS[label(path)]
     assert set(bounds) == set(result["metrics"])
@@ -140,7 +140,7 @@ def test_papermills_own_form_of_a_wrong_type_stops_a_lesson(tmp_path):
 
     given = {"TRAIN": "false", "OUT_DIR": str(tmp_path)}
     with pytest.raises(papermill.PapermillExecutionError, match="TRAIN: expected a valid boolean; got 'false'"):
-        papermill.execute_notebook(execute.find(["07"])[0], tmp_path / "out.ipynb", given, kernel_name="python3")
+        papermill.execute_notebook(notebooks.find(["07"])[0], tmp_path / "out.ipynb", given, kernel_name="python3")
 
 
 @pytest.mark.notebook

@@ -30,11 +30,11 @@ def test_nothing_grows_in_2000_steps(tmp_path, reliability_record):
         env=os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
     )
-    figures = json.loads(done.stdout.splitlines()[-1])
-    reliability_record("long_run", **figures)
-    growth = figures["growth"]
-    assert figures["steps"] >= STEPS and growth["rss_mb_per_1000_steps"] < RSS_BOUND
+    numbers = json.loads(done.stdout.splitlines()[-1])
+    reliability_record("long_run", **numbers)
+    growth = numbers["growth"]
+    assert numbers["steps"] >= STEPS and growth["rss_mb_per_1000_steps"] < RSS_BOUND
     assert growth["gpu_mb_per_1000_steps"] < GPU_BOUND
     kept = ("handles", "threads", "children", "shared_memory_files", "temporary_files")
     assert {name: growth[name] for name in kept if growth[name] > 0} == {}
-    assert figures["history_mb_at_a_million_steps"] + figures["tensorboard_mb_at_a_million_steps"] < LOG_BOUND
+    assert numbers["history_mb_at_a_million_steps"] + numbers["tensorboard_mb_at_a_million_steps"] < LOG_BOUND

@@ -18,10 +18,10 @@ import torch
 from avslib.data.avsbench import AVSBench
 from avslib.data.mini import build_mini
 from avslib.metrics import iou_per_frame
-from avslib.video.files import read_masks
+from avslib.video.overlay_video import write_video
+from avslib.video.prediction_files import read_masks
 from avslib.video.predictor import Predictor
 from avslib.video.reader import probe
-from avslib.video.writer import write_video
 
 CLIPS, SIDE = 12, 360
 

@@ -152,7 +152,7 @@ def test_a_config_cannot_be_changed_in_place():
         ("model.audio_dim=64", r"model\.audio_dim.*128"),
     ],
 )
-def test_bad_overrides_are_told_in_one_line(override, said):
+def test_bad_overrides_are_reported_in_one_line(override, said):
     with pytest.raises(AvsError, match=said) as caught:
         load_config("mini", [override])
     assert "\n" not in str(caught.value)

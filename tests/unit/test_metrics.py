@@ -1,4 +1,4 @@
-"""J and F: golden figures, a plain loop as reference, and sameness under batching, order and processes."""
+"""J and F: golden values, a plain loop as reference, and sameness under batching, order and processes."""
 
 import importlib.util
 import socket
@@ -77,7 +77,7 @@ def plain_curve(logits, mask):
 def test_known_scores_of_the_frames_are_not_computed_again(metric):
     logits, mask = small()
     given = metric()
-    # logits that would score otherwise, so that only the given scores can lead to the same figure
+    # logits that would score otherwise, so that only the given scores can lead to the same score
     given.update(torch.zeros_like(logits), mask, scores=frame_scores(logits, mask))
     assert given.compute() == scored(metric(), logits, mask, batch=12)
 
@@ -136,14 +136,14 @@ def score_share(rank, **kwargs):
     logits, mask = small()
     # Row 11 comes to both processes, as from a sampler that pads.
     share = torch.tensor([0, 2, 4, 6, 8, 10, 11] if rank == 0 else [1, 3, 5, 7, 9, 11])
-    figures = [scored(LegacyFScore(2, frames=2, **kwargs), logits[share], mask[share], index=share)]
+    scores = [scored(LegacyFScore(2, frames=2, **kwargs), logits[share], mask[share], index=share)]
     share = share[share % 2 == rank]
-    figures += [scored(kind(**kwargs), logits[share], mask[share]) for kind in (MeanIoU, FScore)]
+    scores += [scored(kind(**kwargs), logits[share], mask[share]) for kind in (MeanIoU, FScore)]
     try:
         scored(LegacyFScore(2, frames=2, **kwargs), logits[share], mask[share])
     except AvsError as error:
-        return figures, "index" in str(error)
-    return figures, False
+        return scores, "index" in str(error)
+    return scores, False
 
 
 def whole_set():
@@ -165,8 +165,8 @@ def test_two_shares_give_the_same_figures():
         return score_share(rank, dist_sync_fn=gather, distributed_available_fn=lambda: True)
 
     with ThreadPoolExecutor(2) as pool:
-        for figures, refused in pool.map(run, range(2)):
-            assert figures == pytest.approx(whole_set(), abs=1e-13) and refused
+        for scores, refused in pool.map(run, range(2)):
+            assert scores == pytest.approx(whole_set(), abs=1e-13) and refused
 
 
 def _score_in_process(rank, port, out):
@@ -182,8 +182,8 @@ def test_two_processes_give_the_same_figures(tmp_path):
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(_score_in_process, (port, tmp_path), nprocs=2)
     for rank in range(2):
-        figures, refused = torch.load(tmp_path / f"{rank}.pt")
-        assert figures == pytest.approx(whole_set(), abs=1e-13) and refused
+        scores, refused = torch.load(tmp_path / f"{rank}.pt")
+        assert scores == pytest.approx(whole_set(), abs=1e-13) and refused
 
 
 def test_perfect_prediction():

@@ -9,8 +9,9 @@ from typing import Any
 from avslib.core.errors import AvsError, NotebookError
 from avslib.course.show import image_html, video_html
 from avslib.course.widgets.parts import control, ipywidgets_module
-from avslib.video.overlay import Second, keep_some, overlay_video, strip_figure
+from avslib.video.overlay_video import overlay_video, strip_figure
 from avslib.video.predictor import Prediction, Predictor
+from avslib.video.second import Second, keep_some
 
 
 def video_upload(predictor: Predictor, longest: int = 480) -> Any:

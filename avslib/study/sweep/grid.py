@@ -1,7 +1,7 @@
 """Grid files of a sweep: which variants, tasks and seeds are trained, from which preset and on what data."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,18 +12,11 @@ from avslib.config import Config, load_config
 from avslib.core.errors import AvsError, ConfigError
 from avslib.core.parsing import LARGEST_YAML, first_line, parse_yaml, read_text
 from avslib.study.records import portable, run_id, variant_hash
+from avslib.study.results import flat_config
 from avslib.variants import VARIANTS, variant
 
 # set under data:, tasks: and seeds:, or by the sweep: an override would be lost
 OWN_FIELDS = ("data.root", "data.task", "data.workers", "train.seed")
-
-
-def flat(values: Any) -> Any:
-    """``{section: {field: value}}`` as ``{section.field: value}``; a mapping may hold both kinds."""
-    if not isinstance(values, Mapping):
-        return values
-    pairs = {key: value if isinstance(value, Mapping) else {"": value} for key, value in values.items()}
-    return {f"{key}.{field}".rstrip("."): value for key, inside in pairs.items() for field, value in inside.items()}
 
 
 def seed_list(value: Any) -> Any:
@@ -40,7 +33,7 @@ def _by_name(entries: Any) -> dict[str, Any]:
 
 
 Task = Literal["s4", "ms3"]
-Overrides = Annotated[dict[str, Any], BeforeValidator(flat)]
+Overrides = Annotated[dict[str, Any], BeforeValidator(lambda v: flat_config(v) if isinstance(v, dict) else v)]
 Count = Annotated[int, Field(ge=0)]
 
 

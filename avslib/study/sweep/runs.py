@@ -1,4 +1,4 @@
-"""One run of a sweep, in any process: train, score and publish it, or leave a note of why it failed."""
+"""How a sweep starts a run, in any process: train, score and publish it, or leave a note of why it failed."""
 
 import json
 import threading

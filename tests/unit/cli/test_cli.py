@@ -33,7 +33,7 @@ def avs(capfd, monkeypatch, *arguments):
 def broken(mini_data, tmp_path):
     """A copy of the data to break."""
     root = shutil.copytree(mini_data, tmp_path / "data")
-    (root / "files.csv").unlink()  # as other data, whose damage no list tells
+    (root / "files.csv").unlink()  # as other data, whose damage no list shows
     return root
 
 

@@ -15,7 +15,7 @@ def by_name(monkeypatch, tmp_path):
     return lambda **given: {finding.name: finding for finding in examine(**given)}
 
 
-def test_a_bare_folder_is_told_what_is_missing(by_name):
+def test_a_bare_folder_gets_a_list_of_what_is_missing(by_name):
     found = by_name()
     assert not found["data folder"].found and "build-mini" in found["data folder"].enables
     assert not found["VGGish"].found and "--vggish" in found["VGGish"].enables

@@ -11,7 +11,7 @@ from avslib.core.errors import KINDS, AvsError, DataError, SoundError
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_codes_are_told_apart():
+def test_codes_are_distinct():
     codes = [kind.code for kind in KINDS.values()]
     assert len(set(codes)) == len(codes) > 20 and all(kind.remedy and kind.__doc__ for kind in KINDS.values())
 

@@ -215,7 +215,7 @@ def test_swap_pairs_are_of_two_things_that_sound_in_turn(dataset, tmp_path):
         (lambda d, p: widgets.threshold_figure(torch.zeros(1, 4, 4), torch.ones(1, 4, 4), 1.5), "threshold 1.5"),
     ],
 )
-def test_bad_input_is_told_in_a_sentence(dataset, predictor, call, message):
+def test_bad_input_is_reported_in_a_sentence(dataset, predictor, call, message):
     with pytest.raises(AvsError, match=message):
         call(dataset, predictor)
 
@@ -229,7 +229,7 @@ def test_a_dataset_without_sound_is_refused(mini_data, predictor):
             call()
 
 
-def test_missing_ipywidgets_is_told_with_its_remedy(monkeypatch):
+def test_missing_ipywidgets_is_reported_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     with pytest.raises(AvsError, match="pip install"):
         widgets.loss_playground()

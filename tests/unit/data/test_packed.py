@@ -17,7 +17,7 @@ from avslib.config import load_config
 from avslib.core.errors import AvsError
 from avslib.data.avsbench import AVSBench
 from avslib.data.embeddings import embed_dataset
-from avslib.data.loading import FlippedClips, packed_loader
+from avslib.data.loading import FlippedClips, train_loader
 from avslib.data.packed import PackedClips, pack, read_index
 from avslib.data.pickles import convert_audio
 from avslib.training.loop import train
@@ -104,7 +104,7 @@ def test_workers_that_stay_see_the_epoch(packed):
     task = read_index(packed).task
     config = load_config("mini", {"data.workers": 2, "data.task": task, "data.flip_probability": 0.5}).data
     clips, seen = PackedClips(packed, "train", 32, shuffle=True), []
-    loader = packed_loader(clips, config, 2, seed=1)
+    loader = train_loader(clips, config, 2, seed=1)
     for loader.sampler.epoch in range(2):
         seen.append({n: image for batch in loader for n, image in zip(batch["name"], batch["image"], strict=True)})
     plain = dict(zip(clips.names, PackedClips(packed, "train", 32), strict=True))
@@ -122,7 +122,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(packed, world):
     def batches(workers, rank):
         values = {"data.workers": workers, "data.task": read_index(packed).task, "data.flip_probability": 0.5}
         clips = PackedClips(packed, "train", 32, shuffle=True, rank=rank, world=world, buffer=4)
-        loader, found = packed_loader(clips, load_config("mini", values).data, 2, seed=1), []
+        loader, found = train_loader(clips, load_config("mini", values).data, 2, seed=1), []
         for loader.sampler.epoch in range(2):
             found += list(loader)
         return found
@@ -140,7 +140,7 @@ def test_each_shard_is_read_once_for_any_number_of_workers(packed, monkeypatch):
     opened, fetch = [], module._fetch
     monkeypatch.setattr(module, "_fetch", lambda source, file, most: opened.append(file) or fetch(source, file, most))
     config = load_config("mini", {"data.workers": 2, "data.task": read_index(packed).task}).data
-    list(packed_loader(PackedClips(packed, "train", 32, shuffle=True), config, 2, seed=1))
+    list(train_loader(PackedClips(packed, "train", 32, shuffle=True), config, 2, seed=1))
     read = sorted(file for file in opened if file.endswith(".tar"))
     assert read == [shard.file for shard in read_index(packed).splits["train"].shards]
 

@@ -1,4 +1,4 @@
-"""The released weights by their names give the released implementation's figures: full model and single terms."""
+"""The released weights by their names give the released implementation's values: full model and single terms."""
 
 import json
 
@@ -55,7 +55,7 @@ def run(request):
 
 @pytest.fixture(params=["zero", "given"])
 def case(run, request):
-    """Output, loss terms and golden figures of one pass."""
+    """Output, loss terms and golden values of one pass."""
     return *run.results[request.param], np.load(GOLDEN / f"{run.name}_{request.param}.npz")
 
 

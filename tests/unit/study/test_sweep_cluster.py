@@ -45,7 +45,7 @@ def serial(grid, tmp_path_factory):
 
 
 def digits(out):
-    """All that a sweep's figures are made of: scores of records and clips, losses, tables."""
+    """All that a sweep's results consist of: scores of records and clips, losses, tables."""
     records = {path.parent.name: json.loads(path.read_text("utf-8")) for path in out.glob("runs/*/run.json")}
     files = [*out.glob("runs/*/*.csv"), *out.glob("table_*.md")]
     scores = {name: (record["metrics"], record["baselines"]) for name, record in records.items()}

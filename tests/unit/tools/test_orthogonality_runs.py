@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from avslib.core.errors import AvsError
-from avslib.course.committed import VARIANTS, committed_variant, load_variant
-from tools.orthogonality_runs import train_variant, variant_config
+from avslib.course.committed import committed_variant
+from tools.orthogonality_runs import VARIANTS, load_variant, train_variant, variant_config
 
 
 def test_committed_runs_differ_only_in_two_weights():

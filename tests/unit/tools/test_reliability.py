@@ -21,22 +21,22 @@ def test_an_edited_record_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name,figures", [("../resume", {"n": 1}), ("resume", {}), ("resume", {"n": math.nan}), ("resume", {"n": object()})]
+    "name,numbers", [("../resume", {"n": 1}), ("resume", {}), ("resume", {"n": math.nan}), ("resume", {"n": object()})]
 )
-def test_no_record_without_finite_numbers(tmp_path, name, figures):
+def test_no_record_without_finite_numbers(tmp_path, name, numbers):
     with pytest.raises(RecordError, match="reliability record"):
-        write_reliability_record(tmp_path, name, **figures)
+        write_reliability_record(tmp_path, name, **numbers)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_page_adds_up_what_the_records_hold(tmp_path):
     assert "| bytes lost | no record yet |" in summary_markdown([])
-    for name, figures in {
+    for name, numbers in {
         "resume": {"kill_points": 20, "bytes_lost": 0},
         "files": {"bytes_lost": 0, "recognised": 7},
         "fuzz": {"minutes": {"wav": 2, "png": 3.5}},
     }.items():
-        write_reliability_record(tmp_path, name, **figures)
+        write_reliability_record(tmp_path, name, **numbers)
     records = [read_reliability_record(path) for path in sorted(tmp_path.iterdir())]
     text = summary_markdown(records)
     assert "| bytes lost | 0 |" in text and "| minutes of fuzzing | 6 |" in text

@@ -118,19 +118,19 @@ def test_resumed_run_equals_the_uninterrupted_one_to_the_bit(uninterrupted, tmp_
 
 def test_run_stopped_by_its_row_function_resumes_to_the_bit(uninterrupted, tmp_path):
     config, out = uninterrupted
-    told = []
+    seen = []
 
     def stop(row):
-        told.append(row)
+        seen.append(row)
         if row["step"] >= 4 and "loss" in row:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run", progress=False, on_row=stop)
-    assert told[-1]["step"] == 4 and told[-1]["epoch"] == 0 and told[-1]["loss"] > 0
-    train(config, tmp_path / "run", resume=True, progress=False, on_row=told.append)
+    assert seen[-1]["step"] == 4 and seen[-1]["epoch"] == 0 and seen[-1]["loss"] > 0
+    train(config, tmp_path / "run", resume=True, progress=False, on_row=seen.append)
     assert same(final_weights(out), final_weights(tmp_path / "run"))
-    assert rows(out) == rows(tmp_path / "run") and set(told[-1]) == {"step", "epoch", "val_J", "val_F"}
+    assert rows(out) == rows(tmp_path / "run") and set(seen[-1]) == {"step", "epoch", "val_J", "val_F"}
 
 
 def test_same_seed_same_weights_with_worker_processes(uninterrupted, tmp_path):

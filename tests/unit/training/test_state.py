@@ -13,7 +13,7 @@ from avslib.training.state import HISTORY
 
 pytest.importorskip("tensorboard")
 
-# another process polls both logs until it is told to stop, and counts what it read
+# another process polls both logs until it is asked to stop, and counts what it read
 READER = """
 import csv, pathlib, sys
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -14,11 +14,11 @@ from avslib.calibration import calibration_error, entropy, entropy_parts
 from avslib.config import load_config
 from avslib.core.errors import AvsError
 from avslib.models.ecmvae import ECMVAE
-from avslib.video.files import write_prediction
-from avslib.video.overlay import Letterbox, Second, overlay_video
+from avslib.video.overlay_video import overlay_video, write_video
+from avslib.video.prediction_files import write_prediction
 from avslib.video.predictor import Predictor
 from avslib.video.reader import read_video
-from avslib.video.writer import write_video
+from avslib.video.second import Letterbox, Second
 from avslib.weights.checkpoints import save_checkpoint
 from tests.helpers.tiny import TINY
 from tests.unit.video.test_reader import frames, tones

@@ -14,8 +14,8 @@ from avslib.core.errors import AvsError
 from avslib.data.avsbench import AVSBench
 from avslib.data.check import check
 from avslib.data.layout import LAYOUTS
+from avslib.video.overlay_video import write_video
 from avslib.video.prepare import prepare
-from avslib.video.writer import write_video
 
 RATE = 16000
 

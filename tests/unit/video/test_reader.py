@@ -9,8 +9,8 @@ import soundfile
 from PIL import Image
 
 from avslib.core.errors import AvsError
+from avslib.video.overlay_video import write_video
 from avslib.video.reader import probe, read_video
-from avslib.video.writer import write_video
 
 RATE = 16000
 

@@ -6,9 +6,9 @@ import pytest
 import soundfile
 
 from avslib.core.errors import AvsError
+from avslib.video.overlay_video import write_video
 from avslib.video.reader import read_video
 from avslib.video.tracks import read_sound
-from avslib.video.writer import write_video
 from tests.unit.video.test_reader import RATE, frames, number, pitch, remux, tones
 
 

@@ -8,10 +8,10 @@ import soundfile
 import torch
 
 from avslib.core.errors import AvsError
-from avslib.video.overlay import Letterbox
+from avslib.video.overlay_video import write_video
 from avslib.video.predictor import joined_windows
 from avslib.video.reader import read_video
-from avslib.video.writer import write_video
+from avslib.video.second import Letterbox
 from tests.unit.video.test_predictor import predictor, video  # noqa: F401
 from tests.unit.video.test_reader import frames, number, tones, with_times
 

@@ -1,4 +1,4 @@
-"""Options for speed and memory give the same figures, gradients and running statistics."""
+"""Options for speed and memory give the same outputs, gradients and running statistics."""
 
 import shutil
 
@@ -66,7 +66,7 @@ def test_the_blocks_of_any_backbone_are_found(backbone):
     assert len(inside) > 0.7 * len(list(model.backbone.parameters()))
 
 
-def test_compile_without_a_compiler_is_told(monkeypatch):
+def test_compile_without_a_compiler_is_reported(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(AvsError, match=r"train\.compile.*compiler"):
         apply_speed_options(ECMVAE(load_config("mini", SMALL)), compile=True)

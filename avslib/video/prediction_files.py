@@ -15,9 +15,10 @@ from PIL import Image
 
 from avslib.core.errors import OutputError, RecordError, UsageError
 from avslib.core.files import atomic_path, flush_to_disk, locked
-from avslib.video.overlay import Second, keep_some, overlay_video, strip_figure
+from avslib.video.overlay_video import overlay_video, strip_figure
 from avslib.video.predictor import Prediction
 from avslib.video.reader import BrokenOff
+from avslib.video.second import Second, keep_some
 
 FORMS = ("png", "npz", "rle")
 PREDICTIONS, UNFINISHED = "predictions.json", ".unfinished"

@@ -9,10 +9,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from avslib.core.errors import AvsError
-from avslib.video.files import PREDICTIONS, mask_files, read_masks, rle_decode, rle_encode, write_prediction
-from avslib.video.overlay import Second, keep_some
+from avslib.video.overlay_video import write_video
+from avslib.video.prediction_files import PREDICTIONS, mask_files, read_masks, rle_decode, rle_encode, write_prediction
 from avslib.video.reader import BrokenOff, read_video
-from avslib.video.writer import write_video
+from avslib.video.second import Second, keep_some
 from tests.unit.video.test_predictor import predictor, video  # noqa: F401
 from tests.unit.video.test_reader import frames, tones
 

@@ -2,15 +2,24 @@
 
 import ast
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
-from avslib.core.errors import NotebookError, OutputError
+from avslib.core.errors import AvsError, NotebookError, OutputError, SweepError, UsageError
 from avslib.core.parsing import LARGEST_YAML, parse_yaml, read_text
 from avslib.course.lesson import METRICS, STANDARD, as_parameter, in_checkout
+from avslib.study.records import RunRecord, load_records, portable, variant_hash
+from avslib.study.results import flat_config
+from avslib.study.sweep.grid import OWN_FIELDS, Job
+from avslib.variants import variant
+
+# a notebook runs in its own folder, but the user names paths from the current one
+PATHS = ("DATA_ROOT", "OUT_DIR", "AUDIO_WEIGHTS", "VGGISH_WEIGHTS", "VIDEO")
 
 
 def find(chosen: Sequence[str] = (), *, solutions: bool = False) -> list[Path]:
@@ -119,3 +128,63 @@ def _require_same(copy: Path, given: Mapping[str, Any]) -> None:
     for name in sorted({*earlier, *given} - {"OUT_DIR"}):
         if earlier.get(name) != given.get(name):
             raise OutputError(f"{copy}: was run with another {name}; name another folder by --out, or remove it first")
+
+
+def run_copies(
+    chosen: Sequence[str],
+    texts: Sequence[str],
+    file: Path | None,
+    out: Path,
+    solutions: bool,
+    *,
+    progress: bool = False,
+) -> Iterator[tuple[bool, str]]:
+    """Execute copies of the `chosen` notebooks, each in a folder of its own in `out`; yields whether each succeeded,
+    and a sentence with its metrics or its error.
+
+    `texts` holds parameters as NAME=VALUE for all of them, `file` is one for `read_parameters`. Raises AvsError before
+    the first notebook starts where a parameter does not fit.
+    """
+    by_number, own = read_parameters(file) if file else {}, dict(map(_name_and_value, texts))
+    given = {
+        path: check_parameters(path, given_for(path, by_number) | check_parameters(path, own, as_text=True))
+        for path in find(chosen, solutions=solutions)
+    }
+    if "OUT_DIR" in own and len(given) > 1:
+        raise UsageError("OUT_DIR: several notebooks would share one folder; use --out DIR, which has one for each")
+    folder = out.resolve() / ("solutions" if solutions else "")
+    for path, values in given.items():
+        try:
+            result = run_notebook(path, folder / path.stem, values, progress=progress)
+        except AvsError as error:
+            yield False, f"{path.stem}: failed: {error}"
+        else:
+            metrics = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in result["metrics"].items()]
+            yield True, ", ".join([f"{path.stem}: {result['checks']} checks, {result['seconds']:.0f} s", *metrics])
+
+
+def _name_and_value(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"parameter {text!r}: expected NAME=VALUE or NAME VALUE, for example -p SEED=1")
+    return name, str(Path(value).resolve()) if name in PATHS and value else value
+
+
+def run_lesson(job: Job, folder: Path, number: int, fast: bool) -> RunRecord:
+    """Execute a copy of a lesson with the job's parameters; returns the record of its run of this configuration.
+
+    Raises AvsError when the lesson fails, or leaves no record of this run.
+    """
+    path, config, own = find([str(number)])[0], job.config.model_dump(mode="json"), variant(job.variant)
+    # whatever the lesson sets by itself, the job's values stand; except those of the variant, since the lesson trains
+    # the full model under the same overrides
+    given = {name: value for name, value in flat_config(config).items() if own.get(name, ...) != value}
+    overrides = [f"{name}={json.dumps(value)}" for name, value in given.items() if name not in OWN_FIELDS]
+    (folder / path.name).unlink(missing_ok=True)  # other workers, with other paths, may have begun a copy
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # for the kernel
+    parameters = {"VARIANT": job.variant, "SEED": job.seed, "TASK": job.task, "FAST": fast, "OVERRIDES": overrides}
+    run_notebook(path, folder, parameters | {"DATA_ROOT": job.config.data.root})
+    for record in load_records(folder / "runs"):
+        if (record.seed, variant_hash(record.config)) == (job.seed, variant_hash(portable(config))):
+            return record
+    raise SweepError(f"{path.name}: left no record of {job.method}, seed {job.seed}, in {folder / 'runs'}")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from avslib.core.errors import AvsError
+from avslib.video.overlay_video import write_video
 from avslib.video.reader import read_video
-from avslib.video.writer import write_video
 from tests.unit.video.test_reader import frames
 
 
