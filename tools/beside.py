@@ -103,9 +103,9 @@ def page(source: str, title: str, note: str = "") -> str:
     parts = [f"---\nhide-toc: true\n---\n\n# {title}\n\n{note}"]
     for name, text, code in rows(source):
         left = "\n\n".join(_block(block) for block in re.split(r"\n\s*\n", text))
-        listing = f"```python\n{code}\n```" if code else ""
+        right = f"\n\n:::{{container}} code\n```python\n{code}\n```\n:::" if code else ""
         heading = f"## {_prose(name)}\n\n" if name else ""
-        beside = f":::{{container}} words\n{left}\n:::\n\n:::{{container}} code\n{listing}\n:::"
+        beside = f":::{{container}} words\n{left}\n:::{right}"
         parts.append(f"{heading}::::{{container}} beside\n{beside}\n::::")
     return "\n\n".join(parts) + "\n"
 

@@ -64,6 +64,7 @@ def build_book(out: str | Path, root: Path = ROOT) -> Path:
     try:
         from sphinx.application import Sphinx
         from sphinx.errors import SphinxError
+        from sphinx.util.docutils import docutils_namespace
     except ModuleNotFoundError:
         raise InstallError("the book needs Sphinx and its extensions: pip install 'avslib[book]'") from None
     out, index = Path(out), Path(out) / "index.html"
@@ -79,9 +80,10 @@ def build_book(out: str | Path, root: Path = ROOT) -> Path:
                 Path(folder) / "trees",
                 {"confoverrides": SETTINGS | paths, "status": None, "freshenv": True},
             )
-            book = Sphinx(source, None, site, trees, "html", warning=warnings, **settings)
-            book.set_html_assets_policy("always")  # MathJax: Sphinx does not see the formulas beside the code
-            book.build()
+            with docutils_namespace():  # a second book in one process starts afresh
+                book = Sphinx(source, None, site, trees, "html", warning=warnings, **settings)
+                book.set_html_assets_policy("always")  # MathJax: Sphinx does not see the formulas beside the code
+                book.build()
         except SphinxError as error:
             raise NotebookError(f"the book cannot be built: {error}") from None
         if book.statuscode or warnings.getvalue():
@@ -122,11 +124,10 @@ def write_sources(root: Path, source: Path) -> None:
                     more.append(target)
                 elif target.suffix != ".ipynb":
                     _write(source / target.relative_to(root), target.read_bytes())
-    if (root / PICTURE).is_file():
-        _write(source / PICTURE, (root / PICTURE).read_bytes())
+    _write(source / PICTURE, (root / PICTURE).read_bytes())
     sections = {"Lessons": lessons, "Pages": pages, "Text beside code": annotated, "More": more, "Solutions": solutions}
     text = INDEX.format(title=TITLE, picture=PICTURE)
-    for caption, found in sections.items():
+    for caption, found in ((caption, found) for caption, found in sections.items() if found):
         places = (p if isinstance(p, str) else p.relative_to(root).as_posix() for p in found)
         text += TOCTREE.format(caption, "\n".join(place.rpartition(".")[0] for place in places))
     _write(source / "index.md", text)
