@@ -1,33 +1,44 @@
-"""The notebooks as an HTML site: Sphinx with MyST-NB reads them with their stored outputs and executes nothing."""
+"""The lessons, the pages of docs/ and the annotated source as an HTML site: Sphinx with MyST-NB, nothing is executed.
+
+The site mirrors the repository, ``notebooks/05_elbo.html``, ``docs/faq.html``, ``avslib/losses/kl.html``, so that the
+links of notebooks and pages lead to the right place without being changed.
+"""
 
 import io
+import posixpath
+import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from avslib.core.errors import InstallError, NotebookError, OutputError
+from tools import beside
 from tools.notebooks import find
 
+ROOT = Path(__file__).resolve().parents[1]
 TITLE = "ECMVAE, term by term"
+PICTURE = "results/demo/contact_sheet_s4.png"
+STYLE = "book.css"
 INDEX = """# {title}
 
-The course of the package *avslib*: audio-visual segmentation with a conditional multimodal variational auto-encoder,
-from the first clip to the tables of the paper, derived, run and checked. Each page is a notebook; its outputs are
-those that the repository stores and its tests compare.
+Audio-visual segmentation with a conditional multimodal variational auto-encoder: from the first clip to the tables of
+the paper, derived, run and checked. This is the course and the documentation of the Python package *avslib*.
 
-```{{toctree}}
-:maxdepth: 1
-:caption: Lessons
-{lessons}
-```
+| you want to | start here |
+| --- | --- |
+| learn the method | [lesson 00](notebooks/00_start_here.ipynb); each lesson is a notebook with its outputs |
+| read the paper beside the code | [paper to code](docs/paper-to-code.md), the annotated [losses](avslib/losses/kl.md) |
+| segment a video of yours | [your video](docs/video.md) |
+| train on AVSBench | [AVSBench](docs/avsbench.md), then [training](docs/training.md) |
+| know what was measured | [results](docs/results.md), [speed](docs/performance.md), [faults](docs/RELIABILITY.md) |
+| solve a problem | [FAQ](docs/faq.md), [errors](docs/errors.md) |
 
-```{{toctree}}
-:maxdepth: 1
-:caption: Solutions
-{solutions}
-```
+![Frames of Mini-AVS test clips: true outlines solid, predicted outlines dashed]({picture})
 """
+TOCTREE = "\n```{{toctree}}\n:maxdepth: 1\n:caption: {}\n{}\n```\n"
+LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
 SETTINGS: dict[str, Any] = {
     "project": TITLE,
     "author": "The avslib developers",
@@ -35,15 +46,18 @@ SETTINGS: dict[str, Any] = {
     "html_theme": "furo",
     "html_title": TITLE,
     "html_copy_source": False,
+    "html_css_files": [STYLE],
+    "mathjax3_config": {"loader": {"load": ["input/asciimath"]}, "asciimath": {"delimiters": [["⟦", "⟧"]]}},
     "nb_execution_mode": "off",
-    "myst_enable_extensions": ["dollarmath", "amsmath"],
-    # lessons link to files of the repository that are not pages of the book
+    "myst_enable_extensions": ["dollarmath", "amsmath", "colon_fence"],
+    "myst_heading_anchors": 3,
+    # pages link to folders of the repository, which are not pages of the book
     "suppress_warnings": ["myst.xref_missing", "mystnb.unknown_mime_type", "myst.header"],
 }
 
 
-def build_book(out: str | Path) -> Path:
-    """Build the site into the folder `out` and return the path of its first page.
+def build_book(out: str | Path, root: Path = ROOT) -> Path:
+    """Build the site of the checkout `root` into the folder `out` and return the path of its first page.
 
     Raises:
         AvsError: Sphinx is not installed, `out` holds something else, or a page cannot be built.
@@ -51,6 +65,7 @@ def build_book(out: str | Path) -> Path:
     try:
         from sphinx.application import Sphinx
         from sphinx.errors import SphinxError
+        from sphinx.util.docutils import docutils_namespace
     except ModuleNotFoundError:
         raise InstallError("the book needs Sphinx and its extensions: pip install 'avslib[book]'") from None
     out, index = Path(out), Path(out) / "index.html"
@@ -59,21 +74,21 @@ def build_book(out: str | Path) -> Path:
         raise OutputError(f"{out} exists and holds no book: give another folder, or remove it first")
     with tempfile.TemporaryDirectory() as folder:
         source, site, warnings = Path(folder) / "source", Path(folder) / "site", io.StringIO()
-        pages = {path: path.stem for path in find()} | {path: f"solutions/{path.stem}" for path in find(solutions=True)}
-        (source / "solutions").mkdir(parents=True)
-        for path, page in pages.items():
-            _copy(path, source / f"{page}.ipynb")
-        lessons, solutions = ("\n".join(p for p in pages.values() if ("/" in p) is part) for part in (False, True))
-        text = INDEX.format(title=TITLE, lessons=lessons, solutions=solutions)
-        (source / "index.md").write_text(text, encoding="utf-8")
+        write_sources(root, source)
         try:
-            trees, settings = Path(folder) / "trees", {"confoverrides": SETTINGS, "status": None, "freshenv": True}
-            book = Sphinx(source, None, site, trees, "html", warning=warnings, **settings)
-            book.build()
+            paths = {"html_static_path": [str(source / "_static")]}
+            trees, settings = (
+                Path(folder) / "trees",
+                {"confoverrides": SETTINGS | paths, "status": None, "freshenv": True},
+            )
+            with docutils_namespace():  # a second book in one process starts afresh
+                book = Sphinx(source, None, site, trees, "html", warning=warnings, **settings)
+                book.set_html_assets_policy("always")  # MathJax: Sphinx does not see the formulas beside the code
+                book.build()
         except SphinxError as error:
             raise NotebookError(f"the book cannot be built: {error}") from None
         if book.statuscode or warnings.getvalue():
-            first = warnings.getvalue().replace(str(source), "notebooks").strip().partition("\n")[0]
+            first = warnings.getvalue().replace(f"{source}/", "").strip().partition("\n")[0]
             raise NotebookError(f"the book cannot be built: {first or 'a page has an error'}")
         if out.exists():
             shutil.rmtree(out)
@@ -82,15 +97,69 @@ def build_book(out: str | Path) -> Path:
     return index
 
 
-def _copy(path: Path, target: Path) -> None:
-    """The notebook with the alternative text of its pictures and its language where MyST-NB looks for them."""
+def write_sources(root: Path, source: Path) -> None:
+    """Fill `source` with what Sphinx reads: lessons, pages, annotated modules, what they link to, the first page."""
+    lessons, solutions = (sorted(root.glob(f"notebooks/{part}[0-9][0-9]_*.ipynb")) for part in ("", "solutions/"))
+    annotated = beside.pages(root)
+    for place, text in annotated.items():
+        _write(source / place, text)
+    _write(source / "_static" / STYLE, beside.STYLE)
+    # in the order in which the README links them
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    pages = sorted(root.glob("docs/*.md"), key=lambda path: readme.find(f"docs/{path.name}") % (len(readme) + 1))
+    waiting, more = [*lessons, *solutions, *pages], []
+    seen = {*waiting}
+    for path in waiting:
+        place = path.relative_to(root).as_posix()
+        links: set[str] = set()
+
+        def follow(text: str, place: str = place, links: set[str] = links) -> str:
+            return LINK.sub(lambda m: m[1] + _target(place, m[2], annotated, links) + m[3], text)
+
+        _copy(path, source / place, follow)
+        for target in (root / link for link in sorted(links)):
+            if target.is_file() and target not in seen:
+                seen.add(target)
+                if target.suffix == ".md":
+                    waiting.append(target)
+                    more.append(target)
+                elif target.suffix != ".ipynb":
+                    _write(source / target.relative_to(root), target.read_bytes())
+    _write(source / PICTURE, (root / PICTURE).read_bytes())
+    sections = {"Lessons": lessons, "Pages": pages, "Text beside code": annotated, "More": more, "Solutions": solutions}
+    text = INDEX.format(title=TITLE, picture=PICTURE)
+    for caption, found in ((caption, found) for caption, found in sections.items() if found):
+        places = (p if isinstance(p, str) else p.relative_to(root).as_posix() for p in found)
+        text += TOCTREE.format(caption, "\n".join(place.rpartition(".")[0] for place in places))
+    _write(source / "index.md", text)
+
+
+def _target(place: str, link: str, annotated: dict[str, str], links: set[str]) -> str:
+    """A link of the page at `place`, noted in `links`; to a module with an annotated page, it leads there."""
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(place), link))
+    links.add(path)
+    return link.removesuffix(".py") + ".md" if path.removesuffix(".py") + ".md" in annotated else link
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def _copy(path: Path, target: Path, follow: Callable[[str], str]) -> None:
+    """A page with its links followed; of a notebook, its language and its pictures' texts go where MyST-NB looks."""
+    if path.suffix == ".md":
+        return _write(target, follow(path.read_text(encoding="utf-8")))
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
     for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = follow(cell.source)
         for output in cell.get("outputs", []):
             alt = output.get("metadata", {}).get("image/png", {}).get("alt") or output.get("metadata", {}).get("alt")
             if alt:
                 cell.metadata["mystnb"] = {"image": {"alt": alt}}
+    target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target)

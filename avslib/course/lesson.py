@@ -139,8 +139,7 @@ def base_folder() -> Path:
 def in_checkout(name: str) -> Path:
     """A folder of the checkout, such as ``results/runs``; raises an AvsError where there is no checkout."""
     if not (folder := base_folder() / name).is_dir():
-        clone = "git clone https://github.com/avslib/avslib, then pip install -e avslib"
-        raise InstallError(f"{folder}: no such folder; it is only in the repository: {clone}")
+        raise InstallError(f"{folder}: not found; it is only in the repository: start Jupyter in a checkout of avslib")
     return folder
 
 

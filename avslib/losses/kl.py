@@ -8,9 +8,9 @@ from avslib.models.latent import Gaussian
 
 
 def gaussian_kl(q: Gaussian, p: Gaussian, scale: str = "consistent") -> Float[Tensor, "N"]:
-    """KL(q || p) of diagonal Gaussians given as (mu, logvar), summed over K.
+    """Of diagonal Gaussians given as (mu, logvar), summed over the K dimensions.
 
-    sum_k log(sigma_p / sigma_q) + (sigma_q^2 + (mu_q - mu_p)^2) / (2 sigma_p^2) - 1/2
+        KL(q || p) = sum_k log(sigma_p / sigma_q) + (sigma_q^2 + (mu_q - mu_p)^2) / (2 sigma_p^2) - 1/2
 
     `scale` ``consistent``: sigma = exp(logvar / 2), as in sampling. ``official``: sigma = exp(logvar), as released.
     Ratios of variances beyond e^30 count linearly, so that the term and its gradient stay finite.

@@ -14,10 +14,11 @@ from avslib.losses.numerics import wide
 def matching_loss(
     logits: Float[Tensor, "N 1 H W"], fused: list[Float[Tensor, "N C _ _"]], audio: Float[Tensor, "N C"]
 ) -> Float[Tensor, ""]:
-    """Mean over levels of sum_n KL(softmax(audio_n) || softmax(visual_n)).
+    """Mean over the levels of a sum over the rows n of the batch, as released:
 
-    visual_n = average over space of sigmoid(pooled logits) * fused map; the logits are average-pooled to each level's
-    size. Both vectors are normalised to length 1. The sum runs over the rows of the batch, as released.
+        sum_n KL(softmax(a_n) || softmax(v_n)) where v_n = mean_(h w) sigmoid(pooled_n) * fused_n
+
+    a_n is the audio; the logits are average-pooled to each level's size; a_n and v_n are normalised to length 1.
 
     >>> x = torch.zeros(2, 4, 7, 7)
     >>> matching_loss(torch.zeros(2, 1, 28, 28), [x], torch.zeros(2, 4)).item()

@@ -12,10 +12,11 @@ from avslib.losses.numerics import safe_exp, wide
 def mutual_information_bound(
     mu: Float[Tensor, "N M"], logvar: Float[Tensor, "N M"], target: Float[Tensor, "N M"], kind: str = "official"
 ) -> Float[Tensor, ""]:
-    """E[log q(target | mu, logvar)] up to a constant, mean over rows, summed over M; to be maximised.
+    """Log-likelihood of the target t up to a constant, summed over M, mean over rows; to be maximised.
 
-    ``full``: sum_m -0.5 [(mu - target)^2 exp(-logvar) + logvar]. ``official`` leaves the logvar out, so that the bound
-    can be raised for free by a larger variance.
+        E[log q(t | mu, sigma)] = -1/2 sum_m [(mu_m - t_m)^2 / sigma_m^2 + log sigma_m^2]
+
+    ``full``: as above. ``official`` leaves out log sigma^2, so that a larger variance raises the bound for free.
 
     >>> import torch
     >>> one = torch.ones(1, 2)

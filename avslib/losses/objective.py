@@ -1,7 +1,11 @@
 """The whole objective: every term by name, and their weighted sum.
 
-loss = seg_prior + seg_posterior + 0.5 (match_prior + match_posterior) + 0.01 (kl_sv + kl_sa + divergence_c)
-       - 0.001 mi + 0.001 orthogonality, with the weights of ``config.loss``; ``seg_samples`` joins where it has one.
+    loss = seg_prior + seg_posterior
+    + 0.5 (match_prior + match_posterior)
+    + 0.01 (kl_sv + kl_sa + divergence_c)
+    - 0.001 mi + 0.001 orthogonality
+
+The weights are those of ``config.loss``, here with their defaults; ``seg_samples`` joins where it has one.
 """
 
 from collections.abc import Callable, Mapping

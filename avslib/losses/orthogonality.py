@@ -15,9 +15,11 @@ from avslib.losses.numerics import wide
 def orthogonality_loss(
     z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"], gather: Callable[[Tensor], Tensor] | None = None
 ) -> Float[Tensor, ""]:
-    """Mean over K x L of (Z1^T Z2)^2; Z = z centred over the batch, each row divided by (its norm + 1e-6).
+    """Mean square of the products of two codes' dimensions: 0 where no direction of one follows one of the other.
 
-    The norm carries no gradient, as released. A batch of one row gives 0. With `gather`, which stacks a tensor of each
+        D(z_1, z_2) = 1/(K L) sum_(k l) (Z_1^T Z_2)_(k l)^2 where Z_n = (z_n - bar z) / (|z_n - bar z| + 10^(-6))
+
+    n is a row. The norm carries no gradient, as released. One row gives 0. With `gather`, which stacks a tensor of each
     of P processes to [P, *S], the batch is that of all processes, and so is the value that each of them gets.
 
     >>> import torch

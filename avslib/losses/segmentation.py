@@ -14,7 +14,9 @@ from avslib.losses.numerics import wide
 
 
 def boundary_weight(mask: Float[Tensor, "N 1 H W"]) -> Float[Tensor, "N 1 H W"]:
-    """w = 1 + 5 |avgpool31(y) - y|: up to 6 at the outline, 1 far from it.
+    """Up to 6 at the outline of the mask y, 1 far from it; the average is over 31 x 31 pixels.
+
+        w = 1 + 5 |average(y) - y|
 
     >>> boundary_weight(torch.zeros(1, 1, 32, 32)).unique()
     tensor([1.])
@@ -27,9 +29,12 @@ def boundary_weight(mask: Float[Tensor, "N 1 H W"]) -> Float[Tensor, "N 1 H W"]:
 def structure_loss(
     logits: Float[Tensor, "N 1 H W"], mask: Float[Tensor, "N 1 H W"], weighting: str = "official"
 ) -> Float[Tensor, ""]:
-    """mean BCE(logits, 0.999 y + 0.0005) + mean_n [1 - (I_n + 1) / (U_n - I_n + 1)].
+    """Cross-entropy of p = sigmoid(logits) with a smoothed mask y, plus a soft IoU loss, mean over the rows n.
 
-    I = sum w p y, U = sum w (p + y), w from :func:`boundary_weight`, p = sigmoid(logits).
+        mean_n BCE_n(p, 0.999 y + 0.0005)
+        + mean_n [1 - (I_n + 1) / (U_n - I_n + 1)]
+        where I = sum w p y, U = sum w (p + y), w = boundary_weight(y)
+
     `weighting` ``official``: the released code averages the BCE to one number before it weights it, so that w cancels
     there. ``per_pixel``: sum w BCE / sum w for each mask, as F3Net has it.
 

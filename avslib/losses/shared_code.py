@@ -21,9 +21,11 @@ Eps = Float[Tensor, "N K"]
 
 
 def official_js(p: Gaussian, q: Gaussian, eps_p: Eps, eps_q: Eps) -> Float[Tensor, ""]:
-    """0.5 [sum P (log P - log M) + sum Q (log Q - log M)] / N, P and Q element-wise densities at a sample of their own.
+    """As released: P and Q are element-wise densities, each at a sample of its own only; summed over all elements.
 
-    M = (P + Q) / 2. The samples carry no gradient. Moving a mean changes nothing: P depends on eps and logvar only.
+        1/(2 N) sum [P log(P / M) + Q log(Q / M)] where M = (P + Q) / 2
+
+    The samples carry no gradient. Moving a mean changes nothing: P depends on eps and logvar only.
     As released to the digit down to a logvar of -30; below it precisions count linearly, for the gradient of a density
     over its own deviation, e^50 at a logvar of -50, has no norm in float32.
     """
@@ -40,7 +42,9 @@ def official_js(p: Gaussian, q: Gaussian, eps_p: Eps, eps_q: Eps) -> Float[Tenso
 
 
 def monte_carlo_js(p: Gaussian, q: Gaussian, eps_p: Eps, eps_q: Eps) -> Float[Tensor, ""]:
-    """One-sample Monte-Carlo JS with both densities at each sample: 0.5 E_p[log p - log m] + 0.5 E_q[log q - log m].
+    """One-sample Monte-Carlo JS with both densities at each sample.
+
+        JS = 1/2 E_p [log(p / m)] + 1/2 E_q [log(q / m)] where m = (p + q) / 2
 
     Densities are over all K dimensions, in log-space; the gradient goes through the samples x = mu + sigma eps. The
     expectation lies in [0, log 2]; it is 0 only for equal Gaussians.
@@ -59,8 +63,10 @@ def monte_carlo_js(p: Gaussian, q: Gaussian, eps_p: Eps, eps_q: Eps) -> Float[Te
 def geometric_js(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
     """Closed-form JS to the normalised geometric mean of the two Gaussians.
 
-    Nielsen: On a generalization of the Jensen-Shannon divergence and the Jensen-Shannon centroid, Entropy 2020.
-    The mean has precision (1/var_p + 1/var_q) / 2 and the precision-weighted average of the means.
+        JS_g = 1/2 KL(p || g) + 1/2 KL(q || g) where 1 / sigma_g^2 = 1/2 (1 / sigma_p^2 + 1 / sigma_q^2)
+
+    The mean of g is the precision-weighted average of the means. Nielsen: On a generalization of the Jensen-Shannon
+    divergence and the Jensen-Shannon centroid, Entropy 2020.
     """
     mu_p, logvar_p, mu_q, logvar_q = wide(*p, *q)
     log_precision = torch.logaddexp(-logvar_p, -logvar_q) - math.log(2)
@@ -69,7 +75,12 @@ def geometric_js(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
 
 
 def symmetric_kl(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
-    """0.5 KL(p || q) + 0.5 KL(q || p), mean over rows."""
+    """The average of both directions.
+
+        1/2 KL(p || q) + 1/2 KL(q || p)
+
+    Mean over the rows.
+    """
     return 0.5 * (gaussian_kl(p, q) + gaussian_kl(q, p)).mean()
 
 

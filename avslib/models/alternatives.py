@@ -10,10 +10,12 @@ from avslib.models.latent import Gaussian
 
 
 class CorrelationGate(nn.Module):
-    """out = LayerNorm(v + W_o (gate v)), gate = sigmoid(s cos(theta(v), phi(a)) + b) for every position of a frame.
+    """The simple rival of TPAVI, with its interface: a gate at every position of a frame.
 
-    The simple rival of TPAVI, with its interface: v and a are the normalised map and audio of one second. Such maps
-    localise sounds without masks (Senocak et al.: Learning to Localize Sound Source in Visual Scenes, CVPR 2018).
+        out = LayerNorm(v + W_o (gate * v)) where gate = sigmoid(s * cos(theta(v), phi(a)) + b)
+
+    v and a are the normalised map and audio of one second. Such maps localise sounds without masks (Senocak et al.:
+    Learning to Localize Sound Source in Visual Scenes, CVPR 2018).
     """
 
     def __init__(self, channels: int):
@@ -41,7 +43,8 @@ class CorrelationGate(nn.Module):
 def product_of_experts(*experts: Gaussian) -> Gaussian:
     """(mu, logvar) of the Gaussian proportional to the product of the experts' densities and a unit Gaussian's.
 
-    Precisions add up, and means are averaged by precision: 1/var = 1 + sum_i 1/var_i, mu = var sum_i mu_i / var_i.
+        1 / sigma^2 = 1 + sum_i 1 / sigma_i^2, mu = sigma^2 sum_i mu_i / sigma_i^2
+
     Wu, Goodman: Multimodal Generative Models for Scalable Weakly-Supervised Learning, NeurIPS 2018, section 2.
 
     >>> mu, logvar = product_of_experts((torch.full((1, 1), 3.0), torch.zeros(1, 1)))

@@ -1,15 +1,16 @@
 """Temporal pixel-wise audio-visual interaction (TPAVI), in its exact linear-time form.
 
-Written as attention, y = (theta^T phi / N) g over the N = T*H*W positions of a clip, with theta and g from the map and
-phi from the audio, which is repeated over space: the N x N matrix has only T distinct columns. Without a softmax it is
-a product, and the sum over space can be taken first:
+Attention over the N = THW positions of a clip, without a softmax: theta and g come from the map, phi from the audio,
+repeated over space. So the N x N matrix has only T distinct columns, and the sum over space can be taken first:
 
-    y[t, hw] = 1/N sum_t' (theta[t, hw] . phi[t']) G[t'],    G[t'] = sum_hw g[t', hw].
+    y = 1/N (theta^T phi) g
+    y_(t,h,w) = 1/N sum_(t') (theta_(t,h,w) * phi_(t')) G_(t') where G_(t') = sum_(h,w) g_(t',h,w)
 
-theta and g are linear in the map v, so theta . phi[t'] = (W_theta^T phi[t']) . v + b_theta . phi[t'] =: u[t'] and
-G[t'] = W_g sum_hw v[t', hw] + HW b_g. The output convolution W_z folds in as well: W_o y + b_o = M u + b_o with
-M = W_o G / N. BatchNorm over it needs the mean and the T x T covariance of u only. All of it is exact; the cost is
-O(N T C) in place of O(N^2 C).
+theta and g are linear in the map v, and the output convolution is linear too, so all of them fold into u and M:
+
+    u_(t') = (W_theta^T phi_(t')) * v + b_theta * phi_(t'), M = 1/N W_o G, W_o y + b_o = M u + b_o
+
+BatchNorm needs the mean and the T x T covariance of u only. All of it is exact, for O(N T C) in place of O(N^2 C).
 """
 
 from collections.abc import Callable

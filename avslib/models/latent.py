@@ -40,7 +40,9 @@ def draw_noise(noise: Noise, name: str, like: Float[Tensor, "N K"]) -> Float[Ten
 def reparametrize(
     mu: Float[Tensor, "N K"], logvar: Float[Tensor, "N K"], eps: Float[Tensor, "N K"] | None
 ) -> Float[Tensor, "N K"]:
-    """z = mu + exp(logvar / 2) * eps; `eps` None gives the mean.
+    """A sample; `eps` None gives the mean.
+
+        z = mu + sigma epsilon where sigma = exp(logvar / 2)
 
     >>> reparametrize(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2))
     tensor([[1., 1.]])

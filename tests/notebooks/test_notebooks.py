@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from avslib.course.lesson import STANDARD
+from tests.helpers.book_files import broken_links
 from tools import notebooks
+from tools.address import address, bootstrap, stale
 from tools.book import build_book
 from tools.refresh_notebooks import MAX_BYTES
 
@@ -59,11 +61,9 @@ def test_the_course_is_complete():
 
 
 @each
-def test_opens_with_a_badge_of_its_own_and_the_same_bootstrap(path):
-    first = nbformat.read(path, as_version=4).cells[0].source
-    assert f"colab.research.google.com/github/avslib/avslib/blob/main/notebooks/{label(path)}.ipynb" in first
-    bootstrap = [cell.source for cell in code(path) if "colab" in cell.metadata.get("tags", [])]
-    assert bootstrap == [code(LESSONS[0])[0].source]
+def test_badge_and_bootstrap_follow_the_address(path):
+    assert path not in stale()
+    assert [cell.source for cell in code(path) if "colab" in cell.metadata.get("tags", [])] == [bootstrap(address())]
 
 
 @each
@@ -147,9 +147,11 @@ def test_papermills_own_form_of_a_wrong_type_stops_a_lesson(tmp_path):
 def test_the_book_holds_every_page_with_words_for_its_pictures(tmp_path):
     build_book(tmp_path / "book")
     for path in EVERY:
-        page = (tmp_path / "book" / f"{label(path)}.html").read_text(encoding="utf-8")
+        page = (tmp_path / "book" / "notebooks" / f"{label(path)}.html").read_text(encoding="utf-8")
         pictures = re.findall(r'<img[^>]*src="[^"]*_images/[^>]*>', page)
         assert not [p for p in pictures if not re.search(r'alt="(?!_images|\.\./_images)[^"]{9,}"', p)], label(path)
+    assert all((tmp_path / "book" / "docs" / f"{page.stem}.html").is_file() for page in (ROOT / "docs").glob("*.md"))
+    assert broken_links(tmp_path / "book") == []
 
 
 @pytest.mark.gpu
