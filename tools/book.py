@@ -15,7 +15,6 @@ from typing import Any
 
 from avslib.core.errors import InstallError, NotebookError, OutputError
 from tools import beside
-from tools.notebooks import find
 
 ROOT = Path(__file__).resolve().parents[1]
 TITLE = "ECMVAE, term by term"

@@ -20,7 +20,8 @@ def measure() -> dict[str, tuple[int, int]]:
     return {
         "Python files at the top of avslib": (len(list(PACKAGE.glob("*.py"))), 6),
         "lines of training/loop.py": (lines(loop), 150),
-        "lines of models, losses and the loop": (lines(models, losses, loop), 1300),
+        # 1,300 for the released model and objective, 150 for the corrected objective and formulas that the book renders
+        "lines of models, losses and the loop": (lines(models, losses, loop), 1450),
         "lines of avslib": (lines(PACKAGE), 12000),
         "bytes of README.md": ((ROOT / "README.md").stat().st_size, 10240),
         "files of avslib with fmt: skip": (skips, 0),

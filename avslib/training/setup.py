@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object, is_tensorboard_available
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from avslib.audio.encoders import build_audio_encoder

@@ -1,7 +1,8 @@
 """Rehearse a notebook's steps on Colab: python tests/environments/colab.py [NN] [--keep FOLDER]
 
-An empty virtual environment gets what a Colab runtime brings, a stand-in for ``google.colab``, and an archive of HEAD in
-its working directory. Then the notebook runs there from its first cell to its last. Needs a package index and 8 GB of disk.
+An empty virtual environment gets what a Colab runtime brings, a stand-in for ``google.colab``, and an archive of HEAD
+in its working directory. Then the notebook runs there from its first cell to its last. Needs a package index and 8 GB
+of disk.
 """
 
 import argparse
