@@ -23,7 +23,7 @@ SUMMARY = {
     "faults survived": "survived",
     "kill points of a training, resumed to the bits of the undisturbed one": "kill_points",
     "damaged files tried": "damaged_files",
-    "of them, reported or made again": "recognised",
+    "of them, reported or rebuilt": "recognised",
     "of them, read with the very same values": "read_the_same",
     "hostile files tried": "hostile_files",
     "of them, refused with a sentence": "refused",
@@ -32,6 +32,8 @@ SUMMARY = {
     "finds of fuzzing, each mended and kept as a test": "finds",
     "bytes lost": "bytes_lost",
 }
+# names of older records that read better today
+SHOWN = {"told": "reported", "made_again": "rebuilt"}
 
 
 class ReliabilityRecord(BaseModel):
@@ -108,13 +110,13 @@ def summary_markdown(records: Sequence[ReliabilityRecord]) -> str:
 
 def records_markdown(records: Sequence[ReliabilityRecord]) -> str:
     """A row for each record: its numbers, versions, time and commit."""
-    lines = ["| record | numbers | Python, PyTorch | made | commit |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| record | counts | Python, PyTorch | made | commit |", "| --- | --- | --- | --- | --- |"]
     for record in records:
         shown = {name: value for name, value in record.figures.items() if name != "packages"}
-        numbers = "; ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in shown.items())
+        counts = "; ".join(f"{SHOWN.get(name, name).replace('_', ' ')} {_text(value)}" for name, value in shown.items())
         versions = f"{record.environment['python']}, {record.environment['packages'].get('torch')}"
         commit = (record.git.commit or "?")[:8] + (" + changes" if record.git.dirty else "")
-        lines.append(f"| {record.name} | {numbers} | {versions} | {record.created[:10]} | {commit} |")
+        lines.append(f"| {record.name} | {counts} | {versions} | {record.created[:10]} | {commit} |")
     return "\n".join(lines) + "\n"
 
 

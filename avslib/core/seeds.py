@@ -76,7 +76,7 @@ def dropout_seed(seed: int, step: int, process: int) -> int:
 
 
 def sample_seed(sample: int, name: str) -> int:
-    """For sample number `sample` (from 0) of a clip's prior codes in evaluation, whatever the training's seed."""
+    """For sample number `sample` (from 0) of a clip's prior codes in evaluation, for any seed of the training."""
     return int.from_bytes(hashlib.sha256(f"{sample} {name}".encode()).digest()[:7])
 
 

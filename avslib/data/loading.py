@@ -47,7 +47,7 @@ class FlippedClips(Dataset):
     a coin of its own. ``clip`` flips whole clips, which keeps motion plausible.
 
     A clip that cannot be read is replaced by the next one, and named in the batch. Val and test are read
-    without that: a score over fewer clips is another score.
+    without that: a score over fewer clips is a different score.
     """
 
     def __init__(self, dataset: Dataset, config: DataConfig, seed: int):

@@ -55,7 +55,7 @@ class Comparison:
         if self.difference is None or len(self.row.seeds) < 2:  # one seed's interval says nothing about other seeds
             return "one seed: none" if self.difference else ""
         if not self.difference.excludes_zero:
-            return "undecided"
+            return "no significant difference"
         return "better" if self.difference.low > 0 else "worse"
 
 

@@ -28,11 +28,11 @@ Labels = Mapping[str, ClipLabels]
 CONDITIONS = (OWN, *(f"SNR {db} dB" for db in (20, 15, 10, 5, 0)), NOISE, SILENCE, MISSING, ANOTHER, OFF_SCREEN, BLANK)
 DEFINITIONS = {
     "falsely_lit": "share of all pixels that are predicted as sounding (sigmoid > 0.5) where nothing sounds given what "
-    "plays; J and F are against the mask of the clip's own sound, whatever plays",
+    "plays; J and F are against the mask of the clip's own sound, under every condition",
     OWN: "the clip as it is; falsely lit: outside the mask",
     "SNR x dB": "own sound and white Gaussian noise, its mean square over the clip x dB below the sound's (none beside "
     "digital silence); falsely lit: outside the mask",
-    NOISE: "that noise alone, at the mean square of the clip's sound; falsely lit: every lit pixel",
+    NOISE: "only that noise, at the mean square of the clip's sound; falsely lit: every lit pixel",
     SILENCE: "a waveform of zeros through the audio encoder; falsely lit: every lit pixel",
     MISSING: "an embedding of zeros; falsely lit: every lit pixel",
     ANOTHER: "the sounds of the split exchanged along a random cycle; falsely lit: outside the objects in view of the "

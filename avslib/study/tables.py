@@ -69,9 +69,11 @@ def _html(table: Table) -> str:
 def _terminal(table: Table) -> rich_table.Table:
     look = {"box": box.SIMPLE_HEAD, "padding": 0, "title_justify": "left", "caption_justify": "left"}
     made, (label, *names) = rich_table.Table(title=table.title, **look), [n for n in table.cells if n not in LONG]
-    made.add_column(label, overflow="fold", width=16)
+    made.add_column(label, overflow="fold", width=14)
     for name in names:
-        made.add_column(name.replace("_", " "), overflow="fold", justify="right")
+        words = [word for cell in table.cells[name] for word in cell.split()]
+        width = max(map(len, words)) if words and all(map(str.isalpha, words)) else None  # whole words
+        made.add_column(name.replace("_", " "), overflow="fold", justify="right", width=width)
     for row in table.cells[[label, *names]].itertuples(index=False):
         made.add_row(*map(markup.escape, row))
     below = [table.cells.groupby(name, sort=False)[label] for name in LONG if name in table.cells]

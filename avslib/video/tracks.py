@@ -130,7 +130,7 @@ def _resampled(path: File, choose: Callable[[Any], Any], rate: int, start: float
     frames = (frame for frame, _ in timed(path, choose, start))
     for (own, layout, _), same in groupby(frames, lambda f: (f.sample_rate, f.layout.name, f.format.name)):
         if not RATES[0] <= own <= RATES[1]:
-            raise VideoError(f"{path}: its sound has {own} samples a second; expected {RATES[0]} to {RATES[1]}")
+            raise VideoError(f"{path}: its sound has {own} samples per second; expected {RATES[0]} to {RATES[1]}")
         # to 16 bits: only there FFmpeg scales the mixed channels so that they cannot exceed full scale
         resampler = av.AudioResampler(format="s16p", layout="mono", rate=rate)
         try:

@@ -100,7 +100,7 @@ def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "au
         if not isinstance(k, str) or not (isinstance(v, np.ndarray) or plain_tensor(v)):
             raise WeightsError(
                 f"released weights: entry {first_line(repr(k))} holds {type(v).__name__}; expected "
-                "plain tensors under text names, the state dict alone"
+                "plain tensors under text names and nothing else"
             )
     state = {k.removeprefix("module."): torch.as_tensor(v) for k, v in state.items()}
     if backbone == "auto":

@@ -104,7 +104,7 @@ def test_one_of_three_packs_and_the_others_get_a_sentence(mini_data, tmp_path, r
     said = at_once(*[lambda: pack(mini_data, tmp_path / "packed", "s4", ["val"], progress=False)] * 3)
     assert [s.split(":")[0] for s in said] == ["OutputError", "OutputError", "done"]
     assert len(list(PackedClips(tmp_path / "packed", "val", 32))) == 3
-    reliability_record("together_pack", processes=3, packed=1, told=2, harmed=0)
+    reliability_record("together_pack", processes=3, packed=1, reported=2, harmed=0)
 
 
 def test_clips_of_two_processes_are_all_listed(tmp_path):
@@ -131,7 +131,7 @@ def test_a_second_training_is_refused_while_the_first_lives(tiny, tmp_path, monk
         train(config, out, resume=True, progress=False)
     killed(process)
     assert train(config, out, resume=True, progress=False).checkpoint.is_dir()
-    reliability_record("together_train", processes=2, told=1, resumed_after_sigkill=1, harmed=0)
+    reliability_record("together_train", processes=2, reported=1, resumed_after_sigkill=1, harmed=0)
 
 
 def test_a_killed_process_gives_its_lock_back_though_its_workers_live(tmp_path):

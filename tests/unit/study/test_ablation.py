@@ -29,7 +29,7 @@ def study(tmp_path_factory):
 def test_full_model_first_and_claims_only_where_zero_is_excluded(study):
     rows = numbers(study)
     assert list(rows) == ["ecmvae", "without_orthogonality", "without_mi", "without_both"], "the order of VARIANTS"
-    assert [row["claim"] for row in rows.values()] == ["", "worse", "better", "undecided"]
+    assert [row["claim"] for row in rows.values()] == ["", "worse", "better", "no significant difference"]
 
 
 def test_numbers_are_those_of_the_intervals(study):
@@ -51,7 +51,7 @@ def test_every_format_shows_every_variant_and_a_terminal_of_80_columns_every_col
     console = Console(width=80, file=io.StringIO())
     console.print(ablation_table(study, "s4", "rich"))
     shown = console.file.getvalue()
-    assert "undecided" in shown and shown.count(" n \n") == 2 and "…" not in shown
+    assert "significant" in shown and shown.count(" n \n") == 2 and "…" not in shown
     with pytest.raises(AvsError, match="expected md, csv"):
         ablation_table(study, "s4", "pdf")
 
@@ -77,7 +77,7 @@ def test_a_zero_that_was_rounded_keeps_its_sign(tmp_path):
             write_record(tmp_path / f"{method}{seed}", *study_record(method, seed, dict.fromkeys(values, j)))
     text = squeezed(ablation_table(load_records(tmp_path), "s4"))
     assert "| without_mi | 0.500 ± 0.000 | [0.500, 0.500] | -0.000 | [-0.000, -0.000] | worse |" in text
-    assert "| without_both | 0.500 ± 0.000 | [0.500, 0.500] | 0.000 | [0.000, 0.000] | undecided |" in text
+    assert "| without_both | 0.500 ± 0.000 | [0.500, 0.500] | 0.000 | [0.000, 0.000] | no significant difference |" in text
 
 
 def test_seeds_that_only_one_of_two_methods_has_are_not_paired(tmp_path):
