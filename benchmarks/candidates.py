@@ -4,6 +4,7 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -111,6 +112,18 @@ def bench_config(settings: BenchSettings) -> Config:
 
 def build_model(settings: BenchSettings) -> ECMVAE:
     """The model on the device, in training mode; equal settings give equal weights."""
+    if settings.device == "cpu":
+        return _build(settings)
+    # built once and then copied: drawing the weights takes longer than a GPU needs for a step
+    return copy.deepcopy(_built(settings.model_dump_json(include={"device", "backbone", "quick", "seed"})))
+
+
+@lru_cache(maxsize=1)
+def _built(settings: str) -> ECMVAE:
+    return _build(BenchSettings.model_validate_json(settings))
+
+
+def _build(settings: BenchSettings) -> ECMVAE:
     torch.manual_seed(settings.seed)
     model = ECMVAE(bench_config(settings))
     for fusion in model.fusion:  # they start with a scale of 0, at which no error of the attention shows

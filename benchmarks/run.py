@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 
 from avslib.core.errors import InstallError, UsageError
+from benchmarks.batches import section_batches
 from benchmarks.candidates import require_compiler
 from benchmarks.ceilings import section_ceilings
 from benchmarks.feeding import section_feeding
 from benchmarks.growth import section_growth
+from benchmarks.operations import section_profile
 from benchmarks.parts import section_fusion, section_metrics, section_parts
 from benchmarks.record import BenchRecord, BenchSettings, Row, new_bench_record
 from benchmarks.steps import section_inference, section_train
@@ -26,7 +28,12 @@ SECTIONS: dict[str, Section] = {
     "parts": section_parts,
 }
 # measured only when asked for: they take long, or need data
-MORE: dict[str, Section] = {"growth": section_growth, "feeding": section_feeding}
+MORE: dict[str, Section] = {
+    "growth": section_growth,
+    "feeding": section_feeding,
+    "batches": section_batches,
+    "profile": section_profile,
+}
 
 
 def bench(

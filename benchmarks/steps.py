@@ -1,6 +1,7 @@
 """Whole training steps and inference: every candidate on the same weights, clips and noise, in interleaved rounds."""
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from benchmarks.candidates import (
     share_parameters,
 )
 from benchmarks.ceilings import demand
-from benchmarks.memory import available_memory, measure
+from benchmarks.memory import Measured, available_memory, measure
 from benchmarks.record import BenchSettings, Row
 from benchmarks.timing import OURS, REFERENCE, compared, interleave, line
 from benchmarks.work import Inference, TrainStep, make_batch, make_optimizer, prefill_state
@@ -46,20 +47,23 @@ def _section(kind: str, case: str, clips: int, settings: BenchSettings) -> list[
         )
     fits = [c for c in found.values() if c.name not in large]
     peaks = {c.name: measure(kind, c, settings, clips).peak for c in fits}
-    lines = {name: _extrapolate(kind, found[name], clips, batches, settings) for name, batches in large.items()}
+    lines = {
+        name: through_points(clips, {n: measure(kind, found[name], settings, n, settings.rounds + 1) for n in batches})
+        for name, batches in large.items()
+    }
     strict = found[OURS].against
     errors = _errors(_work(kind, [found[strict], found[OURS]], 1, settings), strict) if strict in large else {}
     work = _work(kind, fits, clips, settings)
     errors |= _errors(work, strict)
     timed = interleave(work, settings.rounds if kind == "train" else 3 * settings.rounds, warmup=False)
-    seconds = timed | {name: rounds for name, (rounds, _) in lines.items()}
+    seconds = timed | {name: point.seconds for name, point in lines.items()}
     return compared(
         case,
         {name: seconds[name] for name in found},
         settings,
         clips=clips,
-        peaks=peaks | {name: peak for name, (_, peak) in lines.items()},
-        needs=_needs(kind, found, clips, settings),
+        peaks=peaks | {name: point.peak for name, point in lines.items()},
+        needs=step_demand(kind, found, clips, settings),
         precision={name: c.products(settings.device) for name, c in found.items()},
         against={name: c.against for name, c in found.items()},
         errors=errors,
@@ -82,18 +86,15 @@ def _smaller_batches(kind: str, candidate: Candidate, clips: int, settings: Benc
     return sorted({max(1, largest // 3), max(1, 2 * largest // 3), largest})
 
 
-def _extrapolate(
-    kind: str, candidate: Candidate, clips: int, batches: list[int], settings: BenchSettings
-) -> tuple[list[float], int]:
-    """Seconds of each round and peak bytes, by straight lines through smaller batches."""
+def through_points(clips: int, known: dict[int, Measured]) -> Measured:
+    """Seconds of each round and peak bytes at so many clips, by straight lines through the batches `known`."""
 
-    def at_clips(values: list[float]) -> float:
-        slope, intercept, _ = line(batches, values)
+    def at_clips(values: Iterable[float]) -> float:
+        slope, intercept, _ = line(list(known), list(values))
         return intercept + slope * clips
 
-    found = [measure(kind, candidate, settings, n, settings.rounds + 1) for n in batches]
-    rounds = [at_clips(list(values)) for values in zip(*(m.seconds for m in found), strict=True)]
-    return rounds, round(at_clips([m.peak for m in found]))
+    rounds = [at_clips(values) for values in zip(*(m.seconds for m in known.values()), strict=True)]
+    return Measured(round(at_clips(m.peak for m in known.values())), rounds)
 
 
 def _work(kind: str, found: list[Candidate], clips: int, settings: BenchSettings) -> dict[str, TrainStep | Inference]:
@@ -117,7 +118,7 @@ def _work(kind: str, found: list[Candidate], clips: int, settings: BenchSettings
     return work
 
 
-def _needs(
+def step_demand(
     kind: str, found: dict[str, Candidate], clips: int, settings: BenchSettings
 ) -> dict[str, tuple[float, float | None]]:
     """FLOPs and traffic of the reference and of ours, counted on one clip, since both grow with the clips."""

@@ -42,6 +42,7 @@ def unchecked_shapes(monkeypatch):
 
 def pytest_addoption(parser):
     parser.addoption("--record", action="store_true", help="keep what tests count in results/reliability")
+    parser.addoption("--device", choices=("cuda", "cpu"), default="cuda", help="of the GPU tests; cpu rehearses them")
 
 
 @pytest.fixture

