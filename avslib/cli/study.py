@@ -13,14 +13,16 @@ PARTS = "ceilings, fusion, metrics, inference, train, parts (the default: all of
 
 def demo_command(
     seed: Annotated[list[int] | None, typer.Option(help="Training seed; repeat it for mean and sd.")] = None,
+    task: Annotated[Literal["s4", "ms3", "both"], typer.Option(help="Which half of the demo.")] = "both",
     out: Annotated[Path, typer.Option(help="Records, tables and pictures.")] = Path("build/demo/results"),
     work: Annotated[Path, typer.Option(help="Data and checkpoints.")] = Path("build/demo"),
     quiet: Quiet = False,
 ) -> None:
     """The main job: build Mini-AVS, train the full ECMVAE on S4 and MS3, score, print the table, draw the pictures."""
+    from avslib.data.mini.compose import TASKS
     from avslib.study.demo import demo
 
-    demo(seeds=tuple(seed or [0]), out=out, work=work, progress=not quiet, console=console)
+    demo(tuple(seed or [0]), out, work, tasks=TASKS if task == "both" else (task,), progress=not quiet, console=console)
 
 
 def robustness_command(

@@ -31,10 +31,12 @@ def test_demo_trains_scores_and_draws_and_leaves_git_status_clean(smallest, tmp_
     seen = subprocess.check_output(["git", "status", "--porcelain", "--untracked-files=all"], text=True)
     assert seen.split() == ["??", ".gitignore"]
     tasks, methods = ("ms3", "s4"), ("ecmvae", "without_audio")
-    assert [(r.task, r.method) for r in records] == [(task, method) for task in tasks for method in methods]
+    span = {"ms3": ", fusion_span=second", "s4": ""}
+    assert [(r.task, r.method) for r in records] == [(task, m + span[task]) for task in tasks for m in methods]
     out, work = Path("build/demo/results"), Path("build/demo")
     assert load_records(out / "runs") == records
-    assert (out / "learning_curves_mini-s4.png").is_file()
+    assert (out / "learning_curves_mini-s4.png").is_file() and (out / "learning_curves_mini-ms3.png").is_file()
+    assert "does the method follow the sound?" in (out / "table_ms3.md").read_text(encoding="utf-8")
     for task in tasks:
         text = (out / f"table_{task}.md").read_text(encoding="utf-8")
         assert all(name in text for name in ("without_audio", "audio shuffled", "all objects in view"))

@@ -77,7 +77,9 @@ def test_a_zero_that_was_rounded_keeps_its_sign(tmp_path):
             write_record(tmp_path / f"{method}{seed}", *study_record(method, seed, dict.fromkeys(values, j)))
     text = squeezed(ablation_table(load_records(tmp_path), "s4"))
     assert "| without_mi | 0.500 ± 0.000 | [0.500, 0.500] | -0.000 | [-0.000, -0.000] | worse |" in text
-    assert "| without_both | 0.500 ± 0.000 | [0.500, 0.500] | 0.000 | [0.000, 0.000] | no significant difference |" in text
+    assert (
+        "| without_both | 0.500 ± 0.000 | [0.500, 0.500] | 0.000 | [0.000, 0.000] | no significant difference |" in text
+    )
 
 
 def test_seeds_that_only_one_of_two_methods_has_are_not_paired(tmp_path):
