@@ -2,17 +2,47 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
-from rich.console import Console
+import typer
 
+from avslib.cli.options import NAMES, Task, console
 from avslib.core.errors import OutputError
 from benchmarks.feeding import packed_speed
 from benchmarks.record import BenchSettings, write_bench_record
 from benchmarks.report import section_table, target_table, verdicts
 from benchmarks.run import bench, record_path
 
+PARTS = "ceilings, fusion, metrics, inference, train, parts (the default: all of these), growth, feeding"
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False, context_settings=NAMES)
 
-def measure(settings: BenchSettings, parts: Sequence[str], out: Path | None, as_json: bool, console: Console) -> None:
+
+def main(arguments: list[str]) -> None:
+    """The command `avs bench`, to which `avslib.cli.doors` leads."""
+    app(arguments, prog_name="avs bench")
+
+
+@app.command()
+def bench_command(
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to measure.")] = "cpu",
+    backbone: Annotated[str, typer.Option(help="timm name: resnet50, pvt_v2_b5, or any other.")] = "resnet50",
+    batch: Annotated[int, typer.Option(min=1, help="Clips per training step.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of whole steps; small parts take 3 times as many.")] = 3,
+    part: Annotated[list[str] | None, typer.Option(help=f"{PARTS}; may be repeated.")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Also torch.compile: minutes, a C++ compiler.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A tiny network, which tries the command in seconds.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record instead of tables.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Folder in AVSBench layout, for part feeding.")] = None,
+    task: Task = "s4",
+    out: Annotated[Path | None, typer.Option(help="Default: results/bench, or build/bench with --quick.")] = None,
+) -> None:
+    """Measure speed and memory beside a plain reference form, in one run; write a record."""
+    chosen = {"device": device, "backbone": backbone, "batch": batch, "rounds": rounds, "quick": quick}
+    settings = BenchSettings(**chosen, compile=compile, data=None if data is None else str(data), task=task)
+    measure(settings, part or (), out, as_json)
+
+
+def measure(settings: BenchSettings, parts: Sequence[str], out: Path | None, as_json: bool) -> None:
     """Run parts, print their tables or, with `as_json`, the record, and write the record into the folder `out`.
 
     Raises:

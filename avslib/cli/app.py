@@ -7,27 +7,28 @@ from typing import Annotated
 
 import typer
 
-from avslib.cli import ablate, data, doctor, notebooks, predict, study, train, weights
+from avslib.cli import ablate, data, doctor, predict, study, train, weights
+from avslib.cli.doors import DOORS, PASS_ON, door
 from avslib.cli.last_resort import as_avs_error
+from avslib.cli.options import NAMES
 
 HELP = "ECMVAE for audio-visual segmentation: build data, train, score, print tables."
 VERBOSE = "Log to stderr what is read, kept and decided, and print the traceback of an error; -vv logs more."
-NAMES = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=NAMES)
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
-app.add_typer(notebooks.app, name="notebooks")
 app.command("train")(train.train_command)
 app.command("eval")(train.eval_command)
 app.command("predict")(predict.predict_command)
 app.command("config")(train.config_command)
 app.command("demo")(study.demo_command)
 app.command("ablate")(ablate.ablate_command)
-app.command("bench")(study.bench_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("robustness")(study.robustness_command)
 app.command("table")(study.table_command)
+for name, (_, text) in DOORS.items():
+    app.command(name, help=text, add_help_option=False, context_settings=PASS_ON)(door(name))
 
 
 @app.callback(help=HELP)
@@ -42,7 +43,7 @@ def main() -> None:
     if hasattr(sys.stdout, "reconfigure"):  # a letter that the locale lacks (C, say) must not end the command
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(notebooks.join_pairs(sys.argv[1:]), prog_name="avs")
+        app(prog_name="avs")
     except Exception as error:
         if logging.getLogger("avslib").isEnabledFor(logging.INFO):
             traceback.print_exc()

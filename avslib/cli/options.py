@@ -10,6 +10,7 @@ from rich.console import Console
 from avslib.core.errors import InstallError
 
 console = Console()
+NAMES = {"help_option_names": ["-h", "--help"]}
 
 CHECKPOINT = "Checkpoint folder or file of `avs train`, or the name of a shipped one."
 OVERRIDE = "Set a field of the configuration (`avs config` lists them); may be repeated."

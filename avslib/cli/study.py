@@ -1,4 +1,4 @@
-"""`avs demo`, `robustness`, `table` and `bench`: studies of several runs, their tables, and speed."""
+"""`avs demo`, `robustness` and `table`: studies of several runs, and their tables."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,8 +7,6 @@ import typer
 
 from avslib.cli.options import CHECKPOINT, Data, Device, Quiet, Splits, Task, console, require_beside, say
 from avslib.core.errors import UsageError
-
-PARTS = "ceilings, fusion, metrics, inference, train, parts (the default: all of these), growth, feeding"
 
 
 def demo_command(
@@ -42,29 +40,6 @@ def robustness_command(
     record = robustness(checkpoint, data, task, out, **options)
     console.print(robustness_table([record], "rich", record.data))
     say(f"run record: {record.path}")
-
-
-def bench_command(
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to measure.")] = "cpu",
-    backbone: Annotated[str, typer.Option(help="timm name: resnet50, pvt_v2_b5, or any other.")] = "resnet50",
-    batch: Annotated[int, typer.Option(min=1, help="Clips per training step.")] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of whole steps; small parts take 3 times as many.")] = 3,
-    part: Annotated[list[str] | None, typer.Option(help=f"{PARTS}; may be repeated.")] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Also torch.compile: minutes, a C++ compiler.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A tiny network, which tries the command in seconds.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record instead of tables.")] = False,
-    data: Annotated[Path | None, typer.Option(help="Folder in AVSBench layout, for part feeding.")] = None,
-    task: Task = "s4",
-    out: Annotated[Path | None, typer.Option(help="Default: results/bench, or build/bench with --quick.")] = None,
-) -> None:
-    """Measure speed and memory beside a plain reference form, in one run; write a record."""
-    require_beside("benchmarks", "avs bench")
-    from benchmarks.command import measure
-    from benchmarks.record import BenchSettings
-
-    chosen = {"device": device, "backbone": backbone, "batch": batch, "rounds": rounds, "quick": quick}
-    settings = BenchSettings(**chosen, compile=compile, data=None if data is None else str(data), task=task)
-    measure(settings, part or (), out, as_json, console)
 
 
 def table_command(

@@ -151,18 +151,15 @@ def robustness(
             (metrics if condition == OWN else baselines.setdefault(condition, {}))[split] = scores.metrics
             clips += scores.rows(split, "" if condition == OWN else condition)
         notes += [f"{split}: {sentence}" for sentence in absent]
-    about = {"dataset": dataset, "selection": _name_of(checkpoint), "metrics": metrics, "baselines": baselines}
+    # a shipped checkpoint's name, else that of the run's folder
+    parts = [part for part in Path(checkpoint).resolve().parts if part not in (WEIGHTS, BEST)]
+    chosen = str(checkpoint) if str(checkpoint) in shipped_names() else parts[-1]
+    about = {"dataset": dataset, "selection": chosen, "metrics": metrics, "baselines": baselines}
     about |= {"definitions": {"J": SCORES["J"], "F": SCORES["F"]} | DEFINITIONS}
     about |= {"notes": " ".join(f"{note}." for note in notes), "wall_seconds": round(time.perf_counter() - start, 1)}
     record = new_record(**identity, **about, id=name)
     write_record(Path(out) / record.id, record, clips)
     return record
-
-
-def _name_of(checkpoint: str | Path) -> str:
-    """A shipped checkpoint's name, else that of the run's folder."""
-    parts = [part for part in Path(checkpoint).resolve().parts if part not in (WEIGHTS, BEST)]
-    return str(checkpoint) if str(checkpoint) in shipped_names() else parts[-1]
 
 
 def robustness_frame(records: Iterable[RunRecord], data: Data = "mini") -> pd.DataFrame:

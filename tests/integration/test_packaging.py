@@ -147,20 +147,15 @@ def test_links_of_the_pages_lead_somewhere():
 
 
 def test_commands_of_the_pages_and_tables_are_understood():
-    import typer
-
-    from avslib.cli import app
     from avslib.study.results import table
+    from tests.helpers.command_lines import understood
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = {line.split("#")[0].strip() for line in re.findall(r"^avs .*", text, re.MULTILINE)}
     commands |= set(re.findall(r"`(avs .+?)`", table([], "ms3", "avsbench") + table([], "s4")))
     assert len(commands) >= 8
     for line in commands:
-        command, words = typer.main.get_command(app), line.split()[1:]
-        while hasattr(command, "commands"):
-            command = command.commands[words.pop(0)]
-        assert command.make_context(line, words)
+        assert understood(line), line
 
 
 def test_citation_names_the_version_and_the_licence():

@@ -86,7 +86,9 @@ def run_grid(
         shown = track(events if left else [], "runs", total=len(left), console=console, disable=hidden)
         for number, (job, result) in enumerate(shown, len(todo) - len(left) + 1):
             try:
-                note = _scores(result())
+                record = result()
+                scores = [f"{split} J {v['J']:.3f}" for split, v in record.metrics.items() if v.get("J") is not None]
+                note = f"{', '.join(scores)} ({record.wall_seconds:.0f} s)"
             except Exception as error:
                 failed[job.id] = record_failure(out, job, error)
                 note = f"failed: {failed[job.id]}"
@@ -98,11 +100,6 @@ def run_grid(
     if failed:
         console.print(f"{len(failed)} of {len(todo)} runs failed; tracebacks: {out / 'failed'}", **PLAIN)
     return SweepResult(records, failed)
-
-
-def _scores(record: RunRecord) -> str:
-    scores = [f"{split} J {values['J']:.3f}" for split, values in record.metrics.items() if values.get("J") is not None]
-    return f"{', '.join(scores)} ({record.wall_seconds:.0f} s)"
 
 
 def _tables(records: list[RunRecord], out: Path, console: Console) -> None:

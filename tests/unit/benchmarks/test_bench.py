@@ -237,7 +237,7 @@ def test_rows_hold_finite_numbers_only():
 
 
 def test_targets_are_met_or_not():
-    found = {(v.target.figure, v.target.options): v.met for v in _verdicts(record(backbone="resnet50"))}
+    found = {(v.target.measure, v.target.options): v.met for v in _verdicts(record(backbone="resnet50"))}
     assert found == {("ratio", False): False, ("peak_ratio", False): True}
     assert {v.met for v in _verdicts(record(backbone="pvt_v2_b5"))} == {True}
     assert not _verdicts(record(quick=True))

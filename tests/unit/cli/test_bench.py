@@ -4,7 +4,7 @@ from importlib.machinery import ModuleSpec
 
 import pytest
 
-from avslib.cli import options, study
+from avslib.cli import doors, options
 from avslib.core.errors import InstallError
 
 
@@ -17,4 +17,4 @@ def test_a_checkout_is_asked_for_where_there_are_no_benchmarks_or_others(monkeyp
         with pytest.raises(
             InstallError, match="avs bench needs benchmarks/ of a checkout: install the package from one"
         ):
-            study.bench_command()
+            doors.door("bench")(None)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from avslib.cli.notebooks import join_pairs
 from avslib.core.errors import AvsError
 from tests.helpers.notebook_files import notebook
 from tools import notebooks
+from tools.notebooks_command import join_pairs
 
 FINISH = 'import json, pathlib; pathlib.Path(OUT_DIR, "metrics.json").write_text(json.dumps({"metrics": {"n": N}}))'
 
@@ -41,9 +41,9 @@ def test_notebooks_are_found_by_number_and_name():
 
 
 def test_papermills_form_of_parameters_is_understood():
-    words = ["notebooks", "run", "-p", "A", "1", "03", "-p", "B=2", "--parameter", "C", "x=y"]
-    joined = ["notebooks", "run", "-p", "A=1", "03", "-p", "B=2", "--parameter", "C=x=y"]
-    assert join_pairs(words) == joined and join_pairs(["data", "-p", "A", "1"]) == ["data", "-p", "A", "1"]
+    words = ["run", "-p", "A", "1", "03", "-p", "B=2", "--parameter", "C", "x=y"]
+    joined = ["run", "-p", "A=1", "03", "-p", "B=2", "--parameter", "C=x=y"]
+    assert join_pairs(words) == joined
 
 
 @pytest.mark.parametrize(

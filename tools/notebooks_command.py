@@ -5,9 +5,14 @@ from typing import Annotated
 
 import typer
 
-from avslib.cli.options import console, require_beside, say
+from avslib.cli.options import NAMES, console, say
+from tools.book import build_book
+from tools.notebooks import find, parameters, run_copies
+from tools.refresh_notebooks import refresh
 
-app = typer.Typer(help="Run the numbered notebooks, renew their stored outputs, build the book.", no_args_is_help=True)
+HELP = "Run the numbered notebooks, renew their stored outputs, build the book."
+OPTIONS = {"no_args_is_help": True, "pretty_exceptions_enable": False, "add_completion": False}
+app = typer.Typer(help=HELP, context_settings=NAMES, **OPTIONS)
 PARAMETER = "Set one, as typed (a list as [a, b]); may be repeated."
 
 Chosen = Annotated[list[str] | None, typer.Argument(metavar="[NN]...", help="Numbers or names; default: all.")]
@@ -18,9 +23,6 @@ Solutions = Annotated[bool, typer.Option("--solutions", help="The notebooks with
 @app.command("list")
 def list_command(chosen: Chosen = None, solutions: Solutions = False) -> None:
     """Show the notebooks and their parameters with the defaults."""
-    require_beside("tools", "avs notebooks list")
-    from tools.notebooks import find, parameters
-
     for path in find(chosen or [], solutions=solutions):
         console.print(f"[bold]{path.stem}[/bold]")
         for name, value in parameters(path).items():
@@ -37,9 +39,6 @@ def run_command(
     solutions: Solutions = False,
 ) -> None:
     """Execute copies of notebooks with other parameters; the notebooks themselves are not changed."""
-    require_beside("tools", "avs notebooks run")
-    from tools.notebooks import run_copies
-
     texts, code = [*([] if fast is None else [f"FAST={fast}"]), *(parameter or [])], 0
     for done, sentence in run_copies(chosen or [], texts, params, out, solutions, progress=console.is_terminal):
         code = code if done else 1
@@ -51,10 +50,6 @@ def run_command(
 @app.command("refresh")
 def refresh_command(chosen: Chosen = None, solutions: Solutions = False) -> None:
     """Execute notebooks with their defaults and store the outputs in place (for those who change them)."""
-    require_beside("tools", "avs notebooks refresh")
-    from tools.notebooks import find
-    from tools.refresh_notebooks import refresh
-
     for path in find(chosen or [], solutions=solutions):
         refresh(path)
         say(f"{path.stem}: {path.stat().st_size / 1000:.0f} kB")
@@ -63,17 +58,19 @@ def refresh_command(chosen: Chosen = None, solutions: Solutions = False) -> None
 @app.command("book")
 def book_command(out: Annotated[Path, typer.Option(help="Folder for the site.")] = Path("build/book")) -> None:
     """Build the HTML book from the notebooks and their stored outputs, with navigation and search."""
-    require_beside("tools", "avs notebooks book")
-    from tools.book import build_book
-
     say(f"open {build_book(out)}")
 
 
+def main(arguments: list[str]) -> None:
+    """The command `avs notebooks`, to which `avslib.cli.doors` leads."""
+    app(join_pairs(arguments), prog_name="avs notebooks")
+
+
 def join_pairs(arguments: list[str]) -> list[str]:
-    """The arguments of avs, where papermill's form ``-p NAME VALUE`` of notebooks becomes ``-p NAME=VALUE``."""
+    """The arguments, where papermill's form ``-p NAME VALUE`` becomes ``-p NAME=VALUE``."""
     joined: list[str] = []
     for argument in arguments:
-        if "notebooks" in joined and joined[-2:-1] in (["-p"], ["--parameter"]) and "=" not in joined[-1]:
+        if joined[-2:-1] in (["-p"], ["--parameter"]) and "=" not in joined[-1]:
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)
