@@ -22,7 +22,9 @@ def measure() -> dict[str, tuple[int, int]]:
         "lines of training/loop.py": (lines(loop), 150),
         # 1,300 for the released model and objective, 150 for the corrected objective and formulas that the book renders
         "lines of models, losses and the loop": (lines(models, losses, loop), 1450),
-        "lines of avslib": (lines(PACKAGE), 12000),
+        # 12,000 for the rebuilt package, 500 for the span of the fusion, the corrected objective, and scores of what a
+        # model hears and of its samples
+        "lines of avslib": (lines(PACKAGE), 12500),
         "bytes of README.md": ((ROOT / "README.md").stat().st_size, 10240),
         "files of avslib with fmt: skip": (skips, 0),
     }
