@@ -39,12 +39,15 @@ def orthogonality_loss(
 
 
 def correlation_loss(z1: Float[Tensor, "N K"], z2: Float[Tensor, "N L"], fewest: int = 48) -> Float[Tensor, ""]:
-    """sum_{i != j} G1_ij G2_ij / (||G1||_F ||G2||_F), with G = Z Z^T without its diagonal and Z centred over the rows.
+    """Correlation of two codes' similarities G over pairs of rows; Z is centred over the rows, G has no diagonal.
+
+        sum_(i j) G_(1,ij) G_(2,ij) / (|G_1| |G_2|) where G = Z Z^T
 
     The linear HSIC of Gretton et al. (2005), normalised as CKA (Kornblith et al., ICML 2019) and, by leaving out the
     diagonal, without its bias: about 0 for independent codes of any length, 1 for equal ones, and the same at any scale
     of the codes. Fewer than `fewest` rows give 0.
 
+    >>> import torch
     >>> z = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     >>> round(correlation_loss(z, 3 * z).item(), 4)
     1.0

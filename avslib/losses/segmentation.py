@@ -65,7 +65,9 @@ def sample_loss(
     weighting: str = "per_pixel",
     temperature: float = 0.05,
 ) -> Float[Tensor, ""]:
-    """Mean over masks of -T log mean_s exp(-L_s / T), L_s the structure loss of sample s, T the temperature.
+    """Mean over masks of a soft minimum of the structure loss L of S samples, with temperature T.
+
+        -T log(1/S sum_s exp(-L_s / T))
 
     A soft minimum over S samples: the Monte-Carlo likelihood of the mask at T = 1, and for small T the loss of the best
     sample, so samples may differ where several masks are plausible.
