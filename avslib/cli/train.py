@@ -1,5 +1,6 @@
 """`avs train`, `avs eval` and `avs config`: train a model, score a checkpoint, show a configuration."""
 
+from math import isnan, nan
 from pathlib import Path
 from typing import Annotated
 
@@ -76,13 +77,22 @@ def config_command(
 
 
 def _print_metrics(metrics: dict, baselines: dict, paper: dict | None = None) -> None:
-    """Scores from 0 to 1; the published row, in percent, beside ours where there is one."""
-    names = list(next(iter(metrics.values())))
-    view = Table("method", "split", *names)
-    for label, splits in {"model": metrics, **baselines}.items():
-        for split, values in splits.items():
-            view.add_row(label, split, *(f"{values[n]:.3f}" for n in names))
-    if paper:
-        cells = [f"{float(paper[n]) / 100:.3f}" if n in paper else "" for n in names]
-        view.add_row(f"published ({paper['source']})", "", *cells)
-    console.print(view)
+    """Scores from 0 to 1; the published row, in percent, beside ours where there is one. Whether a model follows the
+    sound stands in a table of its own, where frames without a sounding object or labels say so."""
+    from avslib.study.results import ABOUT_LISTENING, LISTENING
+
+    rows = [
+        (label, split, values) for label, by in {"model": metrics, **baselines}.items() for split, values in by.items()
+    ]
+    names = [name for name in rows[0][2] if name not in LISTENING]
+    defined = [name for name in LISTENING if any(not isnan(values.get(name, nan)) for *_, values in rows)]
+    for columns in [names, defined] if "J_empty" in defined else [names]:
+        view = Table("method", "split", *(LISTENING.get(name, name) for name in columns))
+        for label, split, values in rows:
+            view.add_row(label, split, *("" if isnan(v := values.get(name, nan)) else f"{v:.3f}" for name in columns))
+        if paper and columns is names:
+            cells = [f"{float(paper[n]) / 100:.3f}" if n in paper else "" for n in columns]
+            view.add_row(f"published ({paper['source']})", "", *cells)
+        console.print(view)
+    if "J_empty" in defined:
+        console.print(ABOUT_LISTENING, highlight=False)
