@@ -154,7 +154,7 @@ class TrainConfig(_Section):
     deterministic: bool = False
     """repeat a run to the bit on a GPU by slower operations; one without a deterministic form ends the training"""
     init_from: str | None = None
-    """weights to start from: a checkpoint folder or file, or a shipped one (mini-s4, mini-s4-without-audio)"""
+    """weights to start from: a checkpoint folder or file, or a shipped one such as mini-s4 (`avs weights list`)"""
     init_modules: tuple[str, ...] | None = None
     """modules to take from init_from, such as [backbone, neck, fusion, decoder]; null: all"""
     sync_batch: bool = False
