@@ -146,6 +146,10 @@ def run_copies(
     the first notebook starts where a parameter does not fit.
     """
     by_number, own = read_parameters(file) if file else {}, dict(map(_name_and_value, texts))
+    known = [(path.stem[:2], parameters(path)) for path in (*find(), *find(solutions=True)) if file]
+    for number, name in ((number, name) for number, values in by_number.items() for name in values):
+        if not any(number in (one, "all") and name in names for one, names in known):
+            raise NotebookError(f"{file}: {number}: {name}: there is no such notebook, or it has no such parameter")
     given = {
         path: check_parameters(path, given_for(path, by_number) | check_parameters(path, own, as_text=True))
         for path in find(chosen, solutions=solutions)

@@ -44,35 +44,35 @@ def load_wav(path: str | Path | BinaryIO, seconds: float | None = None) -> tuple
     if samples.size == 0:
         raise SoundError(f"{path}: holds no samples; record or convert it again")
     waveform = torch.from_numpy(np.ascontiguousarray(samples.T))
-    _require_scale(waveform, path)
+    require_scale(waveform, path)
     return waveform, rate
 
 
-def _require_scale(waveform: Tensor, source: object) -> None:
+def require_scale(waveform: Tensor, source: object) -> None:
+    """Raise SoundError unless the samples are finite, and not far beyond 1 as those in the scale of integers."""
     peak = float(waveform.abs().max())
     if not math.isfinite(peak):
         raise SoundError(f"{source}: holds NaN or infinite samples; read or convert it again")
     if peak > LOUDEST:
-        raise SoundError(
-            f"{source}: its samples reach {peak:.0f}; expected float samples in [-1, 1]: divide them by the full scale "
-            "of their format, which is 32768 for 16-bit samples"
-        )
+        advice = "divide them by the full scale of their format, which is 32768 for 16-bit samples"
+        raise SoundError(f"{source}: its samples reach {peak:.0f}; expected float samples in [-1, 1]: {advice}")
 
 
 def _frames_to_read(sound: Any, source: object, seconds: float | None) -> int:
     frames = sound.frames if seconds is None else min(sound.frames, math.ceil(seconds * sound.samplerate))
     possible = RATES[0] <= sound.samplerate <= RATES[1] and 1 <= sound.channels <= MOST_CHANNELS
     if not possible or frames * sound.channels > MOST_SAMPLES:
-        raise SoundError(
-            f"{source}: its header declares {frames} samples in {sound.channels} channels at {sound.samplerate} Hz; "
-            f"expected at most {MOST_SAMPLES} samples in {MOST_CHANNELS} channels at {RATES[0]} to {RATES[1]} Hz: "
-            "convert it to 16 kHz WAV, or cut it into shorter files"
-        )
+        found = f"{frames} samples in {sound.channels} channels at {sound.samplerate} Hz"
+        expected = f"at most {MOST_SAMPLES} samples in {MOST_CHANNELS} channels at {RATES[0]} to {RATES[1]} Hz"
+        advice = "convert it to 16 kHz WAV, or cut it into shorter files"
+        raise SoundError(f"{source}: its header declares {found}; expected {expected}: {advice}")
     return frames
 
 
-def to_mono_16k(waveform: Float[Tensor, "C S"] | Float[Tensor, "S"], rate: int) -> Float[Tensor, "S2"]:
-    """Mean of the channels, resampled to 16 kHz (windowed sinc).
+def to_mono_16k(
+    waveform: Float[Tensor, "C S"] | Float[Tensor, "S"], rate: int, source: object = "waveform"
+) -> Float[Tensor, "S2"]:
+    """Mean of the channels, resampled to 16 kHz (windowed sinc); errors name the `source`.
 
     Raises:
         AvsError: a different number of dimensions, samples as in `load_wav`, a rate outside `RATES`, or one that shares
@@ -80,16 +80,13 @@ def to_mono_16k(waveform: Float[Tensor, "C S"] | Float[Tensor, "S"], rate: int) 
     """
     waveform = torch.as_tensor(waveform)
     if waveform.ndim not in (1, 2) or waveform.numel() == 0 or not waveform.is_floating_point():
-        raise SoundError(
-            f"waveform is {waveform.dtype} of shape {list(waveform.shape)}; expected float samples in [-1, 1] of shape "
-            "[samples] or [channels, samples]"
-        )
-    _require_scale(waveform, "waveform")
+        expected = "float samples in [-1, 1] of shape [samples] or [channels, samples]"
+        raise SoundError(f"{source} is {waveform.dtype} of shape {list(waveform.shape)}; expected {expected}")
+    require_scale(waveform, source)
     if int(rate) != rate or not RATES[0] <= rate <= RATES[1] or math.gcd(int(rate), SAMPLE_RATE) < 8:
-        raise SoundError(
-            f"sample_rate is {rate}; expected {RATES[0]} to {RATES[1]} Hz with a divisor of at least 8 in common with "
-            f"{SAMPLE_RATE}: is the file's header right? Convert the sound to 16 kHz first"
-        )
+        expected = f"{RATES[0]} to {RATES[1]} Hz with a divisor of at least 8 in common with {SAMPLE_RATE}"
+        advice = "is the file's header right? Convert the sound to 16 kHz first"
+        raise SoundError(f"{source}: sample_rate is {rate}; expected {expected}: {advice}")
     if waveform.ndim == 2:
         waveform = waveform.mean(0)
     return torchaudio.functional.resample(waveform.float(), int(rate), SAMPLE_RATE)
@@ -106,7 +103,7 @@ def load_clip(path: str | Path | BinaryIO, seconds: int = 5, tolerance: float = 
 
     Raises AvsError as `load_wav`, and when more than `tolerance` seconds are missing.
     """
-    waveform = to_mono_16k(*load_wav(path, seconds + 1))
+    waveform = to_mono_16k(*load_wav(path, seconds + 1), path)
     length = waveform.shape[-1] / SAMPLE_RATE
     if length < seconds - tolerance:
         raise SoundError(f"{path}: lasts {length:.2f} s; expected {seconds} s, one second for each frame of the clip")

@@ -88,13 +88,14 @@ def prepare_command(
     workers: Annotated[int | None, typer.Option(min=1, help="Number of threads; default: one for each CPU.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Cut videos into clips of 5 s in AVSBench's layout: exit code 0 all made, 1 some failed, 2 none could be."""
+    """Cut videos into clips of 5 s in AVSBench's layout: exit code 0 all made, 1 some failed or lack masks, 2 none."""
     from avslib.video.prepare import prepare
 
     result = prepare(videos, out, task, csv, split=split, masks=masks, size=size, workers=workers, progress=not quiet)
     for clip, reason in list(result.failed.items())[:10]:
         say(f"failed: {clip}: {reason}")
     counts = f"{len(result.made)} clips made, {len(result.there)} were there, {len(result.failed)} failed"
+    counts += f", {len(result.unmasked)} have no masks" * bool(result.unmasked)
     say(f"{result.folder}: {counts}; all of them in {result.log}")
     raise typer.Exit(result.exit_code)
 

@@ -25,13 +25,13 @@ def as_avs_error(error: Exception) -> AvsError:
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"{error.filename or 'disk'}: {error.strerror}; make room and run the command again")
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return OutputError(f"{error.filename}: {error.strerror}; name a file or folder that can be read and written")
     words = isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
     if words or isinstance(error, MemoryError):
         return MemoryLimitError("memory ran out; use a smaller batch or size, or close other programs")
     if package := _broken_package(error):
         return InstallError(f"the package {package} cannot be imported ({first}); install it, or avslib, again")
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return OutputError(f"{error.filename}: {error.strerror}; name a file or folder that can be read and written")
     return InternalError(f"unforeseen {type(error).__name__}: {first}; this is a bug: report it with {_report(error)}")
 
 
@@ -39,7 +39,8 @@ def _broken_package(error: Exception) -> str:
     """The package of others that is missing, or at whose import the error was raised; "" if there is none."""
     missing = error.name or "" if isinstance(error, ImportError) else ""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>"]
-    packages = [name.partition(".")[0] for name in (missing, *(frame.f_globals["__name__"] for frame in frames))]
+    modules = [frame.f_globals["__name__"] for frame in reversed(frames)]  # the innermost is the one that is broken
+    packages = [name.partition(".")[0] for name in (missing, *modules)]
     return next((package for package in packages if package and package not in OURS), "")
 
 

@@ -47,12 +47,11 @@ def eval_command(
     from avslib.study.results import published_row
     from avslib.study.run import dataset_info, score
     from avslib.weights.checkpoints import load_checkpoint
-    from avslib.weights.devices import select_device
     from avslib.weights.speed_options import apply_speed_options
 
-    model = apply_speed_options(load_checkpoint(checkpoint, select_device(device)), bf16=bf16)
-    changes = {"data.root": str(data), "data.task": task, "train.eval_batch_size": batch, "data.max_clips": None}
-    config = model.config.replace(changes)
+    model = apply_speed_options(load_checkpoint(checkpoint, device), bf16=bf16)
+    changes = {"data.root": str(data), "data.task": task, "train.eval_batch_size": batch}
+    config = model.config.replace(changes | {"data.max_clips": None, "data.skip": None})  # all clips are scored
     metrics, baselines = {}, {}
     for name in split or ["test"]:
         for baseline, scores in score(model, config, name, progress=not quiet).items():

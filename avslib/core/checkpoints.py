@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from avslib.core.devices import select_device
 from avslib.core.errors import WeightsError
 from avslib.core.files import atomic_path
 from avslib.core.parsing import first_line
@@ -47,7 +48,8 @@ def read_weights(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str,
     try:
         return path, *load_tensors(path)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"checkpoint {path}: not a whole safetensors file ({error}); get it again") from None
+        advice = "get it again, or import a released .pth by `avs weights import`"
+        raise WeightsError(f"checkpoint {path}: not a whole safetensors file ({error}); {advice}") from None
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, advice: str) -> None:
@@ -115,6 +117,7 @@ class Pretrained(nn.Module, ModelHubMixin):
     @classmethod
     def from_folder(cls, source: str | Path, device: Any = "cpu") -> Self:
         """See :func:`avslib.weights.checkpoints.load_checkpoint`."""
+        device = select_device(device) if isinstance(device, str) else device
         path, state, metadata = read_weights(source)
         config = path.with_name(CONFIG)
         if not config.is_file():
@@ -122,17 +125,14 @@ class Pretrained(nn.Module, ModelHubMixin):
         try:
             model = cls(cls.read_config(config).replace({"model.pretrained": False}))
         except (MemoryError, RuntimeError) as error:
-            raise WeightsError(
-                f"checkpoint {path}: {CONFIG} beside it asks for a network that cannot be built "
-                f"({first_line(error)}); copy the whole checkpoint folder again"
-            ) from None
+            why = f"{CONFIG} beside it asks for a network that cannot be built ({first_line(error)})"
+            raise WeightsError(f"checkpoint {path}: {why}; copy the whole checkpoint folder again") from None
         model.load_weights(state, f"weights {path}")
         text = config.read_text(encoding="utf-8")
         if metadata.get(CONFIG_HASH, _text_sha256(text)) != _text_sha256(text) and not text.rstrip().endswith(EDITED):
-            raise WeightsError(
-                f"checkpoint {config}: not the {CONFIG} that {WEIGHTS} was saved with: it is damaged, cut off or "
-                f"edited; copy the whole folder again, or add the last line {EDITED!r} if you changed it yourself"
-            )
+            why = f"not the {CONFIG} that {WEIGHTS} was saved with: it is damaged, cut off or edited"
+            advice = f"copy the whole folder again, or add the last line {EDITED!r} if you changed it yourself"
+            raise WeightsError(f"checkpoint {config}: {why}; {advice}")
         return model.to(device).eval()
 
     @classmethod
@@ -149,10 +149,9 @@ class Pretrained(nn.Module, ModelHubMixin):
             try:
                 source = snapshot_download(str(source), allow_patterns=[WEIGHTS, CONFIG], **download)
             except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
-                raise WeightsError(
-                    f"model {str(source)!r}: no such folder, not one of the shipped checkpoints "
-                    f"({', '.join(shipped_names())}), and the Hub does not give it ({type(error).__name__})"
-                ) from None
+                why = f"no such folder, not one of the shipped checkpoints ({', '.join(shipped_names())})"
+                hub = f"and the Hub does not give it ({type(error).__name__})"
+                raise WeightsError(f"model {str(source)!r}: {why}, {hub}") from None
         return cls.from_folder(source, device)
 
     def generate_model_card(self, scores: str = "No scores were saved with these weights.") -> ModelCard:

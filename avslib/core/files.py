@@ -122,6 +122,19 @@ def _remove_abandoned(folder: Path) -> None:
                 _remove(path)
 
 
+def files_below(root: str | Path) -> list[Path]:
+    """All files in a folder and below it, sorted; folders behind links are entered, each folder once."""
+    paths, entered = [], set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        below.sort()
+        if (real := os.path.realpath(folder)) in entered:
+            below.clear()
+        else:
+            paths += [Path(folder, name) for name in names]
+        entered.add(real)
+    return sorted(paths)
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:

@@ -18,6 +18,7 @@ from matplotlib import cycler
 from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 
 from avslib.config import Config, load_config
+from avslib.core.devices import select_device
 from avslib.core.errors import DataError, InstallError, NotebookError
 from avslib.core.files import atomic_path
 from avslib.data.avsbench import AVSBench
@@ -26,7 +27,6 @@ from avslib.models.ecmvae import ECMVAE
 from avslib.study.plots import COLOURS
 from avslib.training.setup import open_split
 from avslib.weights.checkpoints import load_checkpoint
-from avslib.weights.devices import select_device
 
 METRICS = "metrics.json"
 # the parameters that every notebook has

@@ -89,7 +89,8 @@ class AVSBench(Dataset):
         if masks and (sentence := masks_missing(self.folder, task)):
             raise DataError(sentence)
         self.clips = [make_clip(self.folder, task, row, frames, masks) for row in own if row[key] not in left_out]
-        logger.info("%s, %s: %d clips, %d left out", path, split, len(self), len(own) - len(self))
+        level = logging.WARNING if len(self) < len(own) else logging.INFO
+        logger.log(level, "%s, %s: %d clips, %d left out", path, split, len(self), len(own) - len(self))
         self.audio = None if audio is None else stack_audio(audio, self.names, frames)
 
     def with_audio(self, audio: Mapping[str, Float[Tensor, "T D"]]) -> "AVSBench":
@@ -188,7 +189,7 @@ def stack_audio(
 
 
 def read_skip_list(path: str | Path) -> set[str]:
-    """Names of clips to leave out, one per line; a line that begins with ``#`` and a space is a comment. Raises
-    AvsError when the file cannot be read, or is too large."""
+    """Names of clips to leave out, one per line, quoted (") or not; a line that begins with ``#`` and a space is a
+    comment. Raises AvsError when the file cannot be read, or is too large."""
     lines = read_text(path, LARGEST_TEXT, DataError, "clip names, one per line").splitlines()
-    return {line.strip() for line in lines if line.strip() and not f"{line} ".startswith("# ")}
+    return {line.strip().strip('"') for line in lines if line.strip() and not f"{line} ".startswith("# ")}

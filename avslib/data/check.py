@@ -5,7 +5,6 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,8 @@ class Report:
     def write_fix_list(self, path: str | Path) -> None:
         """Write `bad_clips`, one per line, for ``data.skip``."""
         with atomic_path(path) as part:
-            lines = [f"# clips with faults in {self.root}", *self.bad_clips, ""]
+            quoted = [f'"{name}"' if name.startswith(("#", " ")) else name for name in self.bad_clips]
+            lines = [f"# clips with faults in {self.root}", *quoted, ""]
             part.write_text("\n".join(lines), encoding="utf-8")
 
     def to_json(self) -> str:
@@ -106,16 +106,17 @@ def check(
     file is read, by the reader's own functions; a wav that is damaged beside a whole log-mel is only a warning.
     Raises AvsError when there is no such folder, or neither task's csv in it.
     """
-    report, folders, left_out = Report(str(root), deep), {}, set(skip)
-    for task in LAYOUTS:
-        with suppress(DataError):
-            folders[task] = find_folder(root, task)
-    if not folders:
+    report, left_out = Report(str(root), deep), set(skip)
+    tasks = [
+        t for t, layout in LAYOUTS.items() if any(Path(root, name).exists() for name in (layout.folder, layout.csv))
+    ]
+    if not tasks:
         fault = "has neither S4's nor MS3's csv" if Path(root).is_dir() else "no such folder"
         raise DataError(f"{root}: {fault}; give the folder that holds Single-source/ or Multi-sources/, or one of them")
-    for task, folder in folders.items():
+    for task in tasks:
         layout, clips = LAYOUTS[task], []
         try:
+            folder = find_folder(root, task)
             rows = [row for row in read_csv(folder / layout.csv, task) if row[layout.key] not in left_out]
         except AvsError as error:
             report.errors.append(Finding(task, str(error)))

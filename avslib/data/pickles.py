@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from avslib.core.errors import AvsError, DataError, LogMelError
+from avslib.core.files import files_below
 from avslib.core.parsing import read_bytes
 from avslib.core.tensors import load_weights_only, parse_tensors, save_tensors
 
@@ -110,7 +111,7 @@ def convert_audio(root: str | Path, progress: bool = True) -> tuple[int, list[st
     Whole files that exist already are left as they are; the pickles stay. Returns how many were converted, and a
     sentence for each pickle that was refused. Raises AvsError when there is no log-mel pickle.
     """
-    pickles = sorted(Path(root).glob("**/audio_log_mel/**/*.pkl"))
+    pickles = [path for path in files_below(root) if path.suffix == ".pkl" and "audio_log_mel" in path.parts]
     if not pickles:
         raise DataError(f"{root}: holds no audio_log_mel/**/*.pkl; expected the folder with AVSBench's data")
     done, refused = 0, []

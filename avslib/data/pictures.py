@@ -1,12 +1,13 @@
 """Frames and masks from files that may be damaged, of a different size, ambiguous or hostile."""
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import ExifTags, Image
 
 from avslib.core.errors import PictureError
 from avslib.core.parsing import first_line, read_bytes
@@ -72,13 +73,20 @@ def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple
         picture.load()
         if picture.mode == "P" and picture.palette is None:
             raise ValueError("its palette is missing")
+        if _turned(picture):  # some programs turn it as it says, others do not
+            raise PictureError(f"{path}: is turned or mirrored by its EXIF orientation; save it as it is to be seen")
         return picture, size
     except (PictureError, MemoryError):  # running out of memory is not the file's fault
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise PictureError(
-            f"{path}: truncated, or not a PNG or JPEG picture ({first_line(error)}); get the file again"
-        ) from error
+        why = f"truncated, or not a PNG or JPEG picture ({first_line(error)})"
+        raise PictureError(f"{path}: {why}; get the file again") from error
+
+
+def _turned(picture: Image.Image) -> bool:
+    with suppress(Exception):  # damaged EXIF, which no program follows
+        return picture.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+    return False
 
 
 def _object(picture: Image.Image) -> UInt8[np.ndarray, "H W"]:

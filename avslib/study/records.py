@@ -35,7 +35,7 @@ from pydantic import (
 
 from avslib.config import Config
 from avslib.core.errors import RecordError
-from avslib.core.files import atomic_path
+from avslib.core.files import atomic_path, files_below
 from avslib.core.parsing import LARGEST_JSON, parse_json, read_text
 
 DEFINITIONS = {
@@ -291,7 +291,7 @@ def load_records(root: str | Path) -> list[RunRecord]:
     if not Path(root).is_dir():
         raise RecordError(f"{root}: no such folder of run records; runs are kept in results/runs")
     records: dict[str, RunRecord] = {}
-    for path in sorted(Path(root).rglob(RECORD)):
+    for path in (path for path in files_below(root) if path.name == RECORD):
         text = read_text(path, LARGEST_JSON, RecordError, "a run record")
         values = parse_json(text, path, RecordError, "a run record")
         record = _validated(values, str(path))

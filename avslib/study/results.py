@@ -153,10 +153,12 @@ def table(records: Iterable[RunRecord], task: str, data: Data = "mini", fmt: For
     MS3 a second table that shows whether a method follows the sound.
     avsbench: the published rows (percent) with their sources beside ours, which stay empty until a record exists.
     """
-    rows = summarise(records, task, data)
-    if data == "avsbench":
-        return render([_avsbench_table(rows, task)], fmt)
-    scores, follows = _mini_table(rows, task), _listening_table(rows, task) if task == "ms3" else []
+    rows = summarise(records := list(records), task, data)
+    scores = (_avsbench_table if data == "avsbench" else _mini_table)(rows, task)
+    follows = _listening_table(rows, task) if (data, task) == ("mini", "ms3") else []
+    shown = {run for row in rows for run in row.runs}
+    if older := sorted(r.id for r in records if (r.task, r.data) == (task, data) and r.id not in shown):
+        scores.notes.append(f"Left out, since a later run has the same variant and seed: {', '.join(older)}.")
     if fmt == "csv" and follows:  # one table for a program
         cells = scores.cells.merge(follows.pop().cells, how="left", on="Method").fillna("")
         scores = Table(scores.title, cells)

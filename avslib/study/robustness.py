@@ -40,7 +40,6 @@ from avslib.training.evaluate import Scores, predict_batches
 from avslib.training.loop import BEST
 from avslib.training.setup import open_split
 from avslib.weights.checkpoints import WEIGHTS, load_checkpoint, shipped_names
-from avslib.weights.devices import select_device
 
 TITLES = {"mini": "Robustness on Mini-AVS (not comparable with AVSBench)", "avsbench": "Robustness on AVSBench"}
 Names = Sequence[str] | None
@@ -132,9 +131,9 @@ def robustness(
     `load_checkpoint` and `evaluate_robustness`, or when `out`/<id> holds a record already.
     """
     start = time.perf_counter()
-    model = load_checkpoint(checkpoint, select_device(device))
-    changes = {"data.root": str(data), "data.task": task, "data.max_clips": None, "train.eval_samples": 0}
-    config = model.config.replace(changes)
+    model = load_checkpoint(checkpoint, device)
+    changes = {"data.root": str(data), "data.task": task, "data.max_clips": None, "data.skip": None}
+    config = model.config.replace(changes | {"train.eval_samples": 0})
     kind, dataset = dataset_info(data, task)
     conditions, splits = conditions and list(dict.fromkeys([OWN, *conditions])), list(dict.fromkeys(splits))
     weights, values = state_sha256(model.state_dict()), config.model_dump(mode="json")

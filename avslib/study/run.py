@@ -14,6 +14,7 @@ from avslib.config import Config
 from avslib.core.errors import ConfigError, DataError
 from avslib.core.files import atomic_path, sha256_file
 from avslib.core.parsing import LARGEST_JSON, parse_json, read_text
+from avslib.data.avsbench import read_skip_list
 from avslib.data.layout import LAYOUTS, find_folder, is_plain_name, read_csv
 from avslib.data.loading import shuffle_audio
 from avslib.data.mini.sources import read_labels
@@ -38,13 +39,13 @@ HEARD_OBJECTS = "objects that sound somewhere in the clip, outlines given"
 SELECTION = {"best": "checkpoint of the epoch with the best J on val", "last": "checkpoint of the last epoch"}
 
 
-def dataset_info(root: str | Path, task: str, max_clips: int | None = None) -> tuple[str, DatasetInfo]:
+def dataset_info(root: str | Path, task: str, max_clips: int | None = None, skip: Any = ()) -> tuple[str, DatasetInfo]:
     """("mini" or "avsbench", id and clips by split), from the manifest of a Mini-AVS build or the task's csv.
 
-    `max_clips`: at most so many clips of a split are used, as ``data.max_clips`` says.
+    `max_clips`: at most so many clips of a split are used; `skip`: a set of names of which none is.
     """
     csv_path, manifest = find_folder(root, task) / LAYOUTS[task].csv, Path(root) / "manifest.json"
-    found = Counter(row["split"] for row in read_csv(csv_path, task))
+    found = Counter(row["split"] for row in read_csv(csv_path, task) if row[LAYOUTS[task].key] not in skip)
     clips = {split: min(count, max_clips or count) for split, count in found.items()}
     if not manifest.is_file():
         return "avsbench", DatasetInfo(id=f"avsbench-{task}-{sha256_file(csv_path)[:8]}", clips=clips)
@@ -73,10 +74,10 @@ def score(
     if baselines and config.model.use_audio:
         audio = {clip.name: row for clip, row in zip(dataset.clips, dataset.audio, strict=True)}
         scores[SHUFFLED] = evaluate(model, dataset.with_audio(shuffle_audio(audio)), **options)
-        if labels:
+        if labels and split != "train":  # whose object masks a build does not keep
             scores[ALL_OBJECTS] = all_objects(dataset, config.data.root, labels)
-            if dataset.task == "ms3":
-                scores[HEARD_OBJECTS] = heard_objects(dataset, labels)
+        if labels and dataset.task == "ms3":
+            scores[HEARD_OBJECTS] = heard_objects(dataset, labels)
     return scores
 
 
@@ -107,7 +108,8 @@ def run(
     root, task, seed, values = config.data.root, config.data.task, config.train.seed, config.model_dump(mode="json")
     if root is None:
         raise ConfigError("data.root is not set: name the data folder by --data DIR (avs data build-mini makes one)")
-    data, dataset = dataset_info(root, task, config.data.max_clips)
+    skip = read_skip_list(config.data.skip) if config.data.skip else ()
+    data, dataset = dataset_info(root, task, config.data.max_clips, skip)
     method = method or method_name(config)
     out = Path(out or Path("results/runs") / run_id(data, task, method, seed, values))
     logger.info("%s, seed %d, %s %s into %s", method, seed, dataset.id, dataset.clips, out)

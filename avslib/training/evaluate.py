@@ -143,8 +143,10 @@ def evaluate(
 
     Masks are compared at the size that `dataset` gives them. If `shared`, the processes of the group divide the clips
     among them, and all return the scores of the whole set. `labels` of a Mini-AVS build, by clip name, add the metrics
-    sel and time (`avslib.training.listening.Listening`).
+    sel and time (`avslib.training.listening.Listening`). Raises AvsError where no frame is annotated.
     """
+    if not any(any(clip.mask_paths) for clip in dataset.clips):
+        raise DataError(f"split {dataset.split!r}: none of its {len(dataset)} clips has a mask; open it with its masks")
     own, world, frames = rank() if shared else 0, world_size() if shared else 1, dataset.frames
     numbers, tally = range(own, len(dataset), world), _Tally(frames, world > 1, labels)
     batches = predict_batches(

@@ -21,7 +21,7 @@ from avslib.video.tracks import AudioSource, Blocks, read_sound
 
 TINT = (230, 159, 0, 89)  # the orange that predictions have in every figure, at 35 %
 FASTEST, RATE = 30.0, 44100  # frames and samples of sound per second of an overlay, at most
-ENCODERS = ("libx264", "libopenh264", "mpeg4")
+ENCODERS, FASTSTART = ("libx264", "libopenh264", "mpeg4"), {"movflags": "+faststart"}
 
 
 def overlay_video(
@@ -77,7 +77,7 @@ def write_video(
         raise UsageError(f"{path}: videos are written as .mp4; name the file so")
     encoder = next(name for name in ENCODERS if name in av.codecs_available)
     blocks = Blocks([] if audio is None else [audio] if hasattr(audio, "shape") else audio)
-    with atomic_path(path) as part, av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as out:
+    with atomic_path(path) as part, av.open(f"file:{part.absolute()}", "w", format="mp4", options=FASTSTART) as out:
         video = out.add_stream(encoder, rate=Fraction(fps).limit_denominator(1001), pix_fmt="yuv420p")
         video.options = {"crf": str(quality), "preset": "veryfast"} if encoder == "libx264" else {"qscale": "4"}
         streams = [video]

@@ -24,7 +24,6 @@ from avslib.video.reader import BrokenOff, Moment, probe, read_video
 from avslib.video.second import Letterbox, Second
 from avslib.video.tracks import AudioSource
 from avslib.weights.checkpoints import load_checkpoint
-from avslib.weights.devices import select_device
 from avslib.weights.speed_options import apply_speed_options
 
 # sharing 1, 2 or 4 s moved J on 60 s of Mini-AVS clips by +0.008, -0.003 and +0.005, at up to 5 times the cost
@@ -50,11 +49,11 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(
-        cls, source: str | Path, device: str | torch.device = "cpu", *, bf16: bool = False
+        cls, source: str | Path, device: str | torch.device = "auto", *, bf16: bool = False
     ) -> "Predictor":
-        """From a checkpoint folder, or the name of a shipped one, on a device of :func:`select_device`; channels-last,
-        and with `bf16` in bfloat16 where that is safe. Errors as `avslib.load_checkpoint`."""
-        return cls(apply_speed_options(load_checkpoint(source, select_device(device)), bf16=bf16))
+        """From a checkpoint folder, or the name of a shipped one; channels-last, and with `bf16` in bfloat16 where that
+        is safe. `device` and errors as in `avslib.load_checkpoint`."""
+        return cls(apply_speed_options(load_checkpoint(source, device), bf16=bf16))
 
     @property
     def device(self) -> torch.device:

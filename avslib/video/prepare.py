@@ -18,18 +18,21 @@ from scipy.io import wavfile
 
 from avslib.audio import SAMPLE_RATE, log_mel
 from avslib.core.errors import AvsError, DataError, DiskFullError
-from avslib.core.files import LOCK, atomic_path, locked
+from avslib.core.files import LOCK, atomic_path, files_below, locked
 from avslib.core.tensors import load_tensors, save_tensors
 from avslib.data.avsbench import AUDIO_TOLERANCE
 from avslib.data.layout import LAYOUTS, clip_folders, is_plain_name, read_csv
 from avslib.data.pickles import LOG_MEL
+from avslib.data.pictures import read_frame
 from avslib.video.reader import Moment, probe, read_video
 
 SECONDS = 5  # of a clip
-LOG = "prepare_log.csv"
-ENDINGS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
+LOG, TWICE = "prepare_log.csv", " have the same name; rename all but one"
+ENDINGS = (".3g2", ".3gp", ".asf", ".avi", ".dv", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg")
+ENDINGS += (".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv")
 
 Row = dict[str, str]  # of a csv
+Shape = tuple[int, int]  # height and width of the frames, in pixels
 Files = dict[str, Path | str]  # videos by name without ending, or why a name cannot be used
 
 
@@ -47,11 +50,12 @@ class Prepared(NamedTuple):
     made: list[str]
     there: list[str]
     failed: dict[str, str]  # why, by clip (by video where its clips are unknown)
+    unmasked: list[str]  # made or there, but without the masks that `masks` should have
 
     @property
     def exit_code(self) -> int:
-        """0 every clip is there, 1 some failed, 2 none could be made."""
-        return 0 if not self.failed else 1 if self.made or self.there else 2
+        """0 every clip is there, 1 some failed or lack their masks, 2 none could be made."""
+        return 0 if not self.failed and not self.unmasked else 1 if self.made or self.there else 2
 
 
 def prepare(
@@ -75,10 +79,11 @@ def prepare(
     folder that the video lies in ("unknown" directly below `videos`); what is left at the end is not used.
 
     A clip's folder of frames appears when the clip is whole and is kept, so that a stopped run resumes; the clip fails
-    if it was cut from another file or second. A video that fails does not stop the others; a full disk stops all.
+    if it was cut from a different file, second or size. A video that fails does not stop the others; a full disk does.
 
     Args:
-        videos: folder of video files, searched in depth, also through links; one video; or the table, beside them.
+        videos: folder of video files, searched in depth, also through links, without hidden files (``.name``); one
+            video; or the table, beside them.
         out: gets ``Single-source/`` or ``Multi-sources/``, and there ``prepare_log.csv``.
         masks: a folder as ``gt_masks`` is laid out; what it holds of a clip is copied.
         size: side in pixels to which frames are resized, as AVSBench's are; 0 keeps the video's own size.
@@ -116,26 +121,20 @@ def prepare(
                 with atomic_path(folder / name) as part:
                     content.to_csv(part, index=False, lineterminator="\n")
     made, there, failed = (log[log["status"] == status] for status in ("made", "there", "failed"))
+    unmasked = log["clip"][(log["status"] != "failed") & (log["reason"] != "")].tolist()
     names = failed["clip"].where(~failed["clip"].duplicated(), failed["clip"] + " (" + failed["split"] + ")")
     reasons = dict(zip(names, failed["reason"], strict=True))
-    return Prepared(folder, folder / LOG, made["clip"].tolist(), there["clip"].tolist(), reasons)
+    return Prepared(folder, folder / LOG, made["clip"].tolist(), there["clip"].tolist(), reasons, unmasked)
 
 
 def _videos(root: Path) -> Files:
-    """Folders behind links are entered once."""
     if not root.exists():
         raise DataError(f"{root}: no such file or folder; give the folder with the videos")
-    paths, entered, files = [root], set(), {}
-    for folder, below, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in entered:
-            below.clear()
-        else:
-            paths += [Path(folder, name) for name in names]
-        entered.add(real)
-    for path in sorted(paths):
-        if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file():
-            twice = f"{files.get(path.stem)} and {path} have the same name; rename one of them"
-            files[path.stem] = twice if path.stem in files else path
+    files: Files = {}
+    for path in files_below(root) if root.is_dir() else [root]:
+        if path.suffix.lower() in ENDINGS and not path.name.startswith("."):
+            twin = str(files.get(path.stem, "")).removesuffix(TWICE)
+            files[path.stem] = f"{twin} and {path}{TWICE}" if twin else path
     if not files:
         raise DataError(f"{root}: has no video; expected files that end in {', '.join(ENDINGS)}")
     return files
@@ -152,20 +151,22 @@ def _whole(root: Path, files: Files, key: str, split: str) -> Iterator[tuple[Row
 
 def _rows(files: Files, rows: list[Row], task: str, known: list[Row]) -> Iterator[tuple[Row, Path | str]]:
     """Each row of a table with its start, and its video, or why it cannot be cut."""
-    key, owners = LAYOUTS[task].key, {clip_folders(task, row)[1]: row["split"] for row in known}
+    # S4 has a name once in a split, MS3 once in all: it has one folder of frames for all splits
+    key, home, place = LAYOUTS[task].key, *(("category", "split") if task == "s4" else ("split", "video_id"))
+    homes = {(row[key], row[place]): row[home] for row in known}
     for row in rows:
         source, _, second = row[key].rpartition("_")
         names = [Path(row["video"]).stem] if "video" in row else [row[key], source]
         name = next((name for name in names if name in files), None)
         row = row | {"start": row.get("start", "0" if name == row[key] else second)}
-        owner = owners.setdefault(clip_folders(task, row)[1], row["split"])
+        other = homes.setdefault((row[key], row[place]), row[home])
         if name is None:
             wanted = " or ".join(repr(name) for name in names if name)
             yield row, f"no video named {wanted}; expected one that ends in {', '.join(ENDINGS)}"
         elif not re.fullmatch(r"\d+(\.\d*)?", row["start"]):
             yield row, f"start is {row['start']!r}; expected seconds, at least 0"
-        elif owner != row["split"]:
-            yield row, f"{row[key]} is in split {owner} too, and {task} has one folder of frames for all splits"
+        elif other != row[home]:
+            yield row, f"{row[key]} is in {home} {other} too; remove that clip, or give one of them a different name"
         else:
             yield row, files[name]
 
@@ -176,9 +177,11 @@ def _make_clips(video: Path, rows: list[Row], folder: Path, task: str, size: int
     reason = f"{video}: ends before the clip does; a clip needs {SECONDS} s"
     try:
         # a header without a length, as browsers record
-        seconds = probe(video).seconds or float(sum(1 for _ in read_video(video, sound=False)))
+        info = probe(video)
+        seconds = info.seconds or float(sum(1 for _ in read_video(video, sound=False)))
+        shape = (size, size) if size else (info.height, info.width)
         rows = [started for row in rows for started in _started(video, seconds, row, LAYOUTS[task].key)]
-        for outcome in _outcomes(video, seconds, rows, folder, task, size):
+        for outcome in _outcomes(video, seconds, rows, folder, task, shape):
             if masks and outcome.status != "failed":
                 outcome = outcome._replace(reason=_copy_masks(folder, task, outcome.row, masks))
             outcomes.append(outcome)
@@ -198,13 +201,12 @@ def _started(video: Path, seconds: float, row: Row, key: str) -> list[Row]:
     return [row | {"start": "0"} if row[key] == video.stem and seconds < SECONDS + 1 else row]
 
 
-def _outcomes(video: Path, seconds: float, rows: list[Row], folder: Path, task: str, size: int) -> Iterator[Outcome]:
+def _outcomes(video: Path, seconds: float, rows: list[Row], folder: Path, task: str, shape: Shape) -> Iterator[Outcome]:
     by_fraction: dict[float, list[tuple[int, Row]]] = {}
     for row in rows:
         end = float(row["start"]) + SECONDS
-        frames, _, mel = _files(folder, task, row)
-        if frames.is_dir():
-            yield _as_there(video, row, frames, mel)
+        if (files := _files(folder, task, row))[0].is_dir():
+            yield _as_there(video, row, *files, shape)
         elif seconds < end - AUDIO_TOLERANCE:
             why = f"lasts {seconds:.2f} s; the clip from second {row['start']} on needs {end:g} s"
             yield Outcome(row, "failed", f"{video}: {why}")
@@ -215,7 +217,7 @@ def _outcomes(video: Path, seconds: float, rows: list[Row], folder: Path, task: 
         for second, moment in enumerate(read_video(video, start=fraction), 1):
             window.append(moment)
             for row in (row for end, row in wanted if end == second):
-                _write_clip(folder, task, row, window, size, video.name)
+                _write_clip(folder, task, row, window, shape, video.name)
                 yield Outcome(row, "made")
             if second >= max(end for end, _ in wanted):
                 break
@@ -228,17 +230,22 @@ def _files(folder: Path, task: str, row: Row) -> tuple[Path, Path, Path]:
     return data / "visual_frames" / seen, data / "audio_wav" / inner / f"{name}.wav", mel
 
 
-def _as_there(video: Path, row: Row, frames: Path, mel: Path) -> Outcome:
-    """Whether the clip in `frames` is the one that `row` asks for: its log-mel file says where it was cut."""
+def _as_there(video: Path, row: Row, frames: Path, wav: Path, mel: Path, shape: Shape) -> Outcome:
+    """Whether the clip in `frames` is the one that is asked for: its log-mel file says where it was cut."""
     cut = load_tensors(mel)[1] if mel.is_file() else {}
-    if "start" not in cut or (cut["video"], float(cut["start"])) == (video.name, float(row["start"])):
+    found = next((read_frame(path)[1] for path in frames.glob("*_1.*")), shape)
+    if "start" in cut and (cut["video"], float(cut["start"])) != (video.name, float(row["start"])):
+        what = f"the clip from second {cut['start']} of {cut['video']}, not from second {row['start']} of {video.name}"
+    elif found != shape:
+        what = f"frames of {found[1]}x{found[0]} pixels, not {shape[1]}x{shape[0]}"
+    elif not mel.is_file() and not wav.is_file():
+        what = f"a clip of a different split, not of {row['split']}"
+    else:
         return Outcome(row, "there")
-    holds = f"{frames}: holds the clip from second {cut['start']} of {cut['video']}"
-    asked = f"not from second {row['start']} of {video.name}"
-    return Outcome(row, "failed", f"{holds}, {asked}; remove that folder to cut the clip again")
+    return Outcome(row, "failed", f"{frames}: holds {what}; remove that folder to cut the clip again")
 
 
-def _write_clip(folder: Path, task: str, row: Row, moments: Sequence[Moment], size: int, video: str) -> None:
+def _write_clip(folder: Path, task: str, row: Row, moments: Sequence[Moment], shape: Shape, video: str) -> None:
     (frames, wav, mel), stem = _files(folder, task, row), clip_folders(task, row)[2][0]
     sound = np.concatenate([moment.sound for moment in moments])
     samples = np.clip(np.round(sound * 32768), -32768, 32767).astype("<i2")
@@ -250,9 +257,8 @@ def _write_clip(folder: Path, task: str, row: Row, moments: Sequence[Moment], si
     with atomic_path(frames) as part:
         part.mkdir()
         for number, moment in enumerate(moments, 1):
-            picture = Image.fromarray(moment.image)
-            fitted = picture.resize((size, size), Image.Resampling.BILINEAR) if size else picture
-            fitted.save(part / f"{stem}_{number}.png")
+            picture = Image.fromarray(moment.image).resize(shape[::-1], Image.Resampling.BILINEAR)
+            picture.save(part / f"{stem}_{number}.png")
 
 
 def _copy_masks(folder: Path, task: str, row: Row, masks: Path) -> str:

@@ -4,6 +4,7 @@ Nothing here holds more than a few frames and seconds of sound, however long the
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -129,21 +130,31 @@ def _picture(frame: Any, ratio: Fraction | None) -> UInt8[np.ndarray, "H W 3"]:
 def _shown(path: str | Path, usual: float, begin: float) -> Iterator[tuple[float, float, bool, Callable[[], Any]]]:
     """From when to when a frame is shown, whether it is the last one, and a call that gives its picture."""
     picture, start, end, declared = None, -begin, -begin, 0.0
-    for frame, track in tracks.timed(path, tracks.picture_track, begin):
+    for frame, track, zero in tracks.timed(path, tracks.picture_track, begin):
         time = end if frame.time is None else frame.time
-        if time > min(end + LONGEST_STILL, LONGEST):
-            raise BrokenOff(f"{path}: its time stamps jump from {end:.1f} to {time:.1f} s: damaged", end, time)
+        if not start - 1 <= time <= min(end + LONGEST_STILL, LONGEST):  # back: files that were joined as they are
+            what = f"its time stamps jump from {end:.1f} to {time:.1f} s"
+            raise BrokenOff(f"{path}: {what}: damaged, or several files in one; convert it", end, time)
         if picture is not None and time > start:
             yield start, time, False, picture
         length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else usual
         start, end = max(start, time), max(end, time + min(length, LONGEST_STILL))
         picture = partial(_picture, frame, track.sample_aspect_ratio)
-        declared = float(track.duration * track.time_base) if track.duration else 0.0
+        declared = _end_by_header(track) - zero
     if picture is not None:
         yield start, end, True, picture
-    if picture is None or declared > end + begin + 1:
-        what = f"breaks off after {end + begin:.1f} s, and its header says {declared:.1f} s"
+    if picture is None or declared > end + 1:
+        what = f"breaks off after {end + begin:.1f} s, and its header says {declared + begin:.1f} s"
         raise BrokenOff(f"{path}: {what}: damaged, or not copied whole; get it again", end, declared)
+
+
+def _end_by_header(track: Any) -> float:
+    """Where the pictures end by the file's own clock, in seconds; 0 where the header does not say."""
+    if track.duration:
+        return float(((track.start_time or 0) + track.duration) * track.time_base)
+    clock = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", track.metadata.get("DURATION", ""), re.ASCII)  # of Matroska
+    seconds = sum(float(part) * 60**k for k, part in enumerate(clock.groups()[::-1])) if clock else 0
+    return min(seconds, (track.container.duration or 0) / 10**6)
 
 
 def _moments(frames: Iterator[Any], fps: float | str, phase: float, sound: Blocks, rate: int) -> Iterator[Moment]:

@@ -12,11 +12,12 @@ from typing import Any
 
 import av
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from avslib.audio import SAMPLE_RATE
-from avslib.audio.waveforms import MOST_CHANNELS, RATES
-from avslib.core.errors import VideoError
+from avslib.audio.waveforms import MOST_CHANNELS, RATES, require_scale
+from avslib.core.errors import AvsError, VideoError
 
 LIP_SYNC = 20  # sound is moved where its time stamps are off by more than 1/20 s; less is rounding in the file
 LARGEST_FRAME = 8192 * 4352  # pixels: 8K
@@ -57,9 +58,9 @@ def opened(path: File) -> Iterator[Any]:
 
 
 def picture_track(container: Any) -> Any | None:
-    """The first video stream that can be decoded and is not the cover picture of a sound file."""
+    """The default video stream, or else the first, of those that can be decoded and are no cover of a sound file."""
     cover = av.stream.Disposition.attached_pic
-    return next((s for s in container.streams.video if s.codec_context and not s.disposition & cover), None)
+    return _default([s for s in container.streams.video if s.codec_context and not s.disposition & cover])
 
 
 def sound_track(container: Any, number: int | None = None) -> Any | None:
@@ -67,6 +68,10 @@ def sound_track(container: Any, number: int | None = None) -> Any | None:
     tracks = [s for s in container.streams.audio if s.codec_context and s.codec_context.channels <= MOST_CHANNELS]
     if number is not None:
         return tracks[number - 1] if 1 <= number <= len(tracks) else None
+    return _default(tracks)
+
+
+def _default(tracks: list[Any]) -> Any | None:
     return max(tracks, key=lambda s: bool(s.disposition & av.stream.Disposition.default), default=None)
 
 
@@ -83,18 +88,21 @@ def decoded(container: Any, track: Any) -> Iterator[Any]:
             yield from frames
 
 
-def timed(path: File, choose: Callable[[Any], Any], start: float = 0) -> Iterator[tuple[Any, Any]]:
-    """Frames of the track that `choose` finds, and the track, on one clock for all tracks: its second 0 is `start`
-    seconds after the first picture that is shown, or after the first sound of a file without pictures."""
+def timed(path: File, choose: Callable[[Any], Any], start: float = 0) -> Iterator[tuple[Any, Any, float]]:
+    """Frames of the track that `choose` finds, the track, and its second 0 by the file's own clock. It is one for all
+    tracks: `start` seconds after the first picture that is shown, or the first sound of a file without pictures.
+    Raises SoundError as `require_scale`, for sound that is kept as float samples."""
     with opened(path) as container:
         first = next(decoded(container, picture_track(container) or sound_track(container)), None)
         zero = start + (first.time or 0 if first is not None else 0)
     with opened(path) as container:
         track = choose(container)
         for frame in decoded(container, track):
+            if track.codec_context.name.startswith("pcm_f"):
+                require_scale(torch.from_numpy(frame.to_ndarray()), path)
             if frame.time is not None:
                 frame.pts -= round(zero / frame.time_base)
-            yield frame, track
+            yield frame, track, zero
 
 
 def read_sound(path: File, rate: int = SAMPLE_RATE, audio: AudioSource = None, start: float = 0) -> Iterator[Samples]:
@@ -127,7 +135,7 @@ class Blocks:
 
 
 def _resampled(path: File, choose: Callable[[Any], Any], rate: int, start: float) -> Iterator[Timed]:
-    frames = (frame for frame, _ in timed(path, choose, start))
+    frames = (frame for frame, *_ in timed(path, choose, start))
     for (own, layout, _), same in groupby(frames, lambda f: (f.sample_rate, f.layout.name, f.format.name)):
         if not RATES[0] <= own <= RATES[1]:
             raise VideoError(f"{path}: its sound has {own} samples per second; expected {RATES[0]} to {RATES[1]}")
@@ -137,6 +145,8 @@ def _resampled(path: File, choose: Callable[[Any], Any], rate: int, start: float
             for block in chain.from_iterable(map(resampler.resample, chain(same, [None]))):
                 if block is not None:
                     yield block.time, block.to_ndarray()[0].astype(np.float32) / 32768
+        except AvsError:
+            raise
         except (av.FFmpegError, ValueError) as error:
             raise VideoError(f"{path}: its sound channels ({layout}) cannot be mixed ({error}); convert it") from error
 

@@ -32,7 +32,7 @@ def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> E
     A configuration that was changed by hand is accepted when its last line is ``# edited``.
 
     Raises:
-        AvsError: no such folder, no config beside the weights, weights that do not fit the config, either damaged.
+        AvsError: no such folder or `device`, no config beside the weights, weights that do not fit it, either damaged.
     """
     logger.info("weights %s", source)
     return ECMVAE.from_folder(source, device)

@@ -98,22 +98,17 @@ def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "au
     state = _unwrap(state)
     for k, v in state.items():
         if not isinstance(k, str) or not (isinstance(v, np.ndarray) or plain_tensor(v)):
-            raise WeightsError(
-                f"released weights: entry {first_line(repr(k))} holds {type(v).__name__}; expected "
-                "plain tensors under text names and nothing else"
-            )
+            found = f"entry {first_line(repr(k))} holds {type(v).__name__}"
+            raise WeightsError(f"released weights: {found}; expected plain tensors under text names and nothing else")
     state = {k.removeprefix("module."): torch.as_tensor(v) for k, v in state.items()}
     if backbone == "auto":
         backbone = next((b for b, start in BACKBONES.items() if any(k.startswith(start) for k in state)), "")
         if not backbone:
-            raise WeightsError(
-                f"these weights are not ECMVAE's: no name starts with {' or '.join(map(repr, BACKBONES.values()))}; "
-                "give the state dict as released"
-            )
+            why = f"no name starts with {' or '.join(map(repr, BACKBONES.values()))}"
+            raise WeightsError(f"these weights are not ECMVAE's: {why}; give the state dict as released")
     if backbone not in BACKBONES:
-        raise UsageError(
-            f"backbone {backbone!r}: released weights exist for {' and '.join(BACKBONES)}; use one of them or 'auto'"
-        )
+        known = " and ".join(BACKBONES)
+        raise UsageError(f"backbone {backbone!r}: released weights exist for {known}; use one of them or 'auto'")
     model = ECMVAE(load_config("paper", {"model.backbone": backbone, "model.pretrained": False}))
     model.load_weights(convert_official(state)[0], "the released weights")
     return model.eval()
@@ -136,7 +131,7 @@ def import_official(
     """
     source = Path(source)
     if task == "auto":
-        named = [t for t in ("s4", "ms3") if re.search(rf"(?<![a-z]){t}(?![a-z0-9])", source.name.lower())]
+        named = [t for t in ("s4", "ms3") if re.search(rf"(?<![a-z0-9]){t}(?![a-z0-9])", source.name.lower())]
         if len(named) != 1:
             why = "S4 and MS3 weights have the same tensors, and the file's name does not say which these are"
             raise UsageError(f"{source.name}: {why}; give --task s4 or --task ms3")

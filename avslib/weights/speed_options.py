@@ -38,10 +38,8 @@ def apply_speed_options(
         block.forward = partial(_checkpoint_in_training, block, block.forward)
     if compile:
         if next(model.parameters()).device.type == "cpu" and not has_compiler():
-            raise InstallError(
-                "train.compile: torch.compile needs a C++ compiler on a CPU (g++, clang++ or cl); "
-                "install one, or leave the option out"
-            )
+            needs = "needs a C++ compiler on a CPU (g++, clang++ or cl); install one, or leave the option out"
+            raise InstallError(f"train.compile: torch.compile {needs}")
         for branch in filter(None, (model.prior, model.posterior)):
             branch.neck.compile()
             branch.decoder.compile()

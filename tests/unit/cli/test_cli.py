@@ -186,6 +186,34 @@ def test_imported_weights_are_scored_beside_the_published_row(tmp_path, mini_dat
     assert code == 0 and "published" not in said and "all objects" in said
 
 
+def test_eval_scores_all_clips_of_a_checkpoint_that_was_trained_without_some(mini_data, tmp_path, capfd, monkeypatch):
+    from avslib.config import load_config
+    from avslib.training.evaluate import Scores
+    from avslib.training.setup import open_split
+    from tests.helpers.tiny import TINY
+
+    config = load_config("mini", TINY | {"data.root": str(mini_data), "data.skip": str(tmp_path / "bad.txt")})
+    save_checkpoint(tmp_path / "checkpoint", ECMVAE(config))
+    (tmp_path / "bad.txt").write_text("\n".join(open_split(config.replace({"data.skip": None}), "test").names[:2]))
+    scored = []
+    monkeypatch.setattr(
+        "avslib.study.run.evaluate", lambda model, data, **_: scored.append(len(data)) or Scores({"J": 0.0}, {})
+    )
+    code, _, _ = avs(capfd, monkeypatch, "eval", "--data", mini_data, "--checkpoint", tmp_path / "checkpoint", "-q")
+    assert code == 0 and scored == [3, 3]
+
+
+def test_a_parameter_file_with_a_name_that_no_notebook_has(tmp_path, capfd, monkeypatch):
+    for text, words in (
+        ("all: {SEEED: 1}", "all: SEEED"),
+        ("99: {SEED: 1}", "99: SEED"),
+        ("7: {STEPS: 1}", "07: STEPS"),
+    ):
+        (tmp_path / "p.yaml").write_text(text)
+        code, _, err = avs(capfd, monkeypatch, "notebooks", "run", "00", "--params", tmp_path / "p.yaml")
+        assert code == 2 and f"{words}: there is no such notebook" in err
+
+
 def test_train_writes_a_run_and_table_prints_it(mini_data, tmp_path, capfd, monkeypatch):
     from tests.helpers.tiny import TINY
 

@@ -91,6 +91,7 @@ def test_the_last_resort_and_help_do_without_torch(tmp_path):
         "raise OSError('libcudart.so.12: cannot open shared object file: No such file or directory')",
         "raise RuntimeError('operator torchvision::nms does not exist')",
         "raise AttributeError('_ARRAY_API not found')",
+        "import os; os.stat('/no/such/library.so')",
     ],
 )
 def test_a_broken_package_is_named(tmp_path, monkeypatch, fault):
@@ -98,7 +99,8 @@ def test_a_broken_package_is_named(tmp_path, monkeypatch, fault):
     (tmp_path / "brokenpackage/__init__.py").write_text("from brokenpackage import inner\n", encoding="utf-8")
     (tmp_path / "brokenpackage/inner.py").write_text(fault, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "outerpackage.py").write_text("import brokenpackage\n", encoding="utf-8")
     with pytest.raises(Exception, match=r"\w") as caught:
-        __import__("brokenpackage")
+        __import__("outerpackage")
     found = as_avs_error(caught.value)
     assert type(found) is InstallError and "the package brokenpackage cannot be imported" in str(found)

@@ -135,10 +135,21 @@ def test_resizing(root):
     assert dataset[0]["mask"].max() == 1
 
 
-def test_skip_and_extra_split(tmp_path):
+def test_pickles_behind_links_are_converted(tmp_path):
+    (tmp_path / "disk/audio_log_mel/test").mkdir(parents=True)
+    (tmp_path / "disk/audio_log_mel/test/a.pkl").write_bytes(pickle.dumps(torch.zeros(5, 1, 96, 64)))
+    (tmp_path / "root").mkdir()
+    for name, target in (("Single-source", "disk"), ("again", "disk"), ("loop", "root")):
+        (tmp_path / "root" / name).symlink_to(tmp_path / target, target_is_directory=True)
+    assert convert_audio(tmp_path / "root", progress=False) == (1, [])
+
+
+def test_skip_and_extra_split(tmp_path, caplog):
     root = write_avsbench(tmp_path, splits=("test", "test_unseen"))
     assert len(AVSBench(root, "s4", "test_unseen")) == len(AVSBench(root, "ms3", "test")) == 2
+    assert not caplog.messages
     assert [clip.name for clip in AVSBench(root, "s4", "test", skip=["clip-test-0_0"]).clips] == ["clip-test-1_0"]
+    assert caplog.messages[0].endswith("1 clips, 1 left out")
     with pytest.raises(AvsError, match="no clip of split 'val'; it has test, test_unseen"):
         AVSBench(root, "s4", "val")
 

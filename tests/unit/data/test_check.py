@@ -16,6 +16,7 @@ from avslib.config import load_config
 from avslib.core.errors import AvsError
 from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.check import PUBLISHED, Finding, Report, check
+from avslib.data.layout import is_plain_name
 from avslib.training.setup import open_split
 from tests.helpers.avsbench_folder import SIZE, write_avsbench, write_csv, write_wav
 
@@ -170,6 +171,18 @@ def test_names_that_look_like_comments_can_be_left_out(tmp_path):
     assert read_skip_list(tmp_path / "bad.txt") >= set(names)
     (tmp_path / "bad.txt").write_text("# of mine\n#\n\n#1_0\n2_0 \n")
     assert read_skip_list(tmp_path / "bad.txt") == {"#1_0", "2_0"}
+
+
+@pytest.mark.parametrize("name", ["#", "# 1_0", " 1_0", "#1_0", "a #b", "1_0"])
+def test_any_name_on_a_fix_list_is_read_back(tmp_path, name):
+    Report("/data", deep=False, errors=[Finding("s4", "damaged", name)]).write_fix_list(tmp_path / "bad.txt")
+    assert read_skip_list(tmp_path / "bad.txt") == {name} and is_plain_name(name)
+
+
+def test_a_task_without_its_csv_is_an_error(root):
+    (root / "Multi-sources/ms3_meta_data.csv").unlink()
+    report = check(root)
+    assert report.exit_code == 2 and "ms3_meta_data.csv" in report.errors[0].sentence and list(report.tasks) == ["s4"]
 
 
 def test_a_short_wav_beside_a_whole_log_mel_is_a_warning(root):

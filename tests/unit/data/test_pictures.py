@@ -107,6 +107,20 @@ def test_sixteen_bits_are_refused(tmp_path):
             read(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_pictures_that_exif_turns_are_refused(tmp_path, ending):
+    """OpenCV turns them as it reads them, PIL does not; an orientation of 1 is upright."""
+    path, exif, upright = tmp_path / f"a.{ending}", Image.Exif(), Image.fromarray(WHITE)
+    for exif[0x0112] in range(1, 9):
+        upright.save(path, exif=exif)
+        for read, value in ((read_frame, 255), (read_mask, 1)):
+            if exif[0x0112] == 1:
+                assert (read(path)[0] == value).all()
+            else:
+                with pytest.raises(PictureError, match="EXIF orientation"):
+                    read(path)
+
+
 def test_a_palette_that_is_missing_is_refused(tmp_path):
     path = tmp_path / "a.png"
     RIGHT["P coloured"].save(path)

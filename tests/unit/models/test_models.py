@@ -316,8 +316,9 @@ def test_objective_says_what_it_lacks(unchecked_shapes, small):
     output = small(image, audio, mask, frames=4)
     with pytest.raises(AvsError, match="mask has shape"):
         objective(output, mask[:1], small.config)
-    with pytest.raises(AvsError, match="mask holds 255; expected 0 and 1"):
-        objective(output, 255 * mask, small.config)
+    for factor in (255, -1, float("nan")):
+        with pytest.raises(AvsError, match=f"mask holds {factor}; expected 0 and 1"):
+            objective(output, factor * mask.clamp(min=1), small.config)
     with pytest.raises(AvsError, match="'js_posterior'"):
         objective(output, mask, small.config, {"js_prior": torch.zeros(4, 4)})
     with pytest.raises(AvsError, match=r"\(2, 4\)"):

@@ -101,9 +101,19 @@ def test_seeds_are_pooled_with_mean_and_sd(tmp_path):
 
 def test_other_configuration_is_another_row_and_a_later_run_replaces_its_seed(tmp_path):
     early, late = record(0, 0.1, created="2026-01-01", id="early"), record(0, 0.2, created="2026-01-02", id="late")
-    rows = cells(saved(tmp_path, early, late, record(0, 0.9, backbone="tf_efficientnet_lite0")))
+    records = saved(tmp_path, early, late, record(0, 0.9, backbone="tf_efficientnet_lite0"))
+    rows = cells(records)
     assert sorted(row["J test"] for row in rows) == ["0.200", "0.900"]
+    assert "has the same variant and seed: early." in results.table(records, "s4")
+    assert "Left out" not in results.table(records[1:], "s4")
     assert "ecmvae (backbone=resnet50)" in {row["Method"] for row in rows}
+
+
+def test_records_behind_links_are_read(tmp_path):
+    saved(tmp_path / "disk", record(0), record(1))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/linked").symlink_to(tmp_path / "disk", target_is_directory=True)
+    assert [r.seed for r in run_records.load_records(tmp_path / "runs")] == [0, 1]
 
 
 def test_baselines_stand_below_their_method(tmp_path):

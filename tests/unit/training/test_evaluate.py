@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
+from avslib.core.errors import AvsError
+from avslib.data.avsbench import AVSBench
 from avslib.data.loading import shuffle_audio
 from avslib.models.ecmvae import ECMVAE
 from avslib.study.records import load_records
-from avslib.study.run import ALL_OBJECTS, SHUFFLED, run
+from avslib.study.run import ALL_OBJECTS, SHUFFLED, run, score
 from avslib.training.evaluate import all_objects, evaluate, predict_batches, test_splits
 from avslib.training.setup import open_split
 
@@ -29,6 +31,24 @@ def test_scores_do_not_depend_on_the_batch_size(model, tiny):
     assert one.metrics == pytest.approx(three.metrics, abs=1e-6, nan_ok=True) and one.clips == pytest.approx(
         three.clips, abs=1e-6
     )
+
+
+def test_without_a_mask_there_is_a_sentence_and_no_score(model, tiny):
+    names = open_split(tiny, "test").names
+    for options, count in (({"masks": False}, 3), ({"skip": names}, 0)):
+        with pytest.raises(AvsError, match=f"split 'test': none of its {count} clips has a mask"):
+            evaluate(model, AVSBench(tiny.data.root, "s4", "test", 64, **options))
+
+
+def test_the_train_split_of_mini_avs_is_scored_on_its_masks(model, tiny):
+    """A build keeps no outlines of all objects for it."""
+    scores = score(model, tiny, "train")
+    assert set(scores) == {"", SHUFFLED}
+    dataset, ious = open_split(tiny, "train"), []
+    for rows, logits in predict_batches(model, dataset, frames=dataset.frames, batch_size=1):
+        lit, mask = (logits[0] > 0).numpy(), rows["mask"][0].numpy() > 0  # only the first frame has a mask
+        ious.append((lit & mask).sum() / (lit | mask).sum() if mask.any() else (~lit).mean())
+    assert scores[""].metrics["J"] == pytest.approx(np.mean(ious), abs=1e-6)
 
 
 def test_masks_are_compared_at_224_whatever_the_network_sees(tiny):

@@ -14,6 +14,12 @@ def test_odd_sizes_grow_to_even_ones(tmp_path):
     assert next(read_video(path, sound=False)).image.shape == (48, 64, 3)
 
 
+def test_a_colon_in_a_name_is_not_a_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video("12:30/a.mp4", frames(2), None, 1)
+    assert len(list(read_video("12:30/a.mp4", sound=False))) == 2
+
+
 def test_writing_refuses_and_leaves_what_was_there(clip):
     before = clip.read_bytes()
     for pictures in ([], [np.zeros((8, 8, 3))], [*frames(1), *frames(1, 50, 64)]):

@@ -164,6 +164,43 @@ def test_a_clip_cut_elsewhere_is_refused_not_kept(videos, tmp_path, task, csv_ke
         assert not csv_kept or table.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "words"), [(64, 32, "64x64 pixels, not 32x32"), (0, 48, "64x48 pixels, not")]
+)
+def test_clips_of_a_different_size_are_refused_not_kept(videos, tmp_path, first, second, words):
+    def made(size):
+        return prepare(videos / "dog", tmp_path, size=size, workers=1, progress=False)
+
+    assert made(first).made == made(first).there == ["long_0", "long_5"]
+    result = made(second)
+    assert result.exit_code == 2 and words in result.failed["long_0"] and words in result.failed["long_5"]
+
+
+def test_a_clip_of_a_different_split_or_category_is_refused(videos, tmp_path):
+    """The reader would find no sound of the one; the csv would keep only one row of the other."""
+    for split, expected in (("test", []), ("val", ["long_0", "long_5"])):
+        result = prepare(videos / "dog", tmp_path / "a", "ms3", split=split, workers=1, progress=False)
+        assert list(result.failed) == expected and all("different split" in why for why in result.failed.values())
+    for category, start, expected in (("dog", 0, []), ("cat", 5, ["long_0"])):
+        (tmp_path / "mine.csv").write_text(f"name,start,category,split\nlong_0,{start},{category},test\n")
+        result = prepare(videos, tmp_path / "b", "s4", tmp_path / "mine.csv", workers=1, progress=False)
+        assert list(result.failed) == expected
+    assert "category dog too" in result.failed["long_0"]
+    assert "long_0,0,dog,test" in (tmp_path / "b/Single-source/s4_meta_data.csv").read_text()
+
+
+def test_every_video_of_the_folder_is_named(videos, tmp_path):
+    root = tmp_path / "root"
+    for name in ("a/one.mp4", "b/one.mkv", "c/one.MOV", "camera.MTS"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes((videos / "whole_7.mp4").read_bytes())
+    (root / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    (root / "notes.txt").write_text("not a video")
+    result = prepare(root, tmp_path / "out", workers=1, progress=False)
+    assert (result.made, set(result.failed), result.exit_code) == (["camera_0"], {"one", "gone"}, 1)
+    assert "no such file" in result.failed["gone"] and result.failed["one"].count("one.") == 3
+
+
 def test_videos_behind_links_are_found_once(videos, tmp_path):
     root = tmp_path / "root"
     root.mkdir()
@@ -196,6 +233,7 @@ def test_without_masks_the_reader_and_the_check_say_so(videos, tmp_path):
         Image.new("L", (224, 224)).save(masks / f"long_0_{k}.png")
     result = prepare(videos / "dog", tmp_path, masks=tmp_path / "given", workers=1, progress=False)
     assert "no masks were copied" in log_rows(result.log)["long_5"][1]
+    assert (result.unmasked, result.exit_code) == (["long_5"], 1)
     assert AVSBench(tmp_path, "s4", "test", skip=["long_5"])[0]["annotated"].all()
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from avslib.core.errors import AvsError
 from avslib.video.overlay_video import write_video
-from avslib.video.reader import probe, read_video
+from avslib.video.reader import BrokenOff, probe, read_video
 
 RATE = 16000
 
@@ -171,6 +171,54 @@ def test_a_stream_that_was_entered_late_stays_in_time(clip, tmp_path):
             packet.stream = new
             target.mux(packet)
     assert [(number(m.image), pitch(m.sound)) for m in read_video(path)] == [(1, 300), (2, 400), (3, 500), (4, 600)]
+
+
+def write_tracks(path, codec, *tracks, rate=1, late=0):
+    """Tracks of pictures at `rate` a second, the first at `late` / `rate` seconds; the last track is the default."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"this build of FFmpeg has no {codec}")
+    with av.open(str(path), "w") as out:
+        streams = [out.add_stream(codec, rate=rate) for _ in tracks]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt, stream.codec_context.max_b_frames = 64, 48, "yuv420p", 0
+        streams[-1].disposition = av.stream.Disposition.default
+        for stream, pictures in zip(streams, tracks, strict=True):
+            for k, picture in enumerate(pictures):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = k + late, Fraction(1, rate)
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+    return path
+
+
+def test_pictures_that_begin_late_are_whole(tmp_path):
+    """An AVI counts the length of its picture track from its own second 0, and not from the first picture."""
+    late = write_tracks(tmp_path / "late.avi", "libx264", frames(5), late=3)
+    assert [number(m.image) for m in read_video(late, sound=False)] == [0, 1, 2, 3, 4]
+
+
+def test_the_default_picture_track_is_shown(tmp_path):
+    two = write_tracks(tmp_path / "two.mkv", "mpeg4", frames(10)[5:], frames(5))
+    assert [number(m.image) for m in read_video(two, sound=False)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm"])
+def test_half_a_matroska_file_is_not_a_short_video(tmp_path, name):
+    """Its header holds the length of each track as text."""
+    noise = np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3), np.uint8)
+    path = write_tracks(tmp_path / name, "mpeg4" if name == "a.mkv" else "libvpx-vp9", noise, rate=8)
+    assert len(list(read_video(path, sound=False))) == 5
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BrokenOff, match="its header says 5") as error:
+        list(read_video(path, sound=False))
+    assert error.value.at < 4
+
+
+def test_videos_joined_byte_by_byte_do_not_lose_the_second_one_silently(clip, tmp_path):
+    one, two = remux(clip, tmp_path / "one.ts", {}), tmp_path / "two.ts"
+    two.write_bytes(one.read_bytes() * 2)
+    with pytest.raises(BrokenOff, match=r"time stamps jump from 5\.0 to 0\.0 s.*convert it"):
+        list(read_video(two))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from avslib.core.errors import AvsError
+from avslib.core.errors import AvsError, SoundError
 from avslib.video.overlay_video import write_video
 from avslib.video.reader import read_video
 from avslib.video.tracks import read_sound
@@ -67,6 +67,15 @@ def test_the_default_sound_track_is_heard(clip, tmp_path):
     assert not np.concatenate(list(read_sound(path, audio=1))).any()
     with pytest.raises(AvsError, match="no sound track 3"):
         read_video(path, audio=3)
+
+
+@pytest.mark.parametrize(("scale", "words"), [(2**15, "its samples reach 16384"), (np.nan, "NaN or infinite")])
+def test_float_sound_out_of_scale_is_refused_not_clipped(clip, tmp_path, scale, words):
+    sound = tones(3)
+    sound[RATE:] *= scale
+    soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
+    with pytest.raises(SoundError, match=rf"a\.wav: .*{words}"):
+        list(read_video(clip, audio=tmp_path / "a.wav"))
 
 
 def test_sound_of_one_piece_goes_with_many_frames(tmp_path):

@@ -112,7 +112,7 @@ def test_imported_weights_are_a_checkpoint_and_the_task_comes_from_the_name(tmp_
     model, direct = load_checkpoint(tmp_path / "out"), load_official(path)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), direct.parameters(), strict=True)) and unused
     assert (model.config.data.task, model.config.model.audio_weights) == ("ms3", "vggish.safetensors")
-    for name in ("best.pth", "mmvae_bs4_best.pth"):  # a batch size is not a task
+    for name in ("best.pth", "mmvae_bs4_best.pth", "s4ms3.pth", "v2s4.pth", "s4_and_ms3.pth"):  # bs4: a batch size
         path = path.rename(tmp_path / name)
         with pytest.raises(AvsError, match="give --task"):
             import_official(path, tmp_path / "other")
@@ -207,6 +207,12 @@ def test_truncated_weights_are_refused(model, tmp_path, keep):
     (tmp_path / WEIGHTS).write_bytes(whole[:keep])
     with pytest.raises(AvsError, match="not a whole safetensors file"):
         load_checkpoint(tmp_path)
+
+
+def test_a_released_file_as_checkpoint_names_the_command_that_imports_it(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "model.pth")
+    with pytest.raises(AvsError, match=r"model\.pth: .*avs weights import"):
+        load_checkpoint(tmp_path / "model.pth")
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_compile_without_a_compiler_is_reported(monkeypatch):
 
 
 def test_bf16_inference_is_close_and_reaches_the_backbone_alone():
-    exact, model = (Predictor.from_checkpoint("mini-s4", bf16=bf16).model for bf16 in (False, True))
+    exact, model = (Predictor.from_checkpoint("mini-s4", "cpu", bf16=bf16).model for bf16 in (False, True))
     image, audio = torch.rand(5, 3, 64, 64), torch.rand(5, 128)
     with torch.inference_mode():
         assert model.backbone(image)[0].dtype == torch.bfloat16
