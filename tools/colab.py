@@ -1,7 +1,7 @@
 """Install avslib from this checkout into the running interpreter, and only what that interpreter lacks.
 
 The first cell of each notebook runs this file on Colab, whose PyTorch stays: to replace it would take minutes.
-Standard library only: nothing is installed yet. ``plan`` says what would be done.
+It needs nothing that such a runtime lacks. ``plan`` says what would be done.
 """
 
 import importlib.metadata
@@ -17,7 +17,8 @@ EXTRA = ["ipywidgets"]  # the widgets of the lessons; the rest of the extra "not
 
 def plan(requirements: list[str]) -> tuple[list[str], list[str]]:
     """(what to install, sentences about versions that stay although avslib was not tested with them)."""
-    from pip._vendor.packaging.requirements import Requirement
+    # comes with matplotlib; pip's own copy would keep setuptools from being imported later
+    from packaging.requirements import Requirement
 
     install, notes = [], []
     for requirement in map(Requirement, requirements):

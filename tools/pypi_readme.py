@@ -11,6 +11,7 @@ from typing import Any
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)]+)\)")
+PICTURE = re.compile(r'<img src="(?!https?:)([^"]+)"([^>]*)>')
 BRANCH = "main"
 
 
@@ -29,6 +30,7 @@ def absolute(text: str, url: str) -> str:
             return f"{picture}[{words}]({url}/{'raw' if picture else 'blob'}/{BRANCH}/{path})"
         return "" if picture else words
 
+    text = PICTURE.sub(lambda m: f'<img src="{url}/raw/{BRANCH}/{m[1]}"{m[2]}>' if url else "", text)
     return LINK.sub(link, text)
 
 

@@ -7,6 +7,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import typer
 
 from avslib.cli import app
+from avslib.cli.doors import DOORS
 from avslib.core.errors import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +70,7 @@ def literals(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, "".join(map(str, parts))
 
 
-def helps(command: Any, name: str = "avs") -> Iterator[tuple[str, str]]:
+def helps(command: Any, name: str) -> Iterator[tuple[str, str]]:
     """The help of a command, its options and its commands."""
     yield name, command.help or ""
     for option in command.params:
@@ -104,7 +106,9 @@ def test_messages_docstrings_and_labels(path):
 
 
 def test_helps_and_explanations_of_errors():
-    texts = {**dict(helps(typer.main.get_command(app))), **{k.code: f"{k.__doc__} {k.remedy}" for k in KINDS.values()}}
+    apps = {"avs": app} | {f"avs {name}": import_module(module).app for name, (module, _) in DOORS.items()}
+    texts = dict(line for name, made in apps.items() for line in helps(typer.main.get_command(made), name))
+    texts |= {kind.code: f"{kind.__doc__} {kind.remedy}" for kind in KINDS.values()}
     assert len(texts) > 100
     assert {name: hits for name, text in texts.items() if (hits := found(text))} == {}
 
