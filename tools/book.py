@@ -45,6 +45,7 @@ SETTINGS: dict[str, Any] = {
     "html_theme": "furo",
     "html_title": TITLE,
     "html_copy_source": False,
+    "html_show_copyright": False,
     "html_css_files": [STYLE],
     "mathjax3_config": {"loader": {"load": ["input/asciimath"]}, "asciimath": {"delimiters": [["⟦", "⟧"]]}},
     "nb_execution_mode": "off",
@@ -146,13 +147,15 @@ def _write(path: Path, content: str | bytes) -> None:
 
 
 def _copy(path: Path, target: Path, follow: Callable[[str], str]) -> None:
-    """A page with its links followed; of a notebook, its language and its pictures' texts go where MyST-NB looks."""
+    """A page with its links followed; of a notebook, its language and its pictures' texts go where MyST-NB looks, and
+    the cell for Colab is left out."""
     if path.suffix == ".md":
         return _write(target, follow(path.read_text(encoding="utf-8")))
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
+    notebook.cells = [cell for cell in notebook.cells if "colab" not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = follow(cell.source)
