@@ -1,9 +1,12 @@
 """avslib: ECMVAE for audio-visual segmentation, trainable, tested, and explained term by term."""
 
+import os
 from importlib import import_module
 from importlib.util import find_spec
 
 __version__ = "0.1.0"
+# read when torch is loaded: what an Apple GPU cannot compute is computed on the CPU, with a warning
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 # loaded on first use: `avs --help` and the processes that compose clips need no torch
 _LAZY = {

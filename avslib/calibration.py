@@ -41,9 +41,9 @@ def logits_of_mean_probability(logits: Float[Tensor, "k *S"]) -> Float[Tensor, "
     >>> logits_of_mean_probability(torch.tensor([[0.0, 90.0], [0.0, 90.0]]))
     tensor([ 0., 90.])
     """
-    wide = logits.double()
+    wide = (logits.cpu() if logits.device.type == "mps" else logits).double()  # mps has no float64
     log_p, log_not_p = (F.logsigmoid(x).logsumexp(0) for x in (wide, -wide))
-    return (log_p - log_not_p).to(logits.dtype)
+    return (log_p - log_not_p).to(logits)
 
 
 @dataclass
@@ -77,7 +77,7 @@ def reliability(p: Float[Tensor, "*S"], target: Shaped[Tensor, "*S"], bins: int 
     if p.shape != target.shape or p.numel() == 0 or bins < 1:
         found = f"{list(p.shape)}, {list(target.shape)}, {bins} bins"
         raise UsageError(f"reliability expects probabilities and targets of one shape and a bin at least; got {found}")
-    p, target = p.detach().flatten().double().cpu(), target.flatten().double().cpu()
+    p, target = p.detach().flatten().cpu().double(), target.flatten().cpu().double()
     if not ((p >= 0) & (p <= 1)).all() or not ((target == 0) | (target == 1)).all():
         raise UsageError("reliability expects probabilities in [0, 1] and targets of 0 and 1; apply sigmoid to logits")
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)

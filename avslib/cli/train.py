@@ -81,7 +81,9 @@ def _print_metrics(metrics: dict, baselines: dict, paper: dict | None = None) ->
     from avslib.study.results import ABOUT_LISTENING, LISTENING
 
     rows = [
-        (label, split, values) for label, by in {"model": metrics, **baselines}.items() for split, values in by.items()
+        (label, split, {name: nan if value is None else value for name, value in values.items()})  # None in a record
+        for label, by in {"model": metrics, **baselines}.items()
+        for split, values in by.items()
     ]
     names = [name for name in rows[0][2] if name not in LISTENING]
     defined = [name for name in LISTENING if any(not isnan(values.get(name, nan)) for *_, values in rows)]

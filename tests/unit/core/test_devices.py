@@ -1,5 +1,9 @@
 """Devices by name."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -24,6 +28,17 @@ def test_a_wrong_or_missing_device_gets_one_sentence(name):
     for load in (Predictor.from_checkpoint, load_checkpoint, ECMVAE.from_pretrained):
         with pytest.raises(AvsError, match=r"device '.*': expected auto, cpu, cuda, cuda:N or mps; this machine has"):
             load("mini-s4", device=name)
+
+
+def test_what_an_apple_gpu_lacks_falls_back_to_the_cpu():
+    """Torch reads the variable while it is loaded, so it is set before that; no such GPU is here to try it."""
+    script = "import os, sys, avslib; print(os.environ['PYTORCH_ENABLE_MPS_FALLBACK'], 'torch' in sys.modules)"
+    for given, expected in (({}, "1 False"), ({"PYTORCH_ENABLE_MPS_FALLBACK": "0"}, "0 False")):
+        environment = {k: v for k, v in os.environ.items() if k != "PYTORCH_ENABLE_MPS_FALLBACK"} | given
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == expected
 
 
 @pytest.mark.parametrize("given", [(), ("cpu",)])
