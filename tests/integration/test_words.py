@@ -87,7 +87,7 @@ def markdown(path: Path) -> str:
     return text
 
 
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "avslib/assets/model_card.md")]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "avslib/assets/model_card.md")]
 PAGES += [path for path in sorted((ROOT / "docs").glob("*.md")) if path.stem != "LICENSES"]
 PAGES += [ROOT / "results" / name / "README.md" for name in ("ablation", "robustness")]
 LESSONS = sorted((ROOT / "notebooks").rglob("[0-9][0-9]_*.ipynb"))
