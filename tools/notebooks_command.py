@@ -34,12 +34,16 @@ def run_command(
     chosen: Chosen = None,
     parameter: Parameters = None,
     fast: Annotated[bool | None, typer.Option("--fast/--full", help="Short for -p FAST=True or False.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Short for -p DEVICE=NAME: auto, cpu, cuda, cuda:N or mps.")
+    ] = None,
     params: Annotated[Path | None, typer.Option(help="YAML file, such as notebooks/params/paper.yaml.")] = None,
     out: Annotated[Path, typer.Option(help="A folder for each notebook is made there.")] = Path("build/notebooks"),
     solutions: Solutions = False,
 ) -> None:
     """Execute copies of notebooks with other parameters; the notebooks themselves are not changed."""
-    texts, code = [*([] if fast is None else [f"FAST={fast}"]), *(parameter or [])], 0
+    short = {"FAST": fast, "DEVICE": device}
+    texts, code = [*(f"{name}={x}" for name, x in short.items() if x is not None), *(parameter or [])], 0
     for done, sentence in run_copies(chosen or [], texts, params, out, solutions, progress=console.is_terminal):
         code = code if done else 1
         say(sentence)

@@ -73,3 +73,18 @@ def test_a_text_that_does_not_fit_is_refused(tmp_path, text, default):
     path = notebook(tmp_path / "01_a.ipynb", parameters=f"N = {default!r}")
     with pytest.raises(AvsError, match="N: expected a "):
         notebooks.check_parameters(path, {"N": text}, as_text=True)
+
+
+def test_device_and_fast_are_short_for_parameters(monkeypatch):
+    from tools import notebooks_command
+
+    given = []
+
+    def run_copies(chosen, texts, *_, **__):
+        given.append((chosen, texts))
+        return iter([(True, "done")])
+
+    monkeypatch.setattr(notebooks_command, "run_copies", run_copies)
+    with pytest.raises(SystemExit) as end:
+        notebooks_command.main(["run", "02", "--full", "--device", "cuda:1", "-p", "SEED", "3"])
+    assert not end.value.code and given == [(["02"], ["FAST=False", "DEVICE=cuda:1", "SEED=3"])]
