@@ -190,8 +190,9 @@ def heard_objects(dataset: AVSBench, labels: Mapping[str, ClipLabels]) -> Scores
 
     def outlines(name: str) -> Tensor:
         clip = labels[name]
-        shapes = [x for c, x in clip.outlines().items() if c in clip.heard] if clip.outlines else []
-        found = np.any(shapes, axis=0) if shapes else np.zeros((dataset.frames, 1, 1), bool)
+        heard = frozenset().union(*(clip.played or ())[: dataset.frames])
+        shapes = [x for c, x in clip.outlines().items() if c in heard] if clip.outlines else []
+        found = np.any(shapes, axis=0)[: dataset.frames] if shapes else np.zeros((dataset.frames, 1, 1), bool)
         shape = F.interpolate(torch.from_numpy(found)[:, None].float(), dataset.mask_size, mode="nearest-exact")
         return shape[:, 0]
 

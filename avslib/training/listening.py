@@ -1,5 +1,6 @@
 """Whether a model follows the sound: its scores on frames with and without a sounding object, and *sel* and *time*."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ LIT = 0.01  # a frame counts as lit from this share of its pixels on
 
 
 class Listening:
-    """Five scores over annotated frames, each NaN where no frame defines it.
+    """Five scores over annotated frames, each absent where no frame defines it.
 
     J_not_empty and J_empty: J over frames with and without a sounding object; lit_empty: share of the latter in which
     more than 1 % of the pixels are predicted. sel and time: `PairRanking` of an object's mean probability, between the
@@ -52,7 +53,9 @@ class Listening:
             self.metrics[which].update(louder, quieter)
 
     def compute(self) -> dict[str, float]:
-        return {name: float(metric.compute()) for name, metric in self.metrics.items()}
+        """The scores that some frame defines."""
+        found = {name: float(metric.compute()) for name, metric in self.metrics.items()}
+        return {name: score for name, score in found.items() if not math.isnan(score)}
 
 
 def object_pairs(
@@ -61,9 +64,9 @@ def object_pairs(
     """What `PairRanking` compares in one clip: ("sel" or "time", brightness where sounding, brightness where silent).
     The brightness of an object is the mean probability over its outline; hidden objects are left out."""
     assert labels.outlines is not None and labels.played is not None
-    outlines = labels.outlines()
-    on = torch.tensor([[name in second for second in labels.played] for name in outlines])
-    shape = torch.stack([torch.from_numpy(outline) for outline in outlines.values()]).float()
+    outlines, seconds = labels.outlines(), len(probability)  # a clip may be scored on its first seconds only
+    on = torch.tensor([[name in second for second in labels.played[:seconds]] for name in outlines])
+    shape = torch.stack([torch.from_numpy(outline[:seconds]) for outline in outlines.values()]).float()
     probability = F.interpolate(probability, shape.shape[-2:], mode="bilinear")[:, 0]
     area = shape.sum((2, 3))
     brightness, seen = (shape * probability).sum((2, 3)) / area, area > 0

@@ -13,5 +13,5 @@ def test_records_of_the_checkout():
 
 def test_without_a_checkout_it_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(lesson, "base_folder", lambda: tmp_path)
-    with pytest.raises(AvsError, match="git clone"):
+    with pytest.raises(AvsError, match="only in the repository"):
         committed.committed_runs()
