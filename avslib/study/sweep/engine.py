@@ -19,7 +19,7 @@ from avslib.study.records import RunRecord, load_records, portable
 from avslib.study.results import table
 from avslib.study.run import dataset_info
 from avslib.study.sweep.grid import Job, MiniData, jobs, load_grid
-from avslib.study.sweep.runs import finished_runs, record_failure, run_job, train_job
+from avslib.study.sweep.start_run import finished_runs, record_failure, run_job, train_job
 from avslib.study.sweep.workers import check_executor, execute
 
 PLAIN = {"markup": False, "highlight": False, "soft_wrap": True}  # paths and errors are printed as they are

@@ -16,7 +16,7 @@ from avslib.core.errors import AvsError
 from avslib.study.sweep import engine
 from avslib.study.sweep.engine import run_grid
 from avslib.study.sweep.grid import jobs, load_grid
-from avslib.study.sweep.runs import run_job
+from avslib.study.sweep.start_run import run_job
 from tests.unit.study.test_sweep import MICRO
 
 
