@@ -15,8 +15,8 @@ app = typer.Typer(help="Build Mini-AVS; check, prepare or pack a folder in AVSBe
 def build_mini_command(
     out: Annotated[Path, typer.Option(help="New folder for the build.")] = Path("build/data/mini-small"),
     size: Annotated[
-        Literal["small", "full", "ms3", "ambiguous"],
-        typer.Option(help="small: under a minute; full: several GB; ms3, ambiguous: train clips of the studies."),
+        Literal["small", "full", "ms3", "listening", "ambiguous"],
+        typer.Option(help="small: under a minute; full: several GB; ms3, listening, ambiguous: clips of the studies."),
     ] = "small",
     seed: Annotated[int, typer.Option(help="Varies the compositions, not which assets are held out for tests.")] = 0,
     workers: Workers = None,

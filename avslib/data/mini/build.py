@@ -37,8 +37,9 @@ SIZES = {
         "s4": {"train": 4000, "val": 240, "test": 480, "test_unseen": 240},
         "ms3": {"train": 1500, "val": 120, "test": 240, "test_unseen": 120},
     },
-    # what the shipped mini-ms3 was trained on, and what lesson 14 and the study of ambiguity need
+    # what the shipped mini-ms3 was trained on, and what lesson 14 and the studies of MS3 and of ambiguity need
     "ms3": {"ms3": {"train": 5000, "train_empty": 1000, "val": 60, "test": 120, "test_unseen": 60}},
+    "listening": {"ms3": {"train": 1000, "train_empty": 200, "val": 20, "test": 120, "test_unseen": 60}},
     "ambiguous": {"s4": {"train": 800, "train_ambiguous": 800, "val": 40, "test": 240, "ambiguous": 240}},
 }
 LISTING, HEAD, LAST = "files.csv", "path,bytes,sha256\n", "the lines above,,"

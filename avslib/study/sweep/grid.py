@@ -40,7 +40,7 @@ Count = Annotated[int, Field(ge=0)]
 class MiniData(BaseModel, extra="forbid", frozen=True):
     """A Mini-AVS build: composed once, by size and seed."""
 
-    mini: Literal["small", "full", "ms3", "ambiguous"] = "small"
+    mini: Literal["small", "full", "ms3", "listening", "ambiguous"] = "small"
     seed: Count = 0
 
 
