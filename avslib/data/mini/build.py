@@ -39,7 +39,7 @@ SIZES = {
     },
     # what the shipped mini-ms3 was trained on, and what lesson 14 and the studies of MS3 and of ambiguity need
     "ms3": {"ms3": {"train": 5000, "train_empty": 1000, "val": 60, "test": 120, "test_unseen": 60}},
-    "listening": {"ms3": {"train": 1000, "train_empty": 200, "val": 20, "test": 120, "test_unseen": 60}},
+    "listening": {"ms3": {"train": 640, "train_empty": 160, "val": 20, "test": 120, "test_unseen": 60}},
     "ambiguous": {"s4": {"train": 800, "train_ambiguous": 800, "val": 40, "test": 240, "ambiguous": 240}},
 }
 LISTING, HEAD, LAST = "files.csv", "path,bytes,sha256\n", "the lines above,,"

@@ -27,11 +27,13 @@ class ClipLabels:
         played: the classes that sound, second by second.
         in_view: classes of the objects in view, sounding or not; on S4 of AVSBench only the annotated one.
         outlines: returns where the objects of each class in view are.
+        background: the photograph behind them, on Mini-AVS.
     """
 
     played: tuple[frozenset[str], ...] | None = None
     in_view: frozenset[str] | None = None
     outlines: Callable[[], Outlines] | None = None
+    background: str | None = None
 
     @property
     def heard(self) -> frozenset[str]:
@@ -74,7 +76,8 @@ def _labels_mini(clip: dict, manifest: dict) -> ClipLabels:
     played = [frozenset(c for c, on in zip(classes, second, strict=True) if on) for second in seconds]
     in_view = frozenset(o["category"] for o in clip["objects"] if o["category"])
     plan = (clip["task"], clip["split"], clip["index"], manifest["seed"])
-    return ClipLabels(tuple(played), in_view, partial(_outlines, plan, manifest["image_size"]))
+    outlines = partial(_outlines, plan, manifest["image_size"])
+    return ClipLabels(tuple(played), in_view, outlines, clip["background"]["file"])
 
 
 @lru_cache(maxsize=256)  # a split is scored several times

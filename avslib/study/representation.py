@@ -1,0 +1,92 @@
+"""What the codes hold: how much a specific code repeats the shared one, and what can be read from each of them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from avslib.config import Config
+from avslib.data.avsbench import AVSBench
+from avslib.data.loading import eval_loader
+from avslib.data.mini.sources import ClipLabels
+from avslib.losses.kl import gaussian_kl
+from avslib.losses.orthogonality import correlation_loss
+from avslib.models.ecmvae import ECMVAE
+from avslib.models.latent import PRIOR
+from avslib.training.evaluate import flatten_clips
+
+NAMES = dict(zip(PRIOR, ("s_v", "s_a", "c"), strict=True))
+CODES = "codes"  # what a record files these scores under
+ACTIVE = 0.01  # nats of KL from which a unit counts as active
+FOLDS = KFold(5, shuffle=True, random_state=0)
+
+Gaussians = dict[str, tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]]
+
+
+@torch.no_grad()
+def code_gaussians(model: ECMVAE, config: Config, dataset: AVSBench) -> tuple[Gaussians, Gaussians, Tensor]:
+    """(mu, logvar) of s_v, s_a and c in each clip's first frame, of the prior and of the posterior, and the frame's
+    masks [N, 1, H, W]; on the CPU. Raises AttributeError for a model without a posterior."""
+    model.eval()
+    device, size = next(model.parameters()).device, config.model.image_size
+    found: dict[str, list[Tensor]] = {}
+    for batch in eval_loader(dataset, config.train.eval_batch_size, config.data.workers):
+        rows = flatten_clips({k: v[:, :1] if isinstance(v, Tensor) else v for k, v in batch.items()}, device)
+        image, mask = model.normalize(rows["image"]), rows["mask"].float()
+        seen = torch.nn.functional.interpolate(mask, (size, size), mode="nearest-exact")
+        latents = model.prior.encode(image, rows["audio"], None) | model.posterior.encode(image, rows["audio"], seen)
+        values = {f"{name} {which}": x for name, pair in latents.items() for which, x in enumerate(pair)}
+        for name, value in (values | {"mask": mask}).items():
+            found.setdefault(name, []).append(value.cpu())
+    whole = {name: torch.cat(parts) for name, parts in found.items()}
+    prior, posterior = (
+        {code: (whole[f"{name}{y} 0"], whole[f"{name}{y} 1"]) for name, code in NAMES.items()} for y in ("", "_y")
+    )
+    return prior, posterior, whole["mask"]
+
+
+def representation(
+    model: ECMVAE, config: Config, dataset: AVSBench, labels: Mapping[str, ClipLabels]
+) -> dict[str, float]:
+    """Scores of the codes' means on the first frame of each clip, by name_branch_code.
+
+    - cka: of a specific code and c, as `correlation_loss` (unbiased linear CKA): 0 independent, 1 equal.
+    - x: R^2 of the horizontal centre of the mask by ridge regression.
+    - sound, background: accuracy of a linear probe of the class that sounds, and of the background's photograph. All
+      probes are scored on clips that they were not fitted on (5 folds).
+    - kl, active: KL(posterior || prior) in nats, and the number of units with more than 0.01.
+    """
+    prior, posterior, mask = code_gaussians(model, config, dataset)
+    columns = torch.linspace(0, 1, mask.shape[-1])
+    x = ((mask * columns).sum((1, 2, 3)) / mask.sum((1, 2, 3))).numpy()
+    targets = {
+        "sound": np.array([min(labels[name].heard) for name in dataset.names]),
+        "background": np.array([labels[name].background for name in dataset.names]),
+    }
+    scores = {}
+    for branch, codes in (("prior", prior), ("posterior", posterior)):
+        for code, (mu, _) in codes.items():
+            if code != "c":
+                scores[f"cka_{branch}_{code}"] = float(correlation_loss(mu, codes["c"][0]))
+            scores[f"x_{branch}_{code}"] = float(r2_score(x, _probe(RidgeCV(np.logspace(-3, 3, 7)), mu, x)))
+            for what, classes in targets.items():
+                found = _probe(LogisticRegression(max_iter=1000), mu, classes)
+                scores[f"{what}_{branch}_{code}"] = float(accuracy_score(classes, found))
+    for code, q in posterior.items():
+        units = zip(*(x.split(1, dim=1) for x in (*q, *prior[code])), strict=True)
+        kl = torch.stack(
+            [gaussian_kl((mu_q, logvar_q), (mu_p, logvar_p)).mean() for mu_q, logvar_q, mu_p, logvar_p in units]
+        )
+        scores[f"kl_{code}"], scores[f"active_{code}"] = float(kl.sum()), float((kl > ACTIVE).sum())
+    return scores
+
+
+def _probe(model: object, z: Tensor, target: np.ndarray) -> np.ndarray:
+    return cross_val_predict(make_pipeline(StandardScaler(), model), z.double().numpy(), target, cv=FOLDS)
