@@ -72,10 +72,11 @@ class _Tally:
         per_clip = scores.iou.cpu().where(known, torch.nan).view(-1, self.frames).nanmean(1)
         self.clips |= dict(zip(rows["name"], per_clip.tolist(), strict=True))
 
-    def scores(self, clips: dict[str, float] | None = None) -> Scores:
+    def scores(self, clips: dict[str, float] | None = None, time: dict[str, float] | None = None) -> Scores:
         metrics = {"J": self.j, "F": self.f, f"F_legacy@{LEGACY_BATCH}": self.legacy}
         found = {name: float(metric.compute()) for name, metric in metrics.items()} | self.listening.compute()
-        return Scores(found, clips or self.clips)
+        time = time or self.listening.time
+        return Scores(found, clips or self.clips, {"time_in_clip": time} if time else {})
 
 
 def flatten_clips(batch: dict, device: torch.device) -> dict:
@@ -161,8 +162,9 @@ def evaluate(
     if not numbers:  # every process contributes to the sums, in the same shape
         none = torch.zeros(0, 1, 1, 1, device=next(model.parameters()).device)
         tally.update(numbers, {"name": [], "mask": none, "annotated": torch.zeros(0, dtype=torch.bool)}, none)
-    clips = {name: j for part in gather_object([tally.clips]) for name, j in part.items()}
-    return tally.scores({name: clips[name] for name in dataset.names})
+    parts = gather_object([(tally.clips, tally.listening.time)])
+    clips, time = ({name: value for part in parts for name, value in part[which].items()} for which in (0, 1))
+    return tally.scores({name: clips[name] for name in dataset.names}, time)
 
 
 def scoring_options(config: Config) -> dict[str, Any]:

@@ -17,17 +17,18 @@ LIT = 0.01  # a frame counts as lit from this share of its pixels on
 
 
 class Listening:
-    """Five scores over annotated frames, each absent where no frame defines it.
+    """Scores over annotated frames, each absent where no frame defines it.
 
     J_not_empty and J_empty: J over frames with and without a sounding object; lit_empty: share of the latter in which
-    more than 1 % of the pixels are predicted. sel and time: `PairRanking` of an object's mean probability, between the
-    sounding and silent objects of a frame, and between the sounding and silent seconds of an object; for both, `labels`
-    (by clip name) give the objects.
+    more than 1 % of the pixels are predicted. Where `labels` (by clip name) give what sounds and is in view, also
+    lit_silent and lit_off_screen: that share by whether nothing sounds or something out of view; sel and time:
+    `PairRanking` of an object's mean probability, between the sounding and silent objects of a frame, and between the
+    sounding and silent seconds of an object. `time` holds the latter by clip, NaN without such a pair.
     """
 
     def __init__(self, sync: bool, labels: Mapping[str, ClipLabels] | None):
-        self.labels = labels or {}
-        means = ("J_not_empty", "J_empty", "lit_empty")
+        self.labels, self.time = labels or {}, dict[str, float]()
+        means = ["J_not_empty", "J_empty", "lit_empty", *(["lit_silent", "lit_off_screen"] if labels else [])]
         self.metrics: dict[str, Any] = {name: MeanMetric(sync_on_compute=sync) for name in means}
         if labels:
             self.metrics |= {name: PairRanking(sync_on_compute=sync) for name in ("sel", "time")}
@@ -40,15 +41,33 @@ class Listening:
         """Add the frames of whole clips; those that are not `known`, since nobody annotated them, do not count."""
         known = known.to(scores.counted.device)
         full, empty = scores[known & scores.counted], scores[known & ~scores.counted]
-        values = {"J_not_empty": full.iou, "J_empty": empty.iou, "lit_empty": (empty.lit > LIT).double()}
+        values = {"J_not_empty": full.iou, "J_empty": empty.iou, "lit_empty": empty.lit > LIT}
+        frames = len(known) // max(len(names), 1)
+        if self.labels:
+            played = [(self.labels.get(name) or ClipLabels()).played for name in names]
+            heard = [
+                math.nan if second is None else float(bool(second))
+                for clip in played
+                for second in (clip or (None,) * frames)[:frames]
+            ]
+            sounds = torch.tensor(heard, device=known.device)[known & ~scores.counted]
+            values |= {"lit_silent": empty.lit[sounds == 0] > LIT, "lit_off_screen": empty.lit[sounds == 1] > LIT}
         for name, value in values.items():
-            self.metrics[name].to(value.device).update(value)
+            self.metrics[name].to(value.device).update(value.double())
+        if self.labels:
+            self._rank_objects(names, logits)
+
+    def _rank_objects(self, names: Sequence[str], logits: Float[Tensor, "N 1 H W"]) -> None:
         none = torch.zeros(0)
-        pairs = [("sel", none, none), ("time", none, none)] if self.labels else []  # all processes count, even none
+        pairs = [("sel", none, none), ("time", none, none)]  # all processes count, even one without a clip
         for name, field in zip(names, logits.chunk(max(len(names), 1)), strict=False):
-            labels = self.labels.get(name)
-            if labels and labels.outlines and labels.played:
-                pairs += object_pairs(field.sigmoid().cpu(), labels)
+            own = list(object_pairs(field.sigmoid().cpu(), self.labels.get(name) or ClipLabels()))
+            in_time = PairRanking()
+            in_time.update(none, none)
+            for _, louder, quieter in (pair for pair in own if pair[0] == "time"):
+                in_time.update(louder, quieter)
+            self.time[name] = float(in_time.compute())
+            pairs += own
         for which, louder, quieter in pairs:
             self.metrics[which].update(louder, quieter)
 
@@ -63,7 +82,8 @@ def object_pairs(
 ) -> Iterator[tuple[str, Float[Tensor, "A"], Float[Tensor, "B"]]]:
     """What `PairRanking` compares in one clip: ("sel" or "time", brightness where sounding, brightness where silent).
     The brightness of an object is the mean probability over its outline; hidden objects are left out."""
-    assert labels.outlines is not None and labels.played is not None
+    if labels.outlines is None or labels.played is None:
+        return
     outlines, seconds = labels.outlines(), len(probability)  # a clip may be scored on its first seconds only
     on = torch.tensor([[name in second for second in labels.played[:seconds]] for name in outlines])
     shape = torch.stack([torch.from_numpy(outline[:seconds]) for outline in outlines.values()]).float()

@@ -1,5 +1,7 @@
 """Metrics of listening against plain numpy, and the symmetry of the fusion that they make visible."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,18 @@ def test_sel_and_time_are_those_of_numpy(clip):
     assert found["sel"] == np.mean(sel) and found["time"] == np.mean(time)
     lit = (p[2] > 0.5).mean()
     assert found["J_empty"] == pytest.approx(1 - lit) and found["lit_empty"] == float(lit > 0.01)
+    assert found["lit_silent"] == found["lit_empty"] and "lit_off_screen" not in found
+    assert listening.time == {"a": np.mean(time)}
+
+
+def test_empty_frames_count_by_what_sounds(clip):
+    _, labels, mask, _ = clip
+    played = (frozenset({"dog"}), frozenset({"horse"}), frozenset())  # the horse is out of view
+    listening = Listening(False, {"a": replace(labels, played=played)})
+    logits = torch.tensor([-9.0, -9.0, 9.0]).view(3, 1, 1, 1).expand(3, 1, 8, 9)
+    listening.update(["a"], torch.ones(3, dtype=torch.bool), logits, frame_scores(logits, mask * 0))
+    found = listening.compute()
+    assert (found["lit_off_screen"], found["lit_silent"], found["lit_empty"]) == (0, 1, pytest.approx(1 / 3))
 
 
 def test_frames_that_nobody_annotated_and_clips_without_outlines_do_not_count(clip):
