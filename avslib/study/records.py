@@ -9,6 +9,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -53,12 +54,14 @@ NOT_THE_VARIANT = (
 PACKAGES = ("accelerate", "timm", "torch", "torchaudio", "torchmetrics", "torchvision")
 PACKAGES += ("numpy", "pillow", "safetensors", "scipy", "soundfile")
 
+# of scores other than from 0 to 1, by the first part of their names; unbiased estimates may lie below 0
+RANGES = {"ged2": (-1, 2), "cka": (-1, 1), "x": (-math.inf, 1), "kl": (0, math.inf), "active": (0, math.inf)}
 CLIP_COLUMNS = ["name", "split", "baseline", "J"]
 
 
 def _in_range(metrics: dict[str, float | None]) -> dict[str, float | None]:
     for name, value in metrics.items():
-        low, high = (-1, 2) if name == "ged2" else (0, 1)  # an estimate of a squared distance may lie below 0
+        low, high = RANGES.get(name.split("_")[0], (0, 1))
         if value is not None and not low <= value <= high:
             raise ValueError(f"{name} should lie between {low} and {high}, found {value}")
     return metrics
