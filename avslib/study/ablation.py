@@ -5,6 +5,7 @@
 A variant is called better or worse only where the interval of its paired difference excludes zero.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ import seaborn as sns
 
 from avslib.config import Config
 from avslib.core.errors import RecordError, UsageError
+from avslib.study.ambiguity import SPLIT as AMBIGUOUS
 from avslib.study.intervals import DRAWS, LEVEL, Interval, clip_scores, difference_interval, mean_interval, signed
 from avslib.study.plots import COLOURS, interval_points, styled_axes
-from avslib.study.records import NOT_THE_VARIANT, RunRecord
+from avslib.study.records import NOT_THE_VARIANT, RunRecord, load_clips
 from avslib.study.results import SPLITS, Row, Value, flat_config, summarise
 from avslib.study.tables import Data, Format, Table, render
 from avslib.variants import VARIANTS
@@ -29,8 +31,11 @@ TITLES = {"mini": "Mini-AVS, {} {}: ablation (not comparable with AVSBench)", "a
 # What variants are about; the rest is the size of a study, which must be one for all.
 OF_A_VARIANT = ("model.", "loss.", "data.flip", "data.posterior", "train.init_", "preset")
 MAY_DIFFER = {*NOT_THE_VARIANT, *(field for changes in VARIANTS.values() for field in changes)}
-HEADS = ["Variant", "J", f"{PERCENT} over clips", f"J minus {FULL}", f"{PERCENT} over clips, seeds", "Claim", "F", "n"]
-COLUMNS = ["split", "variant", "J", "J_sd", "J_low", "J_high", "difference", "difference_low", "difference_high"]
+# scores that clips.csv may hold, and what tables call them
+SCORES = {"J": "J", "time_in_clip": "time, mean over clips", "ged2": "GED²", "best": "best of 8 J"}
+SCORES |= {"both_found": "both found", "covers_twin": "covers a twin"}
+LOWER_IS_BETTER = {"ged2"}
+COLUMNS = ["split", "variant", "score", "value", "sd", "low", "high", "difference", "difference_low", "difference_high"]
 COLUMNS += ["claim", "F", "F_sd", "n", "runs"]
 # Colour and marker of each split in the figure.
 LOOKS = {"test": ("blue", "o"), "test_unseen": ("orange", "s")}
@@ -38,14 +43,15 @@ LOOKS = {"test": ("blue", "o"), "test_unseen": ("orange", "s")}
 
 @dataclass(frozen=True)
 class Comparison:
-    """One variant on one split: its J over clips, and J minus that of the full model (None for the full model).
-
-    `by_seed`: the differences of the seeds that a variant and the full model share.
+    """One variant on one split: its J (or a different `score`) over clips, of each seed, and minus that of the full
+    model (None for the full model). `by_seed`: the differences of the seeds that a variant and the full model share.
     """
 
     row: Row
     split: str
     j: Interval
+    of_seeds: Value
+    score: str = "J"
     difference: Interval | None = None
     by_seed: tuple[float, ...] = ()
 
@@ -56,30 +62,50 @@ class Comparison:
             return "one seed: none" if self.difference else ""
         if not self.difference.excludes_zero:
             return "no significant difference"
-        return "better" if self.difference.low > 0 else "worse"
+        return "better" if (self.difference.low > 0) != (self.score in LOWER_IS_BETTER) else "worse"
 
 
 Compared = Mapping[str, Sequence[Comparison]]
 
 
-def compare(records: Sequence[RunRecord], task: str, *, data: Data = "mini") -> dict[str, list[Comparison]]:
+def compare(
+    records: Sequence[RunRecord], task: str, *, data: Data = "mini", score: str = "J"
+) -> dict[str, list[Comparison]]:
     """Comparisons by split: the full model, the variants in their order, then others by name; {} without records.
+    Where a study has axes, each run is compared with the full model at the same point of them.
 
     Raises AvsError for runs of different data or size, two configurations of the full model, or clips that do not fit.
     """
     rows = [row for row in summarise(records, task, data) if not row.baseline]
     rank = {name: place for place, name in enumerate([FULL, *VARIANTS])}
-    # latent_dim=4 before latent_dim=16
-    rows.sort(key=lambda row: (rank.get(row.method, len(rank)), re.sub(r"\d+", lambda m: m[0].zfill(9), row.label)))
+
+    def padded(text: str) -> str:  # latent_dim=4 before latent_dim=16
+        return re.sub(r"\d+", lambda m: m[0].zfill(9), text)
+
+    rows.sort(key=lambda row: (padded(_point(row)), rank.get(_variant(row), len(rank)), padded(row.label)))
     _check_comparable(rows)
-    by_id = {record.id: record for record in records}
-    found = {}
-    for split in SPLITS[data]:
-        scored = [row for row in rows if "J" in row.values.get(split, {})]
-        full = scored[0] if scored and scored[0].method == FULL else None
+    by_id, found = {record.id: record for record in records}, {}
+    for split in (*SPLITS[data], AMBIGUOUS):
+        scored = [row for row in rows if _has(by_id[row.runs[0]], split, score)]
+        full = {_point(row): row for row in scored if _variant(row) == FULL}
         if scored:
-            found[split] = [_comparison(row, full, split, by_id) for row in scored]
+            found[split] = [_comparison(row, full.get(_point(row)), split, by_id, score) for row in scored]
     return found
+
+
+def _variant(row: Row) -> str:
+    return row.method.partition(", ")[0]
+
+
+def _point(row: Row) -> str:
+    """Where a run of a grid is on its axes: what follows the variant's name."""
+    return row.method.partition(", ")[2]
+
+
+def _has(record: RunRecord, split: str, score: str) -> bool:
+    if score == "J":
+        return "J" in record.metrics.get(split, {})
+    return any(c["split"] == split and not math.isnan(c.get(score, math.nan)) for c in load_clips(record))
 
 
 def _check_comparable(rows: Sequence[Row]) -> None:
@@ -107,54 +133,64 @@ def _settings(row: Row) -> dict[str, Any]:
     return flat_config(Config().model_dump(mode="json")) | flat_config(row.config)
 
 
-def _comparison(row: Row, full: Row | None, split: str, by_id: dict[str, RunRecord]) -> Comparison:
-    runs = [by_id[name] for name in row.runs]
+def _comparison(row: Row, full: Row | None, split: str, by_id: dict[str, RunRecord], score: str) -> Comparison:
+    both = clip_scores([by_id[name] for name in (*row.runs, *(full.runs if full else ()))], split, metric=score)
+    mine, theirs = both[: len(row.runs)], both[len(row.runs) :]
+    value = row.values.get(split, {}).get(score) or Value(tuple(map(float, mine.mean(axis=1))))
     if full is None or row is full:
-        return Comparison(row, split, mean_interval(clip_scores(runs, split)))
-    both = clip_scores([*runs, *(by_id[name] for name in full.runs)], split)
-    mine, theirs = both[: len(runs)], both[len(runs) :]
+        return Comparison(row, split, mean_interval(mine), value, score)
     difference = difference_interval(mine, theirs, same_seeds=row.seeds == full.seeds)
     shared = [(mine[i], theirs[full.seeds.index(seed)]) for i, seed in enumerate(row.seeds) if seed in full.seeds]
-    return Comparison(row, split, mean_interval(mine), difference, tuple(float((a - b).mean()) for a, b in shared))
+    by_seed = tuple(float((a - b).mean()) for a, b in shared)
+    return Comparison(row, split, mean_interval(mine), value, score, difference, by_seed)
 
 
 def comparison_frame(found: Compared) -> pd.DataFrame:
     """The numbers of :func:`compare`, a row per split and variant; NaN where there is none."""
     rows = []
     for c in (c for made in found.values() for c in made):
-        j, f = (c.row.values[c.split].get(name, Value(())) for name in ("J", "F"))
-        scores = [j.mean, j.sd, *c.j[1:], *(c.difference or [None] * 3), c.claim, f.mean, f.sd]
-        rows.append([c.split, c.row.label, *scores, len(c.row.seeds), " ".join(c.row.runs)])
+        f = c.row.values[c.split].get("F", Value(()))
+        scores = [c.of_seeds.mean, c.of_seeds.sd, *c.j[1:], *(c.difference or [None] * 3), c.claim, f.mean, f.sd]
+        rows.append([c.split, c.row.label, c.score, *scores, len(c.row.seeds), " ".join(c.row.runs)])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def ablation_table(
     records: Sequence[RunRecord], task: str, fmt: Format = "md", *, data: Data = "mini", found: Compared | None = None
 ) -> Any:
-    """One table per test split: J of each variant with its interval over clips, the paired difference, the claim, F, n.
+    """One table per test split and score of clips: its mean for each variant with its interval over clips, the paired
+    difference, the claim, n; F beside J.
 
     Text, or a ``rich.console.Group`` for "rich". The CSV is one table of plain numbers, and only it holds the run ids.
-    `found`: the comparisons, where they were already made. Raises AvsError as :func:`compare`.
+    `found`: the comparisons of J, where they were already made. Raises AvsError as :func:`compare`.
     """
-    found = compare(records, task, data=data) if found is None else found
+    by_score = {"J": compare(records, task, data=data) if found is None else found}
+    by_score |= {score: compare(records, task, data=data, score=score) for score in SCORES if score != "J"}
     if fmt == "csv":
-        return comparison_frame(found).to_csv(index=False, float_format="%.5f", lineterminator="\n")
-    tables = [_table(TITLES[data].format(task.upper(), split), rows) for split, rows in (found or {"test": []}).items()]
-    tables[-1].notes.extend(_notes(found, records))
+        rows = pd.concat([comparison_frame(made) for made in by_score.values()])
+        return rows.to_csv(index=False, float_format="%.5f", lineterminator="\n")
+    made = [(split, score, rows) for score, splits in by_score.items() for split, rows in splits.items()]
+    tables = [
+        _table(TITLES[data].format(task.upper(), split), score, rows)
+        for split, score, rows in made or [("test", "J", [])]
+    ]
+    tables[-1].notes.extend(_notes([c for *_, rows in made for c in rows], records))
     return render(tables, fmt)
 
 
-def _table(title: str, rows: Sequence[Comparison]) -> Table:
+def _table(title: str, score: str, rows: Sequence[Comparison]) -> Table:
     cells = []
     for c in rows:
         difference = [signed(c.difference.estimate), c.difference.text()] if c.difference else ["", ""]
-        j, f, n = c.row.cell(c.split, "J"), c.row.cell(c.split, "F"), str(len(c.row.seeds))
-        cells.append([c.row.label, j, f"[{c.j.low:.3f}, {c.j.high:.3f}]", *difference, c.claim, f, n])
-    return Table(title, pd.DataFrame(cells, columns=HEADS))
+        value, f, n = c.of_seeds.text(1, 3), c.row.cell(c.split, "F"), str(len(c.row.seeds))
+        cells.append([c.row.label, value, f"[{c.j.low:.3f}, {c.j.high:.3f}]", *difference, c.claim, f, n])
+    name = SCORES[score]
+    heads = ["Variant", name, f"{PERCENT} over clips", f"{name} minus {FULL}", f"{PERCENT} over clips, seeds", "Claim"]
+    table = pd.DataFrame(cells, columns=[*heads, "F", "n"])
+    return Table(title, table if score == "J" else table.drop(columns="F"))
 
 
-def _notes(found: Compared, records: Sequence[RunRecord]) -> list[str]:
-    comparisons = [c for rows in found.values() for c in rows]
+def _notes(comparisons: Sequence[Comparison], records: Sequence[RunRecord]) -> list[str]:
     if not comparisons:
         return [f"No run record yet: `{STUDY}`."]
     first, differences = comparisons[0].row, sum(c.difference is not None for c in comparisons)
@@ -177,7 +213,7 @@ def _notes(found: Compared, records: Sequence[RunRecord]) -> list[str]:
             f"Better and worse: the interval of the difference excludes 0. If all variants equalled {FULL}, about "
             f"{differences * (1 - LEVEL):.1f} of the {differences} intervals would exclude it by chance."
         )
-    elif first.method != FULL:
+    elif _variant(first) != FULL:
         notes.append(f"No run of {FULL}: there is nothing to compare with.")
     code = f", code of commit {', '.join(commits)}" if commits else ""
     return [*notes, f"{len(used)} run records{code}; their ids are in the CSV form of this table."]

@@ -5,6 +5,7 @@ of 4000 draws from a generator with a fixed seed, so a table is the same on ever
 over clips only, and from streams that change with its version.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ def clip_scores(
     rows: list[dict[str, float]] = []
     for record in records:
         clips = [c for c in load_clips(record) if (c["split"], c["baseline"]) == (split, baseline)]
-        found = [(c["name"], c[metric]) for c in clips if metric in c]
+        found = [(c["name"], c[metric]) for c in clips if not math.isnan(c.get(metric, math.nan))]
         scores, fault = dict(sorted(found)), ""
         mean = sum(scores.values()) / max(len(scores), 1)
         kept = (record.baselines.get(baseline, {}) if baseline else record.metrics).get(split, {}).get(metric)

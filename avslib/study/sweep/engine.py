@@ -16,6 +16,7 @@ from avslib.core.files import atomic_path
 from avslib.data.mini.build import build_mini
 from avslib.study.ablation import ablation_table
 from avslib.study.records import RunRecord, load_records, portable
+from avslib.study.representation import CODES, codes_table
 from avslib.study.results import table
 from avslib.study.run import dataset_info
 from avslib.study.sweep.grid import Job, MiniData, jobs, load_grid
@@ -111,6 +112,8 @@ def _tables(records: list[RunRecord], out: Path, console: Console) -> None:
         except AvsError as error:
             console.print(f"without intervals: {error}", **PLAIN)
             shown, text = (table(chosen, task, chosen[0].data, fmt) for fmt in ("rich", "md"))
+        if any(CODES in record.metrics for record in chosen):
+            text += "\n" + codes_table(chosen, task)
         console.print(shown)
         with atomic_path(out / f"table_{task}.md") as part:
             part.write_text(text, encoding="utf-8")

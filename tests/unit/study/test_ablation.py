@@ -38,7 +38,7 @@ def test_numbers_are_those_of_the_intervals(study):
     want = difference_interval(mine, clip_scores(full, "test"), same_seeds=True)
     keys = ("difference", "difference_low", "difference_high")
     assert [float(row[key]) for key in keys] == pytest.approx(want, abs=6e-6)
-    assert [float(row[key]) for key in ("J", "J_low", "J_high")] == pytest.approx(mean_interval(mine), abs=6e-6)
+    assert [float(row[key]) for key in ("value", "low", "high")] == pytest.approx(mean_interval(mine), abs=6e-6)
     assert row["runs"].split() == sorted(r.id for r in study if r.method == "without_mi") and row["n"] == "3"
 
 
