@@ -15,6 +15,7 @@ from avslib.data.mini.assets import bank_hash
 from avslib.data.mini.build import LATER_VERSION, VERSION
 from avslib.data.mini.compose import plan_clip
 from avslib.data.mini.scene import render_scene
+from avslib.data.mini.soundtrack import SECONDS
 
 Outlines = dict[str, Bool[np.ndarray, "T S S"]]
 
@@ -71,9 +72,7 @@ def read_labels(root: str | Path, dataset: AVSBench) -> dict[str, ClipLabels]:
 
 
 def _labels_mini(clip: dict, manifest: dict) -> ClipLabels:
-    seconds = zip(*(source["on"] for source in clip["sources"]), strict=True)
-    classes = [source["category"] for source in clip["sources"]]
-    played = [frozenset(c for c, on in zip(classes, second, strict=True) if on) for second in seconds]
+    played = [frozenset(s["category"] for s in clip["sources"] if s["on"][k]) for k in range(SECONDS)]
     in_view = frozenset(o["category"] for o in clip["objects"] if o["category"])
     plan = (clip["task"], clip["split"], clip["index"], manifest["seed"])
     outlines = partial(_outlines, plan, manifest["image_size"])
