@@ -5,6 +5,7 @@ A page holds a table between marks, ``<!-- table:ablation-s4 -->`` and ``<!-- /t
     results/runs           mini (both tasks in short), mini-s4, mini-ms3, avsbench-s4, avsbench-ms3
     results/ms3_over_the_clip  ms3-over-the-clip, the MS3 half of the demo before the fusion saw single seconds
     results/ablation/runs  ablation-s4, ablation-ms3; table_TASK.{md,csv,tex,html} and differences_TASK.png beside them
+    results/ablation-ms3/runs, results/ablation-ambiguity/runs  time-ms3, ambiguity-s4 and such files beside them; codes
     results/robustness     robustness; table.{md,csv,tex,html} and robustness_TASK.png there
     results/bench          bench-targets, bench; growth_DEVICE_BACKBONE.png there
     results/reliability    reliability-summary, reliability
@@ -25,9 +26,10 @@ import pandas as pd
 
 from avslib.core.errors import KINDS, RecordError, UsageError
 from avslib.core.files import atomic_path
-from avslib.study.ablation import Comparison, ablation_table, compare, differences_figure
+from avslib.study.ablation import SCORES, Comparison, ablation_table, compare, differences_figure
 from avslib.study.plots import save_figure
 from avslib.study.records import RunRecord, load_records
+from avslib.study.representation import codes_table
 from avslib.study.results import SPLITS, summarise, table
 from avslib.study.robustness import robustness_figure, robustness_table
 from avslib.study.run import ALL_OBJECTS
@@ -44,6 +46,8 @@ PAGES = (
     "docs/performance.md",
     "docs/results.md",
     "results/ablation/README.md",
+    "results/ablation-ambiguity/README.md",
+    "results/ablation-ms3/README.md",
     "results/robustness/README.md",
     "results/bench/README.md",
     "docs/RELIABILITY.md",
@@ -51,6 +55,8 @@ PAGES = (
 BENCH_TABLES = {"bench-targets": targets_markdown, "bench": markdown_page}
 RELIABILITY_TABLES = {"reliability-summary": summary_markdown, "reliability": records_markdown}
 TASKS = ("s4", "ms3")
+# a study's folder under results/, by the name of its tables in pages
+STUDIES = {"ablation": "ablation", "time": "ablation-ms3", "ambiguity": "ablation-ambiguity"}
 MARK = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table:\2 -->)", re.DOTALL)
 
 
@@ -95,8 +101,8 @@ class _Study:
         path = self.root / "results" / folder
         return load_records(path) if path.is_dir() else []
 
-    def _comparisons(self, task: str) -> dict[str, list[Comparison]]:
-        return compare(self.records("ablation/runs"), task)
+    def _comparisons(self, study: str, task: str, score: str = "J") -> dict[str, list[Comparison]]:
+        return compare(self.records(f"{STUDIES[study]}/runs"), task, score=score)
 
     def bench(self, make: Callable[[list[BenchRecord]], str]) -> str:
         return make(self.benches())
@@ -107,8 +113,9 @@ class _Study:
     def tried(self, make: Callable[[list[ReliabilityRecord]], str]) -> str:
         return make([read_reliability_record(path) for path in sorted((self.root / FOLDER).glob("*.json"))])
 
-    def ablation(self, task: str, fmt: str) -> str:
-        return ablation_table(self.records("ablation/runs"), task, fmt, found=self.comparisons(task))
+    def ablation(self, study: str, task: str, fmt: str) -> str:
+        records = self.records(f"{STUDIES[study]}/runs")
+        return ablation_table(records, task, fmt, found=self.comparisons(study, task))
 
     def results(self, task: str, data: str) -> str:
         return table(self.records("runs"), task, data)
@@ -129,7 +136,8 @@ class _Study:
 
     def marks(self) -> dict[str, Callable[[], str]]:
         made = {f"{data}-{task}": partial(self.results, task, data) for data in SPLITS for task in TASKS}
-        made |= {f"ablation-{task}": partial(self.ablation, task, "md") for task in TASKS}
+        made |= {f"{study}-{task}": partial(self.ablation, study, task, "md") for study in STUDIES for task in TASKS}
+        made["codes"] = lambda: codes_table(self.records("ablation-ambiguity/runs"), "s4")
         made |= {name: partial(self.bench, make) for name, make in BENCH_TABLES.items()}
         made |= {name: partial(self.tried, make) for name, make in RELIABILITY_TABLES.items()}
         made["ms3-over-the-clip"] = lambda: table(self.records("ms3_over_the_clip"), "ms3")
@@ -141,9 +149,10 @@ class _Study:
         for page in (self.root / name for name in PAGES):
             if page.is_file():
                 found[page] = fill_marks(page.read_text(encoding="utf-8"), self.marks(), str(page))
-        for task in self._studied():
+        for study, task in self._studied():
             for fmt, suffix in SUFFIXES.items():
-                found[self.root / f"results/ablation/table_{task}{suffix}"] = self.ablation(task, fmt)
+                path = self.root / f"results/{STUDIES[study]}/table_{task}{suffix}"
+                found[path] = self.ablation(study, task, fmt)
         for fmt, suffix in SUFFIXES.items() if self.records("robustness") else ():
             found[self.root / f"results/robustness/table{suffix}"] = self.robustness(fmt)
         return found
@@ -151,14 +160,14 @@ class _Study:
     def figures(self) -> dict[Path, tuple[str, Callable[[], Any]]]:
         """Every figure by what it shows (a hash of its numbers, kept in the PNG) and how it is drawn."""
         found = {}
-        for task in self._studied():
-            made = self.comparisons(task)
-            if any(row.difference for rows in made.values() for row in rows):
-                draw = partial(differences_figure, made, title=f"Mini-AVS, {task.upper()}")
-                found[self.root / f"results/ablation/differences_{task}.png"] = (
-                    _hash(self.ablation(task, "csv")),
-                    draw,
-                )
+        for study, task in self._studied():
+            numbers = _hash(self.ablation(study, task, "csv"))
+            for score in SCORES:
+                made = self.comparisons(study, task, score)
+                if any(row.difference for rows in made.values() for row in rows):
+                    draw = partial(differences_figure, made, title=f"Mini-AVS, {task.upper()}")
+                    name = "_".join(["differences", task, *([] if score == "J" else [score])])
+                    found[self.root / f"results/{STUDIES[study]}/{name}.png"] = (numbers, draw)
         robust = self.records("robustness")
         for task in TASKS:
             if any(record.task == task for record in robust):
@@ -170,8 +179,8 @@ class _Study:
                 found[path] = (record.content_hash, partial(growth_figure, record))
         return found
 
-    def _studied(self) -> list[str]:
-        return [task for task in TASKS if self.comparisons(task)]
+    def _studied(self) -> list[tuple[str, str]]:
+        return [(study, task) for study in STUDIES for task in TASKS if self.comparisons(study, task)]
 
 
 def _hash(text: str) -> str:

@@ -38,7 +38,7 @@ LOWER_IS_BETTER = {"ged2"}
 COLUMNS = ["split", "variant", "score", "value", "sd", "low", "high", "difference", "difference_low", "difference_high"]
 COLUMNS += ["claim", "F", "F_sd", "n", "runs"]
 # Colour and marker of each split in the figure.
-LOOKS = {"test": ("blue", "o"), "test_unseen": ("orange", "s")}
+LOOKS = {"test": ("blue", "o"), "test_unseen": ("orange", "s"), AMBIGUOUS: ("green", "D")}
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,8 @@ def _start(config: dict[str, Any]) -> str:
 
 
 def differences_figure(found: Compared, *, title: str = "") -> Any:
-    """A matplotlib Figure of J minus J of the full model: mean, interval, and (small) the difference of each seed.
+    """A matplotlib Figure of J, or the score compared, minus that of the full model: mean, interval, and (small) the
+    difference of each seed.
 
     Raises AvsError when nothing is compared.
     """
@@ -247,6 +248,7 @@ def differences_figure(found: Compared, *, title: str = "") -> Any:
     dots = {"hue": "split", "hue_order": list(looks), "palette": palette, "dodge": True, "jitter": False, "size": 4}
     dots |= {"legend": False, "linewidth": 0.6, "edgecolor": "white", "zorder": 3}
     sns.stripplot(seeds, x="seed", y="variant", ax=axis, **dots)
-    axis.set(ylabel=None, xlabel=f"J minus J of {FULL} (bars: {PERCENT} over clips and seeds; dots: single seeds)")
+    what = f"{SCORES[made[0].score]} minus that of {FULL}"
+    axis.set(ylabel=None, xlabel=f"{what} (bars: {PERCENT} over clips and seeds; dots: single seeds)")
     axis.set_title(title, fontsize=10, loc="left")
     return figure

@@ -42,13 +42,13 @@ Gaussians = dict[str, tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]]
 
 @torch.no_grad()
 def code_gaussians(model: ECMVAE, config: Config, dataset: AVSBench) -> tuple[Gaussians, Gaussians, Tensor]:
-    """(mu, logvar) of s_v, s_a and c in each clip's first frame, of the prior and of the posterior, and the frame's
-    masks [N, 1, H, W]; on the CPU. Raises AttributeError for a model without a posterior."""
+    """(mu, logvar) of s_v, s_a and c in each frame, of the prior and of the posterior, and the frames' masks
+    [N, 1, H, W]; on the CPU. Raises AttributeError for a model without a posterior."""
     model.eval()
     device, size = next(model.parameters()).device, config.model.image_size
     found: dict[str, list[Tensor]] = {}
     for batch in eval_loader(dataset, config.train.eval_batch_size, config.data.workers):
-        rows = flatten_clips({k: v[:, :1] if isinstance(v, Tensor) else v for k, v in batch.items()}, device)
+        rows = flatten_clips(batch, device)
         image, mask = model.normalize(rows["image"]), rows["mask"].float()
         seen = torch.nn.functional.interpolate(mask, (size, size), mode="nearest-exact")
         latents = model.prior.encode(image, rows["audio"], None) | model.posterior.encode(image, rows["audio"], seen)
@@ -77,6 +77,7 @@ def representation(
     from sklearn.metrics import accuracy_score, r2_score
 
     prior, posterior, mask = code_gaussians(model, config, dataset)
+    mask = mask[:: dataset.frames]
     columns = torch.linspace(0, 1, mask.shape[-1])
     x = ((mask * columns).sum((1, 2, 3)) / mask.sum((1, 2, 3))).numpy()
     targets = {
@@ -85,9 +86,10 @@ def representation(
     }
     scores = {}
     for branch, codes in (("prior", prior), ("posterior", posterior)):
-        for code, (mu, _) in codes.items():
+        means = {code: mu[:: dataset.frames] for code, (mu, _) in codes.items()}
+        for code, mu in means.items():
             if code != "c":
-                scores[f"cka_{branch}_{code}"] = float(correlation_loss(mu, codes["c"][0]))
+                scores[f"cka_{branch}_{code}"] = float(correlation_loss(mu, means["c"]))
             scores[f"x_{branch}_{code}"] = float(r2_score(x, _probe(RidgeCV(np.logspace(-3, 3, 7)), mu, x)))
             for what, classes in targets.items():
                 found = _probe(LogisticRegression(max_iter=1000), mu, classes)

@@ -1,5 +1,7 @@
 """What the codes hold is read from codes whose content is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -38,13 +40,10 @@ def found():
         for name, s, p in zip(names, sound, place, strict=True)
     }
 
-    class Clips:
-        pass
-
-    Clips.names = names
+    clips = SimpleNamespace(names=names, frames=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "code_gaussians", lambda *_: (prior, posterior, mask))
-        return representation(None, None, Clips, labels)
+        return representation(None, None, clips, labels)
 
 
 def test_overlap_is_one_for_a_scaled_copy_and_about_zero_for_independent_codes(found):
@@ -68,12 +67,12 @@ def test_codes_of_a_model_are_those_of_a_pass(mini_data):
     dataset = AVSBench(mini_data, "s4", "test", 64, 5, mask_size=96).first(2)
     dataset = dataset.with_audio({name: torch.randn(5, 128) for name in dataset.names})
     prior, posterior, mask = code_gaussians(model, config, dataset)
-    assert mask.shape == (2, 1, 96, 96) and {len(mu) for mu, _ in (prior | posterior).values()} == {2}
+    assert mask.shape == (10, 1, 96, 96) and {len(mu) for mu, _ in (prior | posterior).values()} == {10}
     rows = [dataset[k] for k in range(2)]
-    image = model.normalize(torch.stack([row["image"][0] for row in rows]))
+    image = model.normalize(torch.cat([row["image"] for row in rows]))
     seen = torch.nn.functional.interpolate(mask, (64, 64), mode="nearest-exact")
     with torch.no_grad():
-        out = model(image, torch.stack([row["audio"][0] for row in rows]), seen, frames=1)
+        out = model(image, torch.cat([row["audio"] for row in rows]), seen)
     torch.testing.assert_close(prior["c"], out.latents["vac"])
     torch.testing.assert_close(posterior["s_v"], out.latents["vs_y"])
 
