@@ -186,7 +186,7 @@ def test_evaluation_and_robustness_do_not_depend_on_workers(mini_data):
     ]
     assert torch.equal(*logits)
     alone, shared = (
-        evaluate_robustness(model, configure(mini_data, workers=workers), "test", ["white noise"], seed=3)
+        evaluate_robustness(model, configure(mini_data, workers=workers), "test", ["noise"], seed=3)
         for workers in (0, 2)
     )
     assert alone and all(alone[name].metrics == shared[name].metrics for name in alone)

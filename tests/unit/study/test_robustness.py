@@ -112,7 +112,7 @@ def test_false_light_follows_what_plays(tiny, mini_data):
     stage.partners[ANOTHER] = {name: name}
     for condition in (OWN, "SNR 0 dB", "image missing", ANOTHER):
         assert torch.equal(stage.sounding(condition, [name], mask), mask.bool())
-    assert mask.any() and not any(stage.sounding(c, [name], mask).any() for c in ("silence", "white noise", OFF_SCREEN))
+    assert mask.any() and not any(stage.sounding(c, [name], mask).any() for c in ("silence", "noise", OFF_SCREEN))
 
 
 def test_own_sound_scores_as_evaluation_does_and_batches_change_nothing(tiny, model):
@@ -155,7 +155,7 @@ def test_avsbench_leaves_out_what_it_does_not_say(tiny, model, tmp_path):
     assert record.baselines[ANOTHER]["test"]["falsely_lit"] is None and record.data == "avsbench"
     s4 = evaluate_robustness(model, tiny.replace({"data.root": str(tmp_path / "data")}), "test", [ANOTHER])
     assert s4[ANOTHER].metrics["falsely_lit"] >= 0  # of one category: against the mask
-    with pytest.raises(AvsError, match="'off-screen sound' is left out: 2 of 2 clips show every class"):
+    with pytest.raises(AvsError, match="'off-screen' is left out: 2 of 2 clips show every class"):
         evaluate_robustness(model, tiny.replace({"data.root": str(tmp_path / "data")}), "test", [OFF_SCREEN])
 
 
