@@ -28,8 +28,8 @@ Labels = Mapping[str, ClipLabels]
 CONDITIONS = (OWN, *(f"SNR {db} dB" for db in (20, 15, 10, 5, 0)), NOISE, SILENCE, MISSING, ANOTHER, OFF_SCREEN, BLANK)
 DEFINITIONS = {
     "falsely_lit": "share of all pixels that are predicted as sounding (sigmoid > 0.5) where nothing sounds given what "
-    "plays; under silence, noise and off-screen this is the false-positive rate of AVSBench-Robust (Li et al., 2025); J "
-    "and F are against the mask of the clip's own sound, under every condition",
+    "plays; under silence, noise and off-screen this is the false-positive rate of AVSBench-Robust (Li et al., 2025). "
+    "J and F are against the mask of the clip's own sound, under every condition",
     OWN: "the clip as it is; falsely lit: outside the mask",
     "SNR x dB": "own sound and white Gaussian noise, its mean square over the clip x dB below the sound's (none beside "
     "digital silence); falsely lit: outside the mask",

@@ -166,7 +166,7 @@ def test_clips_without_wav_have_no_noise(tiny, mini_data):
     name = dataset.clips[1].name
     dataset.clips[1] = dataset.clips[1]._replace(wav_path=None, log_mel_path=Path("x.pkl"))
     found = left_out(CONDITIONS, dataset, labels)
-    assert set(found) == {name for name in CONDITIONS if name.startswith(("SNR", "white"))}
+    assert set(found) == {name for name in CONDITIONS if name.startswith(("SNR", "noise"))}
     assert f"clip {name!r} has no wav to add noise to, only x.pkl" in found["SNR 5 dB"]
     assert not left_out(CONDITIONS, dataset, labels, listens=False)
 
