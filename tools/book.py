@@ -9,6 +9,7 @@ import posixpath
 import re
 import shutil
 import tempfile
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,10 @@ def _copy(path: Path, target: Path, follow: Callable[[str], str]) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = follow(cell.source)
+            for name, picture in cell.pop("attachments", {}).items():  # which MyST-NB does not know
+                file = f"{target.stem}_{name}"
+                _write(target.with_name(file), b64decode(picture["image/png"]))
+                cell.source = cell.source.replace(f"attachment:{name}", file)
         for output in cell.get("outputs", []):
             alt = output.get("metadata", {}).get("image/png", {}).get("alt") or output.get("metadata", {}).get("alt")
             if alt:

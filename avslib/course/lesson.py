@@ -21,6 +21,7 @@ from avslib.config import Config, load_config
 from avslib.core.devices import select_device
 from avslib.core.errors import DataError, InstallError, NotebookError
 from avslib.core.files import atomic_path
+from avslib.course.quiz import Question, quiz
 from avslib.data.avsbench import AVSBench
 from avslib.data.mini.build import build_mini
 from avslib.models.ecmvae import ECMVAE
@@ -80,6 +81,10 @@ class Lesson:
         self.checks += 1
         values = f"yours {a.item():.4f}, true {b.item():.4f}" if a.numel() == 1 else f"{a.numel()} values"
         print(f"[ok] {label}: {values}, equal within {tolerance:g}")
+
+    def quiz(self, *questions: Question) -> Any:
+        """A self-test as the cell's output; see `avslib.course.quiz.quiz`."""
+        return quiz(*questions)
 
     def finish(self, **metrics: float | int | bool | str) -> None:
         """Write ``metrics.json`` into `out`: parameters, seconds, number of checks, and `metrics`.

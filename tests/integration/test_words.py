@@ -79,11 +79,24 @@ def helps(command: Any, name: str) -> Iterator[tuple[str, str]]:
         yield from helps(below, f"{name} {sub}")
 
 
+def quiz_texts(source: str) -> list[str]:
+    """The questions, choices and reasons of a lesson's quiz cell."""
+    if not source.startswith("lesson.quiz("):
+        return []
+    return [
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+
+
 def markdown(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
-        return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        texts = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        quizzes = [node for cell in cells for node in quiz_texts("".join(cell["source"]))]
+        return "\n\n".join([*texts, *quizzes])
     return text
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from avslib.course.lesson import STANDARD
+from avslib.course.quiz import still_form
 from tests.helpers.book_files import broken_links
 from tools import notebooks
 from tools.address import address, bootstrap, stale
@@ -110,6 +111,56 @@ def test_a_lesson_has_questions_breaks_summary_and_exercises(path):
     exercises = re.split(r"^#+ .*Exercises.*$", text, flags=re.MULTILINE | re.IGNORECASE)[1]
     assert 3 <= len(re.findall(r"^(?:\d\.|\*\*\d|#+ .*\d)", exercises, re.MULTILINE)) <= 6
     assert f"solutions/{path.name}" in exercises
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=label)
+def test_a_lesson_opens_with_what_it_takes_its_idea_and_its_picture(path):
+    cells = nbformat.read(path, as_version=4).cells
+    lines = cells[0].source.splitlines()
+    assert [" CPU" in line for line in lines if line.startswith("[Run it on Colab](")] == [True]
+    assert any(line.startswith("**The idea.** ") for line in lines)
+    assert re.search(r"^!\[[^\]]{30,}\]\(attachment:opening.png\)$", cells[0].source, re.MULTILINE)
+    pictures = [
+        output.data["image/png"]
+        for cell in cells
+        if "opening" in cell.metadata.get("tags", [])
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    ]
+    assert cells[0].attachments == {"opening.png": {"image/png": pictures[0]}}
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=label)
+def test_a_summary_answers_each_question_of_the_opening(path):
+    text = prose(path)
+    asked, answered = (
+        [int(number) for number in re.findall(r"^(\d+)\. ", part, re.MULTILINE)]
+        for part in (
+            text.split("you can answer")[1].split("Before this")[0].split("You need ")[0],
+            text.split("## Summary")[1].split("## Exercises")[0],
+        )
+    )
+    assert asked == answered == list(range(1, len(asked) + 1)) and asked
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=label)
+def test_a_quiz_stands_before_the_summary_and_shows_without_a_kernel(path):
+    cells = nbformat.read(path, as_version=4).cells
+    (at,) = [i for i, cell in enumerate(cells) if cell.source.startswith("lesson.quiz(")]
+    assert cells[at - 1].source.rpartition("## ")[2].startswith("Check yourself")
+    assert cells[at + 1].source.startswith("## Summary")
+    questions = [ast.literal_eval(question) for question in ast.parse(cells[at].source).body[0].value.args]
+    assert 3 <= len(questions) <= 5 and len({right for _, _, right, _ in questions}) > 1
+    assert cells[at].metadata["jupyter"] == {"source_hidden": True}  # it holds the answers
+    (output,) = cells[at].outputs
+    assert set(output.data) == {"text/plain", "text/html"}
+    assert output.data["text/html"] == still_form(questions)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=label)
+def test_a_widget_shows_a_picture_or_a_form_without_a_kernel(path):
+    bundles = [output.get("data", {}) for cell in code(path) for output in cell.outputs]
+    assert not [data for data in bundles if "application/vnd.jupyter.widget-view+json" in data]
 
 
 def test_links_between_lessons_lead_somewhere():

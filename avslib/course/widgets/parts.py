@@ -1,6 +1,8 @@
 """What the widgets share: labelled controls, and one picture that is redrawn in place when a control moves."""
 
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 from avslib.core.errors import InstallError, NotebookError
 from avslib.course.show import image_html
 from avslib.data.avsbench import AVSBench
+from avslib.study.plots import small_png
 
 # What ipywidgets leaves undone, run in the browser when the picture is there: JupyterLab takes arrow keys and letters
 # even from a list that has the focus, unless that says no, and a slider's handle has no name for screen readers. The
@@ -20,6 +23,10 @@ FINISH_CONTROLS = """const picture = this; setTimeout(() => {
     one.setAttribute('data-lm-suppress-shortcuts', 'true');
     const label = one.closest('.widget-slider')?.querySelector('label');
     if (label) one.setAttribute('aria-label', label.textContent);
+  }
+  for (const one of picture.closest('.widget-vbox')?.querySelectorAll('.widget-radio') ?? []) {
+    one.setAttribute('role', 'radiogroup');
+    one.setAttribute('aria-label', one.querySelector('label').textContent);
   }
 }, 300)"""
 
@@ -50,14 +57,26 @@ def panel(controls: Mapping[str, Any], draw: Callable[..., Any], *extra: Any) ->
     widgets = ipywidgets_module()
     picture = widgets.HTML()
 
-    def redraw(_: Any = None) -> None:  # ipywidgets.interactive_output would print, and flicker
+    def redraw(_: Any = None) -> Any:  # ipywidgets.interactive_output would print, and flicker
         figure = draw(**{name: one.value for name, one in controls.items()})
         picture.value = image_html(figure, onload=FINISH_CONTROLS)
+        return figure
 
-    redraw()
+    figure = redraw()
     for one in controls.values():
         one.observe(redraw, names="value")
-    return widgets.VBox([*controls.values(), *extra, picture])
+    states = (f"{c.description}: {c.label if hasattr(c, 'label') else c.value}" for c in controls.values())
+    figure.suptitle("\n".join(wrap("At the start: " + "  |  ".join(states), 110)), fontsize=7)
+    still = b64encode(small_png(figure)).decode()
+    box = widgets.VBox([*controls.values(), *extra, picture])
+    return with_still(box, {"image/png": still}, {"image/png": {"alt": figure.get_label()}})
+
+
+def with_still(box: Any, still: Mapping[str, str], metadata: Mapping[str, Any] = {}) -> Any:
+    """The widget `box`, whose output also holds what shows where no kernel runs: `still`, by media type."""
+    live = box._repr_mimebundle_
+    box._repr_mimebundle_ = lambda **options: ({**live(**options), **still}, dict(metadata))
+    return box
 
 
 def check_clip(dataset: AVSBench, *indices: int, sound: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from avslib.core.errors import AvsError, NotebookError
 from avslib.course.show import image_html, video_html
-from avslib.course.widgets.parts import control, ipywidgets_module
+from avslib.course.widgets.parts import control, ipywidgets_module, with_still
 from avslib.video.overlay_video import overlay_video, strip_figure
 from avslib.video.predictor import Prediction, Predictor
 from avslib.video.second import Second, keep_some
@@ -41,7 +41,9 @@ def video_upload(predictor: Predictor, longest: int = 480) -> Any:
 
     upload.observe(chosen, names="value")
     button.on_click(segment)
-    return widgets.VBox([upload, samples, button, message, result])
+    box = widgets.VBox([upload, samples, button, message, result])
+    buttons = "".join(f"<button disabled>{name}</button> " for name in ("Choose a video", "Segment"))
+    return with_still(box, {"text/html": f"<p>{buttons}(in a running notebook)</p>"})
 
 
 def _segmented(predictor: Predictor, file: dict, samples: int, longest: int, message: Any) -> str:
