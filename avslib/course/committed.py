@@ -10,9 +10,15 @@ def committed_runs() -> Path:
     return in_checkout("results/runs")
 
 
-def committed_study() -> Path:
-    """The folder with the run records of the committed ablation study (``configs/ablate-mini.yaml``)."""
-    return in_checkout("results/ablation/runs")
+def committed_study(name: str = "ablation") -> Path:
+    """The folder with the run records of a committed study: ``ablation`` (``configs/ablate-mini.yaml``),
+    ``ablation-ms3`` or ``ablation-ambiguity`` (the grids of these names)."""
+    return in_checkout(f"results/{name}/runs")
+
+
+def committed_samples() -> Path:
+    """The file that ``tools.ambiguity_samples`` wrote for lesson 14."""
+    return in_checkout("results/course/ambiguity/samples.safetensors")
 
 
 def committed_variant(name: str) -> Path:
