@@ -114,8 +114,8 @@ class AVSBench(Dataset):
     def __getitem__(self, index: int) -> dict[str, str | Tensor]:
         return self.window(index, slice(None))
 
-    def window(self, index: int, seconds: slice) -> dict[str, str | Tensor]:
-        """The item of these seconds of a clip; the others are not read."""
+    def window(self, index: int, seconds: slice, epoch: int = 0) -> dict[str, str | Tensor]:
+        """The item of these seconds of a clip, in every epoch the same; the others are not read."""
         clip = self.clips[index]
         frames, masks = clip.frame_paths[seconds], clip.mask_paths[seconds]
         item = read_item(clip.name, frames, masks, self.image_size, self.mask_size)

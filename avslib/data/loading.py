@@ -78,7 +78,7 @@ class FlippedClips(Dataset):
         (epoch, index), data = key, self.dataset
         order = ((index + i) % len(data) for i in range(len(data)))
         number, item = first_readable(
-            lambda i: data.window(i, self.seconds(epoch, i)), order, lambda i: data.clips[i].name, self.max_corrupt
+            lambda i: data.window(i, self.seconds(epoch, i), epoch), order, lambda i: data.names[i], self.max_corrupt
         )
         return self.flip(item, epoch, number)
 
