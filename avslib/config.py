@@ -107,6 +107,8 @@ class DataConfig(_Section):
     max_clips: int | None = Field(None, ge=1, description="use only the first clips of each split (for quick tests)")
     packed: str | None = None
     """folder or fsspec URL written by avs data pack: train clips are streamed from it, val and test read from root"""
+    compose: bool = False
+    """true: train clips are composed as they are read, new ones in each epoch; root names a Mini-AVS build"""
     skip: str | None = None
     """file with names of clips to leave out, one per line (avs data check --fix-list writes it)"""
     max_corrupt: int = Field(0, ge=0)
@@ -189,6 +191,8 @@ class Config(_Section):
             raise ValueError("loss.seg_samples: needs model.sampling corrected")
         if self.model.sampling == "corrected" and self.model.code_fusion != "linear":
             raise ValueError("model.sampling: corrected needs model.code_fusion linear")
+        if self.data.compose and (self.data.packed is not None or self.data.skip is not None):
+            raise ValueError("data.compose: new clips cannot come from data.packed, nor be named in data.skip")
         if self.train.init_modules is not None and self.train.init_from is None:
             raise ValueError("train.init_modules: selects modules of train.init_from; set that too")
         return self

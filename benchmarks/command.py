@@ -13,7 +13,9 @@ from benchmarks.record import BenchSettings, write_bench_record
 from benchmarks.report import section_table, target_table, verdicts
 from benchmarks.run import bench, record_path
 
-PARTS = "ceilings, fusion, metrics, inference, train, parts (the default: all of these), growth, feeding"
+PARTS = (
+    "ceilings, fusion, metrics, inference, train, parts (the default: these); growth, feeding, batches, profile, daily"
+)
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False, context_settings=NAMES)
 
 

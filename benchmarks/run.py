@@ -10,6 +10,7 @@ from avslib.core.errors import InstallError, UsageError
 from benchmarks.batches import section_batches
 from benchmarks.candidates import require_compiler
 from benchmarks.ceilings import section_ceilings
+from benchmarks.daily import section_daily
 from benchmarks.feeding import section_feeding
 from benchmarks.growth import section_growth
 from benchmarks.operations import section_profile
@@ -33,6 +34,7 @@ MORE: dict[str, Section] = {
     "feeding": section_feeding,
     "batches": section_batches,
     "profile": section_profile,
+    "daily": section_daily,
 }
 
 

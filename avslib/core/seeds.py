@@ -37,7 +37,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
 
 
 def order_rng(seed: int, epoch: int) -> np.random.Generator:
@@ -89,7 +88,11 @@ def _torch_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-global_seed = set_seed  # of the global generators of Python, NumPy and torch on all devices
+def global_seed(seed: int) -> None:
+    """For the global generators of Python, NumPy and torch on all devices."""
+    from accelerate.utils import set_seed  # data workers need this module, and no accelerate
+
+    set_seed(seed)
 
 
 @contextmanager

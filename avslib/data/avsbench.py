@@ -13,12 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from avslib.audio import SAMPLE_RATE, load_clip, log_mel
 from avslib.core.errors import DataError
 from avslib.core.files import sha256_file
 from avslib.core.parsing import LARGEST_TEXT, read_text
 from avslib.data.layout import LAYOUTS, find_folder, make_clip, masks_missing, read_csv
-from avslib.data.pickles import load_log_mel
 from avslib.data.pictures import read_frame, read_mask
 
 logger = logging.getLogger(__name__)
@@ -39,10 +37,15 @@ class Sound(NamedTuple):
         """16 kHz mono, exactly T seconds. AvsError when no wav exists or it is too short."""
         if self.wav is None:
             raise DataError(f"clip {self.name!r} has no wav; choose VGGish as audio encoder, or add the wav files")
+        from avslib.audio import load_clip  # workers read pictures, and need no torchaudio
+
         return load_clip(self.wav, self.frames, AUDIO_TOLERANCE)
 
     def log_mel(self) -> Float[Tensor, "T 1 96 64"]:
         """From the log-mel file, else computed from the wav."""
+        from avslib.audio import SAMPLE_RATE, log_mel
+        from avslib.data.pickles import load_log_mel
+
         if self.mel is not None:
             return load_log_mel(self.mel, self.frames)
         return log_mel(self.waveform(), SAMPLE_RATE, self.frames)
@@ -111,8 +114,8 @@ class AVSBench(Dataset):
     def __getitem__(self, index: int) -> dict[str, str | Tensor]:
         return self.window(index, slice(None))
 
-    def window(self, index: int, seconds: slice) -> dict[str, str | Tensor]:
-        """The item of these seconds of a clip; the others are not read."""
+    def window(self, index: int, seconds: slice, epoch: int = 0) -> dict[str, str | Tensor]:
+        """The item of these seconds of a clip, in every epoch the same; the others are not read."""
         clip = self.clips[index]
         frames, masks = clip.frame_paths[seconds], clip.mask_paths[seconds]
         item = read_item(clip.name, frames, masks, self.image_size, self.mask_size)

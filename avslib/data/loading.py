@@ -5,7 +5,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,10 +13,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from avslib.config import DataConfig
 from avslib.core.errors import BadClipsError, DataError, PictureError
 from avslib.core.seeds import flip_rng, order_rng, window_rng
-from avslib.data.packed import PackedClips
+
+if TYPE_CHECKING:  # a data worker imports this module, and should start fast
+    from avslib.config import DataConfig
+    from avslib.data.packed import PackedClips
 
 TIMEOUT = 600  # seconds until a worker counts as stuck
 CORRUPT = "corrupt"
@@ -50,36 +52,33 @@ class FlippedClips(Dataset):
     without that: a score over fewer clips is a different score.
     """
 
-    def __init__(self, dataset: Dataset, config: DataConfig, seed: int):
-        self.dataset, self.config, self.seed = dataset, config, seed
+    def __init__(self, dataset: Dataset, config: "DataConfig", seed: int):
+        # plain values: a worker that unpickles a configuration imports all of pydantic
+        self.dataset, self.seed, self.frames = dataset, seed, config.frames_of("train")
+        self.task, self.way, self.probability = config.task, config.flip, config.flip_probability
+        self.max_corrupt = config.max_corrupt
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def coins(self, epoch: int, index: int) -> Bool[Tensor, "T"]:
         """Which frames are flipped."""
-        c, frames = self.config, self.config.frames_of("train")
-        coins = flip_rng(self.seed, epoch, index).random(frames)
-        heads = torch.from_numpy(coins < c.flip_probability)
-        if c.flip == "clip":
-            return heads[:1].expand(frames)
-        return heads if c.task == "ms3" else heads & (torch.arange(frames) == 0)
+        heads = torch.from_numpy(flip_rng(self.seed, epoch, index).random(self.frames) < self.probability)
+        if self.way == "clip":
+            return heads[:1].expand(self.frames)
+        return heads if self.task == "ms3" else heads & (torch.arange(self.frames) == 0)
 
     def seconds(self, epoch: int, index: int) -> slice:
         """The seconds of a clip that an epoch trains on: all, or ``data.train_frames`` of them."""
-        frames = self.config.frames_of("train")
-        rest = self.dataset.frames - frames
+        rest = self.dataset.frames - self.frames
         start = int(window_rng(self.seed, epoch, index).integers(rest + 1)) if rest else 0
-        return slice(start, start + frames)
+        return slice(start, start + self.frames)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         (epoch, index), data = key, self.dataset
         order = ((index + i) % len(data) for i in range(len(data)))
         number, item = first_readable(
-            lambda i: data.window(i, self.seconds(epoch, i)),
-            order,
-            lambda i: data.clips[i].name,
-            self.config.max_corrupt,
+            lambda i: data.window(i, self.seconds(epoch, i), epoch), order, lambda i: data.names[i], self.max_corrupt
         )
         return self.flip(item, epoch, number)
 
@@ -95,7 +94,7 @@ class StreamSampler(EpochSampler):
     The training process draws from a sampler, so that the order does not depend on how many workers decode the clips.
     """
 
-    def __init__(self, clips: PackedClips):
+    def __init__(self, clips: "PackedClips"):
         super().__init__(len(clips), clips.seed)
         self.clips = clips
 
@@ -111,16 +110,18 @@ class FlippedStream(FlippedClips):
         clips, items = self.dataset, []
         for i, (epoch, _) in enumerate(keys):
             samples = [sample for _, sample in (*keys[i:], *keys[:i])]
-            sample, item = first_readable(clips.decode, samples, itemgetter("name"), self.config.max_corrupt)
+            sample, item = first_readable(clips.decode, samples, itemgetter("name"), self.max_corrupt)
             part = self.seconds(epoch, sample["number"])
             item = {key: value[part] if isinstance(value, Tensor) else value for key, value in item.items()}
             items.append(self.flip(item, epoch, sample["number"]))
         return items
 
 
-def train_loader(dataset: Dataset, config: DataConfig, batch_size: int, seed: int) -> DataLoader:
+def train_loader(dataset: Dataset, config: "DataConfig", batch_size: int, seed: int) -> DataLoader:
     """Shuffled, flipped batches; the last, smaller one is left out, since BatchNorm would weigh its clips more. Packed
     clips come in their own order for this process."""
+    from avslib.data.packed import PackedClips
+
     packed = isinstance(dataset, PackedClips)
     sampler = StreamSampler(dataset) if packed else EpochSampler(len(dataset), seed)
     clips = (FlippedStream if packed else FlippedClips)(dataset, config, seed)

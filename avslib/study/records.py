@@ -21,7 +21,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import pandas as pd
 import psutil
 from pydantic import (
     AfterValidator,
@@ -265,6 +264,8 @@ def write_record(folder: str | Path, record: RunRecord, clips: Iterable[Mapping[
     if clips is not None:
         rows = [{"baseline": ""} | dict(clip) for clip in clips]
         others = dict.fromkeys(key for row in rows for key in row if key not in CLIP_COLUMNS)
+        import pandas as pd  # takes long to import, and a training writes no table before its end
+
         table = pd.DataFrame(rows, columns=[*CLIP_COLUMNS, *others])
         with atomic_path(folder / CLIPS) as part:
             table.astype({"J": float}).to_csv(part, index=False, float_format="%.6f", lineterminator="\n")

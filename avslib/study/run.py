@@ -11,7 +11,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from avslib.config import Config
-from avslib.core.errors import ConfigError, DataError
+from avslib.core.errors import DataError
 from avslib.core.files import atomic_path, sha256_file
 from avslib.core.parsing import LARGEST_JSON, parse_json, read_text
 from avslib.data.avsbench import read_skip_list
@@ -26,7 +26,7 @@ from avslib.study.representation import CODES, representation
 from avslib.training.distributed import rank, together
 from avslib.training.evaluate import Scores, all_objects, evaluate, heard_objects, scoring_options, test_splits
 from avslib.training.loop import train
-from avslib.training.setup import deterministic, open_split
+from avslib.training.setup import data_root, deterministic, open_split
 from avslib.training.state import HISTORY
 from avslib.variants import method_name
 from avslib.weights.checkpoints import load_checkpoint
@@ -106,9 +106,7 @@ def run(
     """
     # the code that trains is the one loaded now, even if a commit comes meanwhile
     start, git = time.perf_counter(), git_state()
-    root, task, seed, values = config.data.root, config.data.task, config.train.seed, config.model_dump(mode="json")
-    if root is None:
-        raise ConfigError("data.root is not set: name the data folder by --data DIR (avs data build-mini makes one)")
+    root, task, seed, values = data_root(config), config.data.task, config.train.seed, config.model_dump(mode="json")
     skip = read_skip_list(config.data.skip) if config.data.skip else ()
     data, dataset = dataset_info(root, task, config.data.max_clips, skip)
     method = method or method_name(config)

@@ -24,7 +24,6 @@ from avslib.data.layout import LAYOUTS, find_folder, read_csv
 from avslib.data.loading import eval_loader
 from avslib.data.mini.sources import ClipLabels
 from avslib.data.pictures import read_mask
-from avslib.metrics import FScore, LegacyFScore, MeanIoU, frame_scores
 from avslib.models.ecmvae import ECMVAE
 from avslib.models.latent import Noise
 from avslib.training.distributed import rank, world_size
@@ -53,6 +52,8 @@ class _Tally:
     """Sums the scores of clips; `sync`: those of all processes count; `labels`: of `Listening`."""
 
     def __init__(self, frames: int, sync: bool = False, labels: Mapping[str, ClipLabels] | None = None):
+        from avslib.metrics import FScore, LegacyFScore, MeanIoU  # torchmetrics takes nearly as long as torch to import
+
         self.frames, self.listening = frames, Listening(sync, labels)
         self.j, self.f = MeanIoU(sync_on_compute=sync), FScore(sync_on_compute=sync)
         self.legacy = LegacyFScore(LEGACY_BATCH, frames, sync_on_compute=sync)
@@ -60,6 +61,8 @@ class _Tally:
 
     def update(self, numbers: Sequence[int], rows: dict, logits: Float[Tensor, "N 1 H W"]) -> None:
         """Add clips, given by their numbers in the split. Frames that are not annotated do not count."""
+        from avslib.metrics import frame_scores
+
         mask, known, scores = rows["mask"], rows["annotated"], frame_scores(logits, rows["mask"])
         for metric in (self.j, self.f, self.legacy):
             metric.to(scores.iou.device)

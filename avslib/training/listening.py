@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
 
 from avslib.data.mini.sources import ClipLabels
-from avslib.metrics import FrameScores, PairRanking
+
+if TYPE_CHECKING:
+    from avslib.metrics import FrameScores
 
 LIT = 0.01  # a frame counts as lit from this share of its pixels on
 
@@ -27,6 +28,10 @@ class Listening:
     """
 
     def __init__(self, sync: bool, labels: Mapping[str, ClipLabels] | None):
+        from torchmetrics import MeanMetric  # not needed before the first scoring, and slow to import
+
+        from avslib.metrics import PairRanking
+
         self.labels, self.time = labels or {}, dict[str, float]()
         means = ["J_not_empty", "J_empty", "lit_empty", *(["lit_silent", "lit_off_screen"] if labels else [])]
         self.metrics: dict[str, Any] = {name: MeanMetric(sync_on_compute=sync) for name in means}
@@ -36,7 +41,7 @@ class Listening:
             metric.set_dtype(torch.float64)
 
     def update(
-        self, names: Sequence[str], known: Bool[Tensor, "N"], logits: Float[Tensor, "N 1 H W"], scores: FrameScores
+        self, names: Sequence[str], known: Bool[Tensor, "N"], logits: Float[Tensor, "N 1 H W"], scores: "FrameScores"
     ) -> None:
         """Add the frames of whole clips; those that are not `known`, since nobody annotated them, do not count."""
         known = known.to(scores.counted.device)

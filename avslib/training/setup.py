@@ -26,6 +26,7 @@ from avslib.core.seeds import global_seed, own_generators
 from avslib.data.avsbench import AVSBench, read_skip_list
 from avslib.data.embeddings import embed_dataset
 from avslib.data.loading import train_loader
+from avslib.data.mini.composed import ComposedClips
 from avslib.data.packed import PackedClips
 from avslib.models.ecmvae import ECMVAE
 from avslib.training.distributed import gather_processes, rank, synchronize_batch_norm, together, world_size
@@ -53,7 +54,7 @@ class Run:
         self.state, saved = together(lambda: RunState.open(out, config, resume))
         if len(set(gather_object([self.state.step]))) > 1:
             raise ProcessesError(f"{out}: the processes find different states there; choose a folder on a shared disk")
-        open_train: Any = open_packed if packed else open_split
+        open_train: Any = open_packed if packed else open_composed if config.data.compose else open_split
         trainset = together(lambda: open_train(config, "train", progress=progress))
         self.valset = together(lambda: open_split(config, "val", progress=progress))
         # just before the weights are drawn: what the audio encoder draws before is not part of the seed's meaning
@@ -185,16 +186,21 @@ def learning_rate(step: int, total: int, t: TrainConfig) -> float:
     return rise if t.schedule == "constant" else rise * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
+def data_root(config: Config) -> str:
+    """The configured data folder. Raises ConfigError where there is none."""
+    if config.data.root is None:
+        raise ConfigError("data.root is not set: name the data folder by --data DIR (avs data build-mini makes one)")
+    return config.data.root
+
+
 def open_split(config: Config, split: str, *, progress: bool = False) -> AVSBench:
     """A split of the configured data, with its cached audio embeddings (zeros if the model has no sound)."""
-    d, size = config.data, config.model.image_size
-    if d.root is None:
-        raise ConfigError("data.root is not set: name the data folder by --data DIR (avs data build-mini makes one)")
+    d, size, root = config.data, config.model.image_size, data_root(config)
     # scores are taken at the size that published ones were, at any size that the network sees
     mask_size = size if split == "train" else SCORED_SIZE
     skip = read_skip_list(d.skip) if d.skip else ()
     frames = read_frames(d, split)
-    dataset = AVSBench(d.root, d.task, split, size, frames, mask_size=mask_size, skip=skip)
+    dataset = AVSBench(root, d.task, split, size, frames, mask_size=mask_size, skip=skip)
     return _with_audio(dataset.first(d.max_clips) if d.max_clips else dataset, config, progress)
 
 
@@ -208,6 +214,14 @@ def open_packed(config: Config, split: str = "train", *, progress: bool = False)
     if clips.task != d.task:
         raise ConfigError(f"{d.packed}: holds {clips.task} clips, but data.task is {d.task!r}")
     return _with_audio(clips, config, progress)
+
+
+def open_composed(config: Config, split: str = "train", *, progress: bool = False) -> ComposedClips:
+    """The train split of the configured Mini-AVS build, with new clips in each epoch."""
+    d, m, root = config.data, config.model, data_root(config)
+    encoder = build_audio_encoder(m.audio_encoder, m.audio_weights) if m.use_audio else None
+    clips = ComposedClips(root, d.task, m.image_size, read_frames(d, split), encoder, m.audio_dim)
+    return clips.first(d.max_clips) if d.max_clips else clips
 
 
 def read_frames(d: DataConfig, split: str) -> int:

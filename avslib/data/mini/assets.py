@@ -71,8 +71,8 @@ def bank_hash() -> str:
 
 
 @cache
-def cutout(file: str) -> tuple[Float[np.ndarray, "h w 4"], ...]:
-    """A cut-out as premultiplied RGBA in [0, 255], full size first, then halved by 2x2 means, twice.
+def cutout(file: str) -> tuple[Float[np.ndarray, "4 h w"], ...]:
+    """A cut-out as planes of premultiplied RGBA in [0, 255], full size first, then halved by 2x2 means, twice.
 
     A border of transparent pixels is added, so that interpolation finds a soft edge on every side. float32 holds the
     means of the alpha exactly.
@@ -84,7 +84,7 @@ def cutout(file: str) -> tuple[Float[np.ndarray, "h w 4"], ...]:
     for _ in range(2):
         h, w = levels[-1].shape[:2]
         levels.append(levels[-1].reshape(h // 2, 2, w // 2, 2, 4).mean((1, 3)))
-    return tuple(level.astype(np.float32) for level in levels)
+    return tuple(np.ascontiguousarray(level.transpose(2, 0, 1), dtype=np.float32) for level in levels)
 
 
 @cache

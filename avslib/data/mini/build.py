@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
-from scipy.io import wavfile
 
 from avslib.core.errors import DataError, OutputError, UsageError
 from avslib.core.files import atomic_path, locked, sha256_file
@@ -148,6 +147,8 @@ def _compose_all(root: Path, manifest: dict, workers: int | None, progress: bool
 
 def _write_clip(root: Path, manifest: dict, clip: tuple[str, str, int]) -> dict:
     """Compose and write one clip, given as task, split and index; its record in the manifest."""
+    from scipy.io import wavfile  # training imports this module, and writes no clip
+
     task, split, _ = clip
     composed = compose_clip(*clip, manifest["seed"], manifest["image_size"])
     name, layout = composed.name, LAYOUTS[task]

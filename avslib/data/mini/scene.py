@@ -4,6 +4,7 @@ All lengths are fractions of the picture's side, so a scene can be drawn at any 
 with the interpolation written out here, so that no imaging library's rounding decides a mask's pixel.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,7 +69,7 @@ class Scene(NamedTuple):
 
 
 def _draw_object(rng: np.random.Generator, file: str, category: str, slot: int, slots: int) -> Object:
-    height_px, width_px = (n - 8 for n in assets.cutout(file)[0].shape[:2])
+    height_px, width_px = (n - 8 for n in assets.cutout(file)[0].shape[1:])
     depth = rng.random()
     area = uniform(rng, 0.10, 0.22) * (0.86 + 0.28 * depth) * (0.85 if slots == 4 else 1.0)
     scale = min(np.sqrt(area / (height_px * width_px)), 0.66 / max(height_px, width_px))
@@ -138,7 +139,7 @@ def draw_scene(rng: np.random.Generator, split: str, categories: list[str]) -> S
     return Scene(backdrop, tuple(min(layouts, key=lambda layout: layout[0])[1]))
 
 
-def _backdrop_frame(backdrop: Backdrop, t: float, size: int) -> Float[np.ndarray, "S S 3"]:
+def _backdrop_frame(backdrop: Backdrop, t: float, size: int) -> UInt8[np.ndarray, "S S 3"]:
     photo = assets.background(backdrop.file)
     side = min(photo.size) * min(backdrop.share * (1 + backdrop.zoom * t), 1.0)
 
@@ -147,63 +148,67 @@ def _backdrop_frame(backdrop: Backdrop, t: float, size: int) -> Float[np.ndarray
         return min(max(room * (margin + (1 - 2 * margin) * at) + drift * side * t, 0.0), room)
 
     x, y = start(photo.width, backdrop.x, backdrop.dx), start(photo.height, backdrop.y, backdrop.dy)
-    box = (x, y, x + side, y + side)
-    frame = np.asarray(photo.resize((size, size), Image.Resampling.BICUBIC, box=box), dtype=np.float32)
-    return (frame[:, ::-1] if backdrop.flip else frame) * np.float32(backdrop.brightness)
+    frame = photo.resize((size, size), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side))
+    return np.asarray(frame)[:, :: -1 if backdrop.flip else 1]
 
 
-def _coloured(o: Object, light: float, size: int) -> tuple[Float[np.ndarray, "h w 4"], float]:
+def _coloured(o: Object, light: float, size: int) -> tuple[Float[np.ndarray, "4 h w"], float]:
     """The cut-out at the nearest resolution above the drawn one, relit, and its scale (1, 1/2 or 1/4)."""
     levels = assets.cutout(o.file)
-    source_px = o.width * size / (levels[0].shape[1] - 8)
+    source_px = o.width * size / (levels[0].shape[2] - 8)
     level = int(np.clip(np.floor(np.log2(1 / source_px) + 0.25), 0, len(levels) - 1))
-    image = levels[level].astype(np.float64)
+    image = np.array(levels[level][..., :: -1 if o.flip else 1], dtype=np.float64, order="C")
     grey = (1 - o.saturation) * LUMA[None, :] + o.saturation * np.eye(3)
     relight = grey * (np.array(o.tint) * (o.brightness * light))[:, None]
+    red, green, blue, alpha = image
     # not by BLAS, which would start threads in every worker for a 3x3 matrix
-    image[..., :3] = np.einsum("hwc,dc->hwd", image[..., :3], relight)
-    np.clip(image[..., :3], 0, image[..., 3:], out=image[..., :3])
-    return (image[:, ::-1].copy() if o.flip else image), 0.5**level
+    image[:3] = [np.clip(g * green + (r * red + b * blue), 0, alpha) for r, g, b in relight.tolist()]
+    return image, 0.5**level
 
 
 def _warp(image: np.ndarray, o: Object, pixels: float, t: float, size: int) -> tuple[np.ndarray, int, int]:
     """Turn and scale a premultiplied picture about its foot, bilinearly: the patch and its upper left corner."""
     x, y, width, height = o.at(t)
-    source_h, source_w = image.shape[:2]
+    source_h, source_w = image.shape[1:]
     # the content's size in source pixels, without the border of `assets.cutout`, which is wider right and below
-    full_h, full_w = assets.cutout(o.file)[0].shape[:2]
+    full_h, full_w = assets.cutout(o.file)[0].shape[1:]
     content_w, content_h = (full_w - 8) * pixels, (full_h - 8) * pixels
     scale = width * size / content_w
     theta = np.deg2rad(o.angle + o.turn * t)
     cos, sin = float(np.cos(theta)), float(np.sin(theta))
     centre_x, centre_y = x * size, (y - height / 2) * size
-    half_w = 0.5 * scale * (abs(cos) * source_w + abs(sin) * source_h)
-    half_h = 0.5 * scale * (abs(sin) * source_w + abs(cos) * source_h)
+    # nothing shines further out: a pixel and a half of interpolation and of means around the content
+    shown_w, shown_h = min(source_w, content_w + 3), min(source_h, content_h + 3)
+    half_w = 0.5 * scale * (abs(cos) * shown_w + abs(sin) * shown_h)
+    half_h = 0.5 * scale * (abs(sin) * shown_w + abs(cos) * shown_h)
     x0, x1 = max(0, int(centre_x - half_w)), min(size, int(centre_x + half_w) + 2)
     y0, y1 = max(0, int(centre_y - half_h)), min(size, int(centre_y + half_h) + 2)
     px = (np.arange(x0, x1) + 0.5 - centre_x)[None, :] / scale
     py = (np.arange(y0, y1) + 0.5 - centre_y)[:, None] / scale
-    u = np.clip(cos * px + sin * py + (4 * pixels + content_w / 2 - 0.5), 0, source_w - 1.001)
-    v = np.clip(cos * py - sin * px + (4 * pixels + content_h / 2 - 0.5), 0, source_h - 1.001)
-    iu, iv = u.astype(np.intp), v.astype(np.intp)
-    flat, at = image.reshape(-1, 4), iv * source_w + iu
-    u -= iu
-    v -= iv
-    upper = _mix(flat.take(at, axis=0), flat.take(at + 1, axis=0), u)
-    at += source_w
-    lower = _mix(flat.take(at, axis=0), flat.take(at + 1, axis=0), u)
-    return _mix(upper, lower, v), x0, y0
+    u, v = cos * px + sin * py, cos * py - sin * px
+    for at, content, length in ((u, content_w, source_w), (v, content_h, source_h)):
+        at += 4 * pixels + content / 2 - 0.5
+        np.clip(at, 0, length - 1.001, out=at)
+    left, top = np.floor(u), np.floor(v)
+    u -= left
+    v -= top
+    at, patch = (top * source_w + left).astype(np.intp), np.empty((4, *u.shape))
+    corners = at, at + 1, at + source_w, at + source_w + 1
+    for plane, out in zip(image.reshape(4, -1), patch, strict=True):
+        a, b, c, d = (plane.take(corner) for corner in corners)
+        out[...] = _mix(_mix(a, b, u), _mix(c, d, u), v)
+    return patch, x0, y0
 
 
 def _mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
     """a + share * (b - a), in place: new arrays would cost more than the arithmetic."""
     b -= a
-    b *= share[..., None]
+    b *= share
     a += b
     return a
 
 
-def _cast_shadow(frame: np.ndarray, o: Object, t: float, size: int) -> None:
+def _cast_shadow(frame: Float[np.ndarray, "3 S S"], o: Object, t: float, size: int) -> None:
     x, y, w, h = o.at(t)
     sigma_x, sigma_y = 0.36 * w * size, (0.035 * h + 0.012) * size
     cx, cy = x * size, (y - 0.02 * h) * size
@@ -211,30 +216,44 @@ def _cast_shadow(frame: np.ndarray, o: Object, t: float, size: int) -> None:
     y0, y1 = max(0, int(cy - 2.6 * sigma_y)), min(size, int(cy + 2.6 * sigma_y) + 1)
     gx = np.exp(-(((np.arange(x0, x1) + 0.5 - cx) / sigma_x) ** 2))
     gy = np.exp(-(((np.arange(y0, y1) + 0.5 - cy) / sigma_y) ** 2))
-    frame[y0:y1, x0:x1] *= (1 - 0.42 * gy[:, None] * gx[None, :])[..., None].astype(np.float32)
+    frame[:, y0:y1, x0:x1] *= (1 - 0.42 * gy[:, None] * gx[None, :]).astype(np.float32)
 
 
 def render_scene(scene: Scene, size: int) -> tuple[UInt8[np.ndarray, "T S S 3"], Bool[np.ndarray, "n T S S"]]:
-    """Draw the frames, and for each object the pixels where it gives more than half of the light."""
+    """Draw the frames, and for each object the pixels where it gives more than half of the light.
+
+    Colours lie in planes, so that arithmetic runs along whole rows.
+    """
     frames = np.empty((FRAMES, size, size, 3), np.uint8)
-    visible = np.zeros((len(scene.objects), FRAMES, size, size))
+    visible = np.zeros((len(scene.objects), FRAMES, size, size), bool)
     lit: list[tuple[np.ndarray, float]] = []
     for k, t in enumerate(TIMES):
-        frame = _backdrop_frame(scene.backdrop, t, size)
+        photo, brightness = _backdrop_frame(scene.backdrop, t, size), np.float32(scene.backdrop.brightness)
         if not lit:
-            light = 0.76 + 0.24 * min(max(float(frame.mean()) / 120, 0.4), 1.4)
+            light = 0.76 + 0.24 * min(max(float((photo * brightness).mean()) / 120, 0.4), 1.4)
             lit = [_coloured(o, light, size) for o in scene.objects]
-        for i, (o, (image, pixels)) in enumerate(zip(scene.objects, lit, strict=True)):
+        frame, seen = np.multiply(photo.transpose(2, 0, 1), brightness, order="C"), []
+        for o, (image, pixels) in zip(scene.objects, lit, strict=True):
             _cast_shadow(frame, o, t, size)
             patch, x0, y0 = _warp(image, o, pixels, t, size)
-            box = np.s_[y0 : y0 + patch.shape[0], x0 : x0 + patch.shape[1]]
-            alpha = patch[..., 3] / 255
+            box, alpha = (y0, y0 + patch.shape[1], x0, x0 + patch.shape[2]), patch[3] / 255
             through = 1 - alpha
-            frame[box] *= through[..., None]
-            frame[box] += patch[..., :3]
-            for farther in visible[:i, k]:
-                farther[box] *= through
-            visible[(i, k, *box)] = alpha
+            part = _within(frame, box, (0, size, 0, size))
+            part *= through
+            part += patch[:3]
+            for farther, its_box in seen:
+                both = [f(a, b) for f, a, b in zip((max, min, max, min), box, its_box, strict=True)]
+                part = _within(farther, both, its_box)
+                part *= _within(through, both, box)
+            seen.append((alpha, box))
+        for found, (alpha, box) in zip(visible[:, k], seen, strict=True):
+            _within(found, box, (0, size, 0, size))[...] = alpha > 0.5
         np.clip(frame, 0, 255, out=frame)
-        frames[k] = np.rint(frame, out=frame)
-    return frames, visible > 0.5
+        frames[k] = np.rint(frame, out=frame).astype(np.uint8).transpose(1, 2, 0)
+    return frames, visible
+
+
+def _within(x: np.ndarray, box: Sequence[int], outer: Sequence[int]) -> np.ndarray:
+    """The part of `x`, which covers `outer`, inside `box`: (top, bottom, left, right); none where they lie apart."""
+    top, left = outer[0], outer[2]
+    return x[..., box[0] - top : max(box[1], box[0]) - top, box[2] - left : max(box[3], box[2]) - left]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -18,6 +19,7 @@ from avslib.data.mini.scene import render_scene
 from avslib.data.mini.soundtrack import SECONDS
 
 Outlines = dict[str, Bool[np.ndarray, "T S S"]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,22 @@ def read_labels(root: str | Path, dataset: AVSBench) -> dict[str, ClipLabels]:
     if not path.is_file():
         named = [(clip.name, clip.category, frozenset({clip.category})) for clip in dataset.clips]
         return {name: ClipLabels((own,) * dataset.frames, own) if known else ClipLabels() for name, known, own in named}
+
+    def labels(manifest: dict) -> dict[str, ClipLabels]:
+        clips = {clip["name"]: clip for clip in manifest["clips"]}
+        return {clip.name: _labels_mini(clips[clip.name], manifest) for clip in dataset.clips}
+
+    return from_manifest(path, labels)
+
+
+def from_manifest(path: Path, take: Callable[[dict], T]) -> T:
+    """What `take` finds in the manifest of a Mini-AVS build. Raises RecordError where it is damaged, or lists clips
+    that this version of the package does not compose."""
     what = "the manifest of a Mini-AVS build"
     manifest = parse_json(read_text(path, LARGEST_JSON, RecordError, what), path, RecordError, what)
     try:
-        clips = {clip["name"]: clip for clip in manifest["clips"]}
         same = manifest["version"] in (VERSION, LATER_VERSION) and manifest["assets"] == bank_hash()
-        labels = {clip.name: _labels_mini(clips[clip.name], manifest) for clip in dataset.clips}
+        found = take(manifest)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{path}: damaged, or lacks a clip ({first_line(error)}); build Mini-AVS again") from None
     if not same:
@@ -68,7 +80,7 @@ def read_labels(root: str | Path, dataset: AVSBench) -> dict[str, ClipLabels]:
             f"{path}: this Mini-AVS was built by another version of avslib, so which object plays is not known; "
             "build it again into another folder (avs data build-mini --out DIR)"
         )
-    return labels
+    return found
 
 
 def _labels_mini(clip: dict, manifest: dict) -> ClipLabels:

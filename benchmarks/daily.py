@@ -1,0 +1,124 @@
+"""What people wait for each day: imports, composing Mini-AVS, segmenting a video. In ratios, which compare machines."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from avslib.data.mini.build import build_mini
+from avslib.data.mini.compose import compose_clip
+from avslib.video.overlay_video import write_video
+from avslib.video.prediction_files import write_prediction
+from avslib.video.predictor import Predictor
+from avslib.video.reader import read_video
+from benchmarks.record import BenchSettings, Row, spread
+from benchmarks.timing import interleave
+
+# what starts -> (the code that it imports, the imports that it is held against, at most how many times their time)
+IMPORTS = {
+    "import torch": ("import torch", "", 0),
+    "import torch, timm": ("import torch, timm", "", 0),
+    "data worker": ("import avslib.data.loading, avslib.data.avsbench", "import torch", 1.1),
+    "predictor": ("import avslib.video.predictor", "import torch, timm", 1.15),
+    "training": ("import avslib.training.loop", "import torch, timm", 1.15),
+    "avs train, and a sweep's worker": ("import avslib.study.run", "import torch, timm", 1.15),
+}
+CPU_SECONDS = "import resource; u = resource.getrusage(resource.RUSAGE_SELF); print(u.ru_utime + u.ru_stime)"
+CHECKPOINT, SIDE, RATE = "mini-s4", (480, 640), 25  # of the video: height, width, frames per second
+
+
+def section_daily(settings: BenchSettings) -> list[Row]:
+    """CPU seconds of imports and of composing a clip, also as multiples of `import torch`; and a video's seconds.
+
+    The three passes over a video hold one another: what decoding leaves of a prediction is the network, and what both
+    leave of the whole command is painting and encoding the overlay and the masks.
+    """
+    imports = _imports(settings)
+    return [*imports, _composing(settings, imports[0].seconds.median), *_video(settings)]
+
+
+def _imports(settings: BenchSettings) -> list[Row]:
+    def cpu_seconds(code: str, number: int) -> float:
+        script = [sys.executable, "-c", f"{code}\n{CPU_SECONDS}"]
+        return float(subprocess.run(script, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+    runs = {name: code for name, (code, *_) in IMPORTS.items()}
+    for code in runs.values():  # the first import of a machine compiles and reads from disk
+        cpu_seconds(code, 1)
+    seconds = interleave(runs, settings.rounds, warmup=False, measure=cpu_seconds)
+    rows = []
+    for name, (_, base, limit) in IMPORTS.items():
+        values = {}
+        if base:
+            times = spread([a / b for a, b in zip(seconds[name], seconds[base], strict=True)])
+            values = {"times": times.median, "of": base, "target": limit}
+        rows.append(Row(case="imports, CPU seconds", name=name, seconds=spread(seconds[name]), values=values))
+    return rows
+
+
+def _composing(settings: BenchSettings, unit: float) -> Row:
+    clips, seconds = 4 if settings.quick else 60, []
+    counts = {"s4": {"train": clips // 2, "val": clips // 4}, "ms3": {"train": clips // 4}}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(settings.rounds + 1):  # in the first the assets are read
+            start = time.process_time()
+            build_mini(Path(folder) / str(number), seed=number, counts=counts, workers=1, progress=False)
+            seconds.append((time.process_time() - start) / clips)
+    found = spread(seconds[1:])
+    values = {"times": found.median / unit, "of": "import torch", "first build, seconds": seconds[0]}
+    return Row(
+        case="Mini-AVS at 224 pixels, CPU seconds per clip", name="compose and write", seconds=found, values=values
+    )
+
+
+def _video(settings: BenchSettings) -> list[Row]:
+    seconds = 2 if settings.quick else 60
+    predictor = Predictor.from_checkpoint(CHECKPOINT, settings.device)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = _write(Path(folder) / "video.mp4", seconds)
+        for fps in (1, "native"):
+            passes = _passes(predictor, path, fps, Path(folder))
+            found = {
+                name: spread(x) for name, x in interleave(passes, 1 if fps == "native" else settings.rounds).items()
+            }
+            decode, both, whole = (found[name].median for name in passes)
+            shares = {"decode": decode / whole, "network": (both - decode) / whole, "overlay, masks": 1 - both / whole}
+            each = spread([x / seconds for x in (found["all"].smallest, whole, found["all"].largest)])
+            case = f"avs predict, {fps} frame{'s' * (fps != 1)} a second of {seconds} s, {SIDE[1]}x{SIDE[0]}"
+            rows.append(Row(case=case, name="seconds per second of video", seconds=each, values=shares))
+    return rows
+
+
+def _passes(predictor: Predictor, path: Path, fps: int | str, folder: Path) -> dict[str, Callable[[], object]]:
+    """Reading as a prediction reads, predicting, and all that the command does."""
+
+    def exhaust(*sources) -> None:
+        for source in sources:
+            deque(source(), maxlen=0)
+
+    def whole() -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as out:
+            write_prediction(predictor.predict(path, fps=fps), Path(out) / "prediction")
+
+    read = partial(read_video, path, fps, sound=False), partial(read_video, path, fps)
+    return {
+        "decode": partial(exhaust, *read),
+        "predict": partial(exhaust, partial(predictor.predict, path, fps=fps)),
+        "all": whole,
+    }
+
+
+def _write(path: Path, seconds: int) -> Path:
+    """A video of Mini-AVS clips that pan, with their sound."""
+    clips = [compose_clip("s4", "test", k) for k in range(-(-seconds // 5))]
+    pictures = [np.asarray(Image.fromarray(f).resize(SIDE[::-1])) for clip in clips for f in clip.frames][:seconds]
+    frames = (np.roll(picture, k, axis=1) for picture in pictures for k in range(RATE))
+    return write_video(path, frames, np.concatenate([clip.waveform for clip in clips]), RATE)
