@@ -22,7 +22,6 @@ from avslib.models.ecmvae import ECMVAE
 from avslib.study.ambiguity import SPLIT as AMBIGUOUS
 from avslib.study.ambiguity import evaluate_ambiguity
 from avslib.study.records import CLIPS, DatasetInfo, RunRecord, git_state, new_record, run_id, write_record
-from avslib.study.representation import CODES, representation
 from avslib.training.distributed import rank, together
 from avslib.training.evaluate import Scores, all_objects, evaluate, heard_objects, scoring_options, test_splits
 from avslib.training.loop import train
@@ -129,6 +128,8 @@ def run(
         scored[""][AMBIGUOUS] = twins.metrics
         clips += twins.rows(AMBIGUOUS)
         if config.model.latent == "factorised":
+            from avslib.study.representation import CODES, representation  # with pandas, which a training does not need
+
             test = open_split(config, "test", progress=progress)
             scored[""][CODES] = representation(model, config, test, read_labels(root, test))
     if rank() and console:
