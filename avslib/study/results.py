@@ -27,12 +27,13 @@ BACKBONES = {"pvt_v2_b5": "PVTv2-B5", "resnet50": "ResNet-50"}
 KEY = ("method", "backbone", "image_size")
 METHODS = {"ecmvae": "ECMVAE", "deterministic": "TPAVI"}
 # metrics of `avslib.training.listening`, and what tables call them
-LISTENING = {"J_not_empty": "J not empty", "J_empty": "J empty", "lit_empty": "lit empty", "sel": "sel", "time": "time"}
+LISTENING = {"J_not_empty": "J not empty", "J_empty": "J empty", "lit_empty": "lit empty", "lit_silent": "lit silent"}
+LISTENING |= {"lit_off_screen": "lit off screen", "sel": "sel", "time": "time"}
 ABOUT_LISTENING = (
     "J not empty, J empty: over frames with and without a sounding object in view. Lit empty: share of the latter in "
-    "which more than 1 % of the pixels are predicted. Sel: probability that a sounding object is brighter than a "
-    "silent one in the same frame; time: that an object is brighter in its sounding than in its silent seconds; "
-    "0.5 is chance."
+    "which more than 1 % of the pixels are predicted; lit silent, lit off screen: of those where nothing sounds, or "
+    "something out of view. Sel: probability that a sounding object is brighter than a silent one in the same frame; "
+    "time: that an object is brighter in its sounding than in its silent seconds; 0.5 is chance."
 )
 
 
@@ -189,7 +190,8 @@ def _listening_table(rows: Sequence[Row], task: str) -> list[Table]:
     scored = [row for row in rows if "J_not_empty" in row.values.get("test", {})]
     cells: dict[str, list[str]] = {"Method": [row.label for row in scored]}
     for split in SPLITS["mini"]:
-        cells |= {f"{label} {split}": [row.cell(split, name) for row in scored] for name, label in LISTENING.items()}
+        columns = {f"{label} {split}": [row.cell(split, name) for row in scored] for name, label in LISTENING.items()}
+        cells |= {head: column for head, column in columns.items() if any(column)}
     title = f"Mini-AVS, {task.upper()}: does the method follow the sound?"
     return [Table(title, pd.DataFrame(cells), [ABOUT_LISTENING])] if scored else []
 
