@@ -92,8 +92,7 @@ def variant(name: str) -> dict[str, Any]:
     >>> variant("divergence_c_symmetric_kl")
     {'loss.divergence_c': 'symmetric_kl'}
 
-    Raises:
-        AvsError: unknown variant, with the nearest name and the whole list.
+    Raises AvsError: unknown variant, with the nearest name and the whole list.
     """
     if name not in VARIANTS:
         near = difflib.get_close_matches(str(name), VARIANTS, n=1, cutoff=0.5)

@@ -20,9 +20,9 @@ from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 from webdataset.utils import pytorch_worker_info
 
-from avslib.core.errors import OutputError, PackedError
-from avslib.core.files import atomic_path, locked, sha256_file
-from avslib.core.parsing import LARGEST_JSON, first_line
+from avslib.core.errors import PackedError
+from avslib.core.files import new_folder, sha256_file
+from avslib.core.parsing import LARGEST_JSON, first_fault, first_line
 from avslib.core.seeds import buffer_rng, shard_rng
 from avslib.data.avsbench import AVSBench, Sound, height_width, read_item, stack_audio
 from avslib.data.layout import LAYOUTS, Clip, find_folder, read_csv
@@ -87,11 +87,7 @@ def pack(
     out = Path(out)
     splits = splits or [row["split"] for row in read_csv(find_folder(root, task) / LAYOUTS[task].csv, task)]
     datasets = {s: AVSBench(root, task, s, frames=frames, skip=skip, masks=masks) for s in dict.fromkeys(splits)}
-    # the lock lies beside the folder, which does not exist yet
-    with locked(out.with_name(f".{out.name}.lock"), f"packing into {out.name}"), atomic_path(out) as part:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise OutputError(f"{out}: exists and is not an empty folder; choose a new one")
-        part.mkdir()
+    with new_folder(out, f"packing into {out.name}") as part:
         index = Index(task=task, frames=frames, splits={})
         for split, dataset in datasets.items():
             clips = track(dataset.clips, f"packing {task} {split}", disable=not progress)
@@ -99,8 +95,6 @@ def pack(
             index.splits[split] = Split(shards=shards, names=dataset.names)
         index.sha256 = index.checksum()
         (part / INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        if out.is_dir():  # a folder cannot be replaced in one step
-            out.rmdir()
     return index
 
 
@@ -141,8 +135,7 @@ def read_index(source: str | Path) -> Index:
         if not as_many or index.sha256 not in ("", index.checksum()):
             raise ValueError("its names, shards and checksum do not agree")
     except ValueError as error:  # pydantic's is one
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        reason = first_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else error)
+        reason = first_fault(error) if isinstance(error, ValidationError) else first_line(error)
         raise PackedError(f"{source}/{INDEX}: damaged, or not written by avs data pack ({reason}); {AGAIN}") from None
     return index
 

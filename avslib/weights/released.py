@@ -89,8 +89,7 @@ def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "au
             save with it (optimizer state, epoch, arguments), under any key.
         backbone: ``pvt_v2_b5``, ``resnet50`` or ``auto``, inferred from the names.
 
-    Raises:
-        AvsError: unreadable file, unknown names, missing names, other shapes; the first of them is named.
+    Raises AvsError: unreadable file, unknown names, missing names, other shapes; the first of them is named.
     """
     state = read_state_dict(source) if isinstance(source, (str, Path)) else source
     if not isinstance(state, Mapping):
@@ -126,8 +125,7 @@ def import_official(
         task: ``s4`` or ``ms3``. The names are the same for both; ``auto`` looks for either in the file's name.
         audio_weights: VGGish's weights, written into the configuration, so that the checkpoint scores and predicts.
 
-    Raises:
-        AvsError: see :func:`load_official`; or the file's name does not give the task.
+    Raises AvsError: see :func:`load_official`; or the file's name does not give the task.
     """
     source = Path(source)
     if task == "auto":
