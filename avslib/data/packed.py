@@ -31,6 +31,7 @@ from avslib.data.pickles import LOG_MEL, load_log_mel
 INDEX = "index.json"
 PICTURES, SOUNDS = (".png", ".jpg", ".jpeg"), (".wav", ".safetensors")
 LARGEST_SHARD, LARGEST_MEMBER = 2 * 10**9, 256 * 2**20  # bytes; one shard at a time is held in memory
+BUFFER = 128  # undecoded clips from which the next one is drawn
 AGAIN = "copy it again, or pack the clips again"
 
 
@@ -170,8 +171,8 @@ class PackedClips:
     items of `AVSBench`, as a stream, with at most as many frames as were packed.
 
     `shuffle` draws the order of the shards, and of `buffer` undecoded clips, from (seed, epoch) and the number of
-    processes; without it the order is that of the csv. Each process (`rank` of `world`; by default as webdataset finds
-    them) reads as many clips: up to world - 1 are left out of an epoch, the others come once.
+    processes; without it the order is that of the csv. Each process (`rank` of `world`, as webdataset finds them)
+    reads as many clips: up to world - 1 are left out of an epoch, the others come once.
 
     Raises AvsError when made: no index, no such split, more frames than packed. While it is read: a shard that is
     missing, or differs from its checksum, by name; what `AVSBench` says of damaged pictures.
@@ -183,26 +184,21 @@ class PackedClips:
         split: str,
         image_size: int | tuple[int, int] = 224,
         frames: int = 5,
-        mask_size: int | tuple[int, int] | None = None,
         *,
         shuffle: bool = False,
         seed: int = 0,
-        buffer: int = 128,
-        rank: int | None = None,
-        world: int | None = None,
     ):
         index = read_index(source)
         if split not in index.splits:
             raise PackedError(f"{source}: has no split {split!r}; it has {', '.join(index.splits)}")
         if not 1 <= frames <= index.frames:
             raise PackedError(f"{source}: was packed with {index.frames} frames per clip, and {frames} are asked for")
-        here = pytorch_worker_info()
-        self.rank, self.world = here[0] if rank is None else rank, here[1] if world is None else world
+        self.rank, self.world, *_ = pytorch_worker_info()
         self.source, self.split, self.task, self.frames = str(source).rstrip("/"), split, index.task, frames
         self.shards, self.names = index.splits[split].shards, index.splits[split].names
         self.starts = list(accumulate((shard.clips for shard in self.shards), initial=0))
-        self.image_size, self.mask_size = height_width(image_size), height_width(mask_size or image_size)
-        self.shuffle, self.seed, self.buffer = shuffle, seed, max(1, buffer)
+        self.image_size = self.mask_size = height_width(image_size)
+        self.shuffle, self.seed, self.buffer = shuffle, seed, BUFFER
         self.audio: Tensor | None = None
 
     def with_audio(self, audio: Mapping[str, Float[Tensor, "T D"]]) -> "PackedClips":
