@@ -90,6 +90,22 @@ class LossConfig(_Section):
     mi_bound: Literal["official", "full"] = "official"
     """official: Barber-Agakov bound without its log-variance; full: with it"""
 
+    def weights(self, progress: float = 1.0) -> dict[str, float]:
+        """The weight of each term by name; `progress`: share of the steps that are done, for ``kl_warmup``."""
+        rise = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
+        return {
+            "seg_prior": self.seg_prior,
+            "seg_posterior": self.seg_posterior,
+            "match_prior": self.match,
+            "match_posterior": self.match,
+            "kl_sv": rise * self.kl,
+            "kl_sa": rise * self.kl,
+            "divergence_c": rise * (self.kl if self.kl_c is None else self.kl_c),
+            "mi": -self.mi,  # the bound is maximised
+            "orthogonality": self.orthogonality,
+            "seg_samples": self.seg_samples,
+        }
+
 
 class DataConfig(_Section):
     """Data and augmentation."""
@@ -122,10 +138,6 @@ class DataConfig(_Section):
     def frames_of(self, split: str) -> int:
         """T of the clips of a split."""
         return min(self.train_frames or self.frames, self.frames) if split == "train" else self.frames
-
-
-# fields of earlier versions, with the values at which they did nothing: configurations saved then still load
-REMOVED = {"micro_batch": (None,), "nonfinite": ("stop",), "max_skipped": range(10**6)}
 
 
 class TrainConfig(_Section):
@@ -165,13 +177,6 @@ class TrainConfig(_Section):
     """the checkpoint to keep and score: of the epoch with the best J on val, or of the last epoch"""
     checkpoint_every: int = Field(200, ge=1, description="steps between saved run states, for --resume")
     tensorboard: bool = Field(False, description="also log to the run's folder tensorboard/ (extra tensorboard)")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_removed(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {name: v for name, v in values.items() if name not in REMOVED or v not in REMOVED[name]}
 
 
 class Config(_Section):
@@ -224,8 +229,7 @@ def load_config(source: str | Path = "paper", overrides: list[str] | dict[str, A
     >>> load_config("mini", ["train.precision=no", "train.seed=010", "data.root=/data/mini #2"]).train.seed
     10
 
-    Raises:
-        AvsError: unknown preset, unreadable file, unknown field (the message suggests one), value out of range.
+    Raises AvsError: unknown preset, unreadable file, unknown field (the message suggests one), value out of range.
     """
     path = PRESETS / f"{source}.yaml" if str(source) in preset_names() else Path(source)
     if not path.is_file():

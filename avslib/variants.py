@@ -10,78 +10,36 @@ ones. A variant sets the same fields in every preset.
 """
 
 import difflib
+from importlib import resources
 from typing import Any, get_args
 
-from avslib.config import Config, LossConfig, load_config, preset_names
-from avslib.core.errors import UsageError
+from avslib.config import Config, LossConfig, ModelConfig, load_config, preset_names
+from avslib.core.errors import ConfigError, UsageError
+from avslib.core.parsing import parse_yaml
 
-# fields that define a method; the others change the size or the start of a network
+# fields that change the size or the start of a network; the others of the model define a method
+SIZE = {"backbone", "pretrained", "image_size", "audio_encoder", "audio_weights", "audio_dim", "channels", "map_vector"}
+SIZE |= {"image_encoder_channels", "map_encoder_channels"}
 METHOD = {
-    "model": (
-        "use_audio",
-        "neck",
-        "fusion",
-        "fusion_span",
-        "latent",
-        "code_fusion",
-        "sampling",
-        "injection",
-        "sampling",
-        "latent_dim",
-        "mi_dim",
-    ),
+    "model": tuple(name for name in ModelConfig.model_fields if name not in SIZE),
     "loss": tuple(LossConfig.model_fields),
     "data": ("flip", "posterior_mask"),
     "train": ("eval_samples",),
 }
-RELEASED_FORMS = ("loss.structure_weighting", "loss.kl_scale", "loss.divergence_c", "loss.mi_bound", "data.flip")
+FORMS = ("divergence_c", "kl_scale", "mi_bound", "structure_weighting")
 
-# codes that carry something: see docs/results.md for what each part does
-CORRECTED = {
-    "model.sampling": "corrected",
-    "loss.divergence_c": "kl",
-    "loss.kl": 0.1,
-    "loss.kl_c": 0.02,
-    "loss.kl_warmup": 0.25,
-    "loss.seg_samples": 1.0,
-    "loss.sample_temperature": 0.15,
-    "loss.orthogonality": 0.3,
-    "loss.orthogonality_form": "correlation",
-    "loss.mi": 0.0,
-}
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "ecmvae": {},
-    # the codes: how many, how they are fused, where they enter
-    "no_factorisation": {"model.latent": "unfactorised"},
-    "poe": {"model.code_fusion": "product_of_experts"},
-    "deterministic": {"model.latent": "none"},
-    "visual_only": {"model.latent": "visual", "model.use_audio": False},
-    "injection_all_levels": {"model.injection": "all_levels"},
-    "injection_decoder": {"model.injection": "decoder"},
-    "posterior_first_mask": {"data.posterior_mask": "first_repeated"},
-    "one_sample": {"train.eval_samples": 1},
-    "ten_samples": {"train.eval_samples": 10},
-    # the network
-    "correlation_gate": {"model.fusion": "correlation_gate"},
-    "without_audio": {"model.use_audio": False},
-    # the objective
-    "without_orthogonality": {"loss.orthogonality": 0.0},
-    "without_mi": {"loss.mi": 0.0},
-    "without_both": {"loss.orthogonality": 0.0, "loss.mi": 0.0},
-    "without_matching": {"loss.match": 0.0},
-    "corrected": CORRECTED,
-    "corrected_without_samples": CORRECTED | {"loss.seg_samples": 0.0},
-    "corrected_with_low_temperature": CORRECTED | {"loss.sample_temperature": 0.05},
-    "corrected_without_orthogonality": CORRECTED | {"loss.orthogonality": 0.0},
-    "corrected_with_one_weight": CORRECTED | {"loss.kl": 0.02},
-    "corrected_with_js": CORRECTED | {"loss.divergence_c": "monte_carlo_js"},
-    "all_official": dict.fromkeys(RELEASED_FORMS, "official"),
-} | {
-    f"{field}_{form}": {f"loss.{field}": form}
-    for field in ("divergence_c", "kl_scale", "mi_bound", "structure_weighting")
-    for form in get_args(LossConfig.model_fields[field].annotation)
-}
+def _read_variants() -> dict[str, dict[str, Any]]:
+    """Those of ``assets/variants.yaml``, each after the one that it extends, and one for each form of a loss."""
+    text = (resources.files("avslib") / "assets/variants.yaml").read_text(encoding="utf-8")
+    found: dict[str, dict[str, Any]] = {}
+    for name, fields in parse_yaml(text, "variants.yaml", ConfigError).items():
+        found[name] = found.get(fields.pop("extends", ""), {}) | fields
+    kinds = {field: get_args(LossConfig.model_fields[field].annotation) for field in FORMS}
+    return found | {f"{field}_{form}": {f"loss.{field}": form} for field in FORMS for form in kinds[field]}
+
+
+VARIANTS = _read_variants()
 
 
 def variant(name: str) -> dict[str, Any]:
@@ -92,8 +50,7 @@ def variant(name: str) -> dict[str, Any]:
     >>> variant("divergence_c_symmetric_kl")
     {'loss.divergence_c': 'symmetric_kl'}
 
-    Raises:
-        AvsError: unknown variant, with the nearest name and the whole list.
+    Raises AvsError: unknown variant, with the nearest name and the whole list.
     """
     if name not in VARIANTS:
         near = difflib.get_close_matches(str(name), VARIANTS, n=1, cutoff=0.5)

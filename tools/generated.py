@@ -31,13 +31,14 @@ from avslib.study.plots import save_figure
 from avslib.study.records import RunRecord, load_records
 from avslib.study.representation import codes_table
 from avslib.study.results import SPLITS, summarise, table
-from avslib.study.robustness import robustness_figure, robustness_table
+from avslib.study.robustness import robustness_table
 from avslib.study.run import ALL_OBJECTS
 from avslib.study.tables import SUFFIXES
 from benchmarks.growth import growth_figure
 from benchmarks.record import BenchRecord, read_bench_record
 from benchmarks.report import markdown_page, targets_markdown
 from tools.reliability import FOLDER, ReliabilityRecord, read_reliability_record, records_markdown, summary_markdown
+from tools.robustness_figure import robustness_figure
 
 PAGES = (
     "README.md",

@@ -10,7 +10,8 @@ from avslib.audio.logmel import log_mel
 from avslib.audio.soundnet import SoundNetEmbedding
 from avslib.audio.vggish import VGGish, load_vggish
 from avslib.audio.waveforms import SAMPLE_RATE
-from avslib.core.errors import ConfigError, UsageError
+from avslib.core.errors import ConfigError
+from avslib.core.shapes import require_shape
 from avslib.core.tensors import state_sha256
 
 CODE_VERSION = "1"  # increase it whenever the same weights and samples would give different embeddings
@@ -33,9 +34,7 @@ class AudioEncoder(nn.Module):
     @torch.no_grad()
     def embed(self, waveforms: Float[Tensor, "B S"], frames: int = 5, batch_size: int = 16) -> Float[Tensor, "B T dim"]:
         """Embed the first `frames` seconds of each clip; a shorter clip is filled with silence."""
-        if waveforms.ndim != 2:
-            shape = list(waveforms.shape)
-            raise UsageError(f"waveforms have shape {shape}; expected [clips, samples], {SAMPLE_RATE} Hz")
+        require_shape("the batch of waveforms", waveforms, "clips", "samples")
         rows = []
         for batch in waveforms.split(batch_size):
             if isinstance(self.network, VGGish):

@@ -52,8 +52,7 @@ def log_mel(
         frames: T; the sound is cut or filled with silence to `frames` seconds, which give `frames` patches up
             to 24 s. None: as many patches as the sound fills (77,040 samples give 5).
 
-    Raises:
-        AvsError: as `to_mono_16k`, and when the sound is too short for one patch.
+    Raises AvsError: as `to_mono_16k`, and when the sound is too short for one patch.
     """
     waveform = to_mono_16k(waveform, sample_rate)
     if frames is not None:

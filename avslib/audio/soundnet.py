@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avslib.audio.waveforms import SAMPLE_RATE, fit_length
-from avslib.core.errors import UsageError
+from avslib.core.shapes import require_shape
 
 ASSETS = resources.files("avslib") / "assets" / "soundnet"
 
@@ -90,7 +90,5 @@ class SoundNetEmbedding(nn.Module):
     @torch.no_grad()
     def forward(self, waveform: Float[Tensor, "B S"], frames: int = 5) -> Float[Tensor, "B*T 128"]:
         """Embed the first `frames` seconds, silence after the end; row b * T + t is second t of clip b."""
-        if waveform.ndim != 2 or not waveform.is_floating_point():
-            found = f"{waveform.dtype} of shape {list(waveform.shape)}"
-            raise UsageError(f"waveform is {found}; expected float [clips, samples] at {SAMPLE_RATE} Hz")
+        require_shape("the batch of waveforms", waveform, "clips", "samples")
         return self.head(self.standardise(self.slice(waveform, frames))).flatten(0, 1)

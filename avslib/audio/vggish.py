@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from avslib.core.checkpoints import load_strict, read_weights
-from avslib.core.errors import UsageError, WeightsError
+from avslib.core.errors import UsageError
+from avslib.core.shapes import require_shape
 from avslib.core.tensors import read_state_dict, save_tensors
 
 
@@ -34,10 +35,8 @@ class VGGish(nn.Module):
         )
 
     def forward(self, log_mel: Float[Tensor, "N 1 96 64"]) -> Float[Tensor, "N 128"]:
-        """Embed each patch. Raises AvsError on a different shape."""
-        if log_mel.ndim != 4 or log_mel.shape[1:] != (1, 96, 64):
-            shape = list(log_mel.shape)
-            raise UsageError(f"log_mel has shape {shape}; VGGish expects [N, 1, 96, 64] from avslib.audio.log_mel")
+        """Embed each patch of `avslib.audio.log_mel`. Raises AvsError on a different shape."""
+        require_shape("log_mel", log_mel, "N", 1, 96, 64)
         # the released weights come from a channels-last framework: flatten as [H, W, C]
         return self.embeddings(self.features(log_mel).permute(0, 2, 3, 1).flatten(1))
 
@@ -48,10 +47,8 @@ def load_vggish(path: str | Path) -> VGGish:
     Its entries `pproc.*`, the PCA that quantises embeddings for AudioSet, are not used. Raises AvsError where the file
     is missing, is not a plain state dict, or lacks or adds entries.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such VGGish weights file; expected the state dict as released")
-    state = read_weights(path)[1] if path.suffix == ".safetensors" else read_state_dict(path, "VGGish weights")
+    safe = str(path).endswith(".safetensors")
+    state = read_weights(path)[1] if safe else read_state_dict(path, "VGGish weights")
     model = VGGish()
     used = {name: value for name, value in state.items() if not str(name).startswith("pproc.")}
     load_strict(model, used, f"{path} does not hold VGGish's state dict", "get it as released")

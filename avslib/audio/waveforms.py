@@ -25,9 +25,8 @@ def load_wav(path: str | Path | BinaryIO, seconds: float | None = None) -> tuple
     Any format of libsndfile works: WAV, FLAC, OGG, MP3. The header is checked before any sample is read; `seconds`: at
     most this much from the beginning; None: all.
 
-    Raises:
-        AvsError: the file is missing, not a sound file, empty, or holds samples that are not finite or far beyond 1; a
-            rate outside `RATES`, more than `MOST_CHANNELS` channels, more than `MOST_SAMPLES` samples.
+    Raises AvsError: the file is missing, not a sound file, empty, or holds samples that are not finite or far beyond 1;
+    a rate outside `RATES`, more than `MOST_CHANNELS` channels, more than `MOST_SAMPLES` samples.
     """
     import soundfile
 
@@ -74,9 +73,8 @@ def to_mono_16k(
 ) -> Float[Tensor, "S2"]:
     """Mean of the channels, resampled to 16 kHz (windowed sinc); errors name the `source`.
 
-    Raises:
-        AvsError: a different number of dimensions, samples as in `load_wav`, a rate outside `RATES`, or one that shares
-            almost no divisor with 16 kHz, so that the resampling filter would need gigabytes.
+    Raises AvsError: a different number of dimensions, samples as in `load_wav`, a rate outside `RATES`, or one that
+    shares almost no divisor with 16 kHz, so that the resampling filter would need gigabytes.
     """
     waveform = torch.as_tensor(waveform)
     if waveform.ndim not in (1, 2) or waveform.numel() == 0 or not waveform.is_floating_point():

@@ -82,7 +82,7 @@ def _data(folders: Sequence[Path]) -> Iterator[Finding]:
 
 def _weights(vggish: str | Path | None) -> Iterator[Finding]:
     from avslib.audio.vggish import load_vggish
-    from avslib.models.backbones import PACKAGED
+    from avslib.core.timm_networks import PACKAGED
     from avslib.weights.checkpoints import shipped_names
 
     yield Finding("weights", "shipped checkpoints", ", ".join(shipped_names()), "avs predict, avs demo, the lessons")

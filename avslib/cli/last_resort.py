@@ -4,14 +4,21 @@ import errno
 import importlib.metadata
 import json
 import platform
+import re
 import sys
 import tempfile
 import traceback
 
-from avslib.core.errors import AvsError, DiskFullError, InstallError, InternalError, MemoryLimitError, OutputError
+from avslib.core.errors import (
+    NO_MEMORY,
+    AvsError,
+    DiskFullError,
+    InstallError,
+    InternalError,
+    MemoryLimitError,
+    OutputError,
+)
 
-# torch.OutOfMemoryError is a RuntimeError; the other words are those of the libraries below torch
-NO_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED", "create a primitive", "create a memory")
 OURS = {"avslib", "benchmarks", "tools", "__main__"}
 
 
@@ -25,7 +32,7 @@ def as_avs_error(error: Exception) -> AvsError:
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"{error.filename or 'disk'}: {error.strerror}; make room and run the command again")
-    words = isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
+    words = isinstance(error, RuntimeError) and re.search(NO_MEMORY, str(error))
     if words or isinstance(error, MemoryError):
         return MemoryLimitError("memory ran out; use a smaller batch or size, or close other programs")
     if package := _broken_package(error):

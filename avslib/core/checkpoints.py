@@ -35,8 +35,7 @@ def shipped_names() -> list[str]:
 def read_weights(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, str]]:
     """The weights file of a checkpoint (a folder, the file itself or a shipped name), its tensors and metadata.
 
-    Raises:
-        WeightsError: `source` is none of these, or the file is damaged.
+    Raises WeightsError: `source` is none of these, or the file is damaged.
     """
     path = SHIPPED / source if str(source) in shipped_names() else Path(source)
     if (path / "best" / WEIGHTS).is_file():
@@ -55,8 +54,7 @@ def read_weights(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str,
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, advice: str) -> None:
     """Load a state dict whose names and shapes must be exactly the module's.
 
-    Raises:
-        WeightsError: `what`, the first tensors that are missing, unknown or of a different shape, and `advice`.
+    Raises WeightsError: `what`, the first tensors that are missing, unknown or of a different shape, and `advice`.
     """
     wanted = module.state_dict()
     problems = [f"{k} is missing" for k in wanted if k not in state]
@@ -99,20 +97,8 @@ class Pretrained(nn.Module, ModelHubMixin):
         what = f"{source} do not fit {m.backbone} with {m.channels} channels"
         load_strict(self, state, what, "use the config that they were trained with")
 
-    def save(self, folder: str | Path, *, half: bool = False, replace: bool = True) -> Path:
-        """See :func:`avslib.weights.checkpoints.save_checkpoint`."""
-        folder, state = Path(folder), self.state_dict()
-        if half:
-            fits = {k for k, v in state.items() if v.is_floating_point() and v.half().isfinite().all()}
-            state = {k: v.half() if k in fits else v for k, v in state.items()}
-        text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
-        save_tensors(folder / WEIGHTS, state, {CONFIG_HASH: _text_sha256(text)}, replace=replace)
-        with atomic_path(folder / CONFIG, replace=replace) as path:
-            path.write_text(text, encoding="utf-8")
-        return folder
-
     def _save_pretrained(self, save_directory: Path) -> None:
-        self.save(save_directory)
+        save_checkpoint(save_directory, self)
 
     @classmethod
     def from_folder(cls, source: str | Path, device: Any = "cpu") -> Self:
@@ -142,8 +128,8 @@ class Pretrained(nn.Module, ModelHubMixin):
         A folder comes before a repository of the same name. `download` holds options of
         :func:`huggingface_hub.snapshot_download`, such as revision, token and local_files_only.
 
-        Raises:
-            WeightsError: `source` is none of the three, or a damaged checkpoint (see :func:`avslib.load_checkpoint`).
+        Raises WeightsError: `source` is none of the three, or a damaged checkpoint (see
+        :func:`avslib.load_checkpoint`).
         """
         if str(source) not in shipped_names() and not Path(source).exists():
             try:
@@ -160,6 +146,23 @@ class Pretrained(nn.Module, ModelHubMixin):
         data = ModelCardData(library_name="avslib", license="apache-2.0", tags=tags)
         text = (ASSETS / "model_card.md").read_text(encoding="utf-8").format(m=self.config.model, scores=scores)
         return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def save_checkpoint(folder: str | Path, model: Pretrained, *, half: bool = False, replace: bool = True) -> Path:
+    """Write `folder`/model.safetensors and config.yaml, each of them atomically.
+
+    `half` stores floating-point tensors as float16 where they fit; they are read back as float32. With `replace` False,
+    a different checkpoint in `folder` is kept and raises an OutputError.
+    """
+    folder, state = Path(folder), model.state_dict()
+    if half:
+        fits = {k for k, v in state.items() if v.is_floating_point() and v.half().isfinite().all()}
+        state = {k: v.half() if k in fits else v for k, v in state.items()}
+    text = yaml.safe_dump(model.config.model_dump(mode="json"), sort_keys=False)
+    save_tensors(folder / WEIGHTS, state, {CONFIG_HASH: _text_sha256(text)}, replace=replace)
+    with atomic_path(folder / CONFIG, replace=replace) as path:
+        path.write_text(text, encoding="utf-8")
+    return folder
 
 
 def _text_sha256(text: str) -> str:

@@ -8,8 +8,7 @@ from avslib.core.errors import UsageError
 def select_device(name: str | torch.device = "auto") -> torch.device:
     """The device ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; ``auto`` is the first there is of cuda, mps and cpu.
 
-    Raises:
-        AvsError: a different name, or a device that this machine, or this build of PyTorch, lacks.
+    Raises AvsError: a different name, or a device that this machine, or this build of PyTorch, lacks.
     """
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     found = [kind for kind, devices in count.items() if devices]

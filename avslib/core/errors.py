@@ -7,6 +7,8 @@ made from the classes below. A code keeps its meaning once it is published.
 import re
 
 KINDS: dict[str, type["AvsError"]] = {}  # by code
+# in the words of torch, whose error is a RuntimeError, and of the libraries below it
+NO_MEMORY = "out of memory|allocate memory|ALLOC_FAILED|create a primitive|create a memory"
 
 
 class AvsError(ValueError):

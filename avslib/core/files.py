@@ -10,12 +10,10 @@ import hashlib
 import os
 import re
 import shutil
-import time
 import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,7 +23,6 @@ from avslib.core.errors import AvsError, DiskFullError, OutputError
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # errors of file systems that cannot flush a single file
 NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS, errno.EPERM, errno.EACCES}
-ABANDONED = 24 * 3600  # seconds without a change after which a temporary file is taken for a killed process's
 LOCK = ".lock"
 PATIENCE = 10.0  # seconds: a process that was just killed or asked to stop may take some to exit
 NO_FOLDER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
@@ -36,14 +33,13 @@ def atomic_path(path: str | Path, *, replace: bool = True, flush: bool = True) -
     """Yield a temporary path beside `path`; rename it to `path` on success, delete it on failure.
 
     The caller may create a file or a folder there; a folder at `path` cannot be replaced. For many small files in a row
-    switch `flush` off, and call `flush_to_disk` for their folder. What killed processes left is removed after a day.
+    switch `flush` off, and call `flush_to_disk` for their folder.
 
     Raises DiskFullError, with the previous file intact; OutputError where, without `replace`, `path` has other content.
     """
     path = Path(path)
     with report_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path.parent.absolute())
         # 50 characters of the name at most: the longest valid name would become too long
         temporary = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex}.part")
         try:
@@ -114,14 +110,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-@cache  # once for each folder and process
-def _remove_abandoned(folder: Path) -> None:
-    with suppress(OSError):
-        for path in folder.glob(".*.part"):
-            if time.time() - path.stat().st_mtime > ABANDONED:
-                _remove(path)
-
-
 def files_below(root: str | Path) -> list[Path]:
     """All files in a folder and below it, sorted; folders behind links are entered, each folder once."""
     paths, entered = [], set()
@@ -169,3 +157,19 @@ def locked(path: str | Path, what: str, patience: float | None = None) -> Iterat
         yield lock.is_locked
     finally:
         lock.release()
+
+
+@contextmanager
+def new_folder(out: Path, what: str, patience: float | None = None) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `out` on success and is deleted on failure.
+
+    Processes that do `what` to one folder take turns as in `locked`. Raises OutputError unless `out` is new or empty.
+    """
+    # the lock lies beside the folder, which does not exist yet
+    with locked(out.with_name(f".{out.name}.lock"), what, patience), atomic_path(out) as part:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise OutputError(f"{out}: exists and is not an empty folder; choose a new one")
+        part.mkdir()
+        yield part
+        if out.is_dir():  # a folder cannot be replaced in one step
+            out.rmdir()

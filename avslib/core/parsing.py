@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from avslib.core.errors import AvsError
 
@@ -80,3 +81,10 @@ def first_line(error: object, longest: int = 200) -> str:
     text = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     line = (text.splitlines() or [type(error).__name__])[0]
     return line if len(line) <= longest else line[:longest] + "..."
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where the first fault of a value is, and what pydantic says of it."""
+    fault = error.errors()[0]
+    where = ".".join(map(str, fault["loc"])) or "the whole"
+    return first_line(f"{where}: {fault['msg'].removeprefix('Value error, ')} (got {fault['input']!r})")

@@ -1,39 +1,16 @@
-"""The seed plan: what every random number is drawn from.
+"""The seed plan: what every random number is drawn from; docs/RELIABILITY.md lists it with the tests that hold it.
 
-What is drawn for one purpose depends only on the numbers in its row, so a resumed run repeats the uninterrupted one to
-the bit. Equal bits also need the same machine, package versions and number of threads (``OMP_NUM_THREADS``: threads
-split sums), and on a GPU ``train.deterministic``. `seed` is ``train.seed`` unless stated otherwise.
+What is drawn for one purpose depends only on the numbers that its function below takes, so a resumed run repeats the
+uninterrupted one to the bit. Equal bits also need the same machine, package versions and number of threads
+(``OMP_NUM_THREADS``: threads split sums), and on a GPU ``train.deterministic``. `seed` is ``train.seed``.
 
-==========================  ==================================  =======================================
-what                        drawn from                          where
-==========================  ==================================  =======================================
-initial weights             seed (torch's own generator)        `global_seed`, `avslib.training.loop.train`
-dropout of a backbone       seed, step, process                 `dropout_seed`, same
-latent noise of a step      seed, step                          `step_seed`, `avslib.training.noise`
-order of loose clips        seed, epoch                         `order_rng`, `avslib.data.loading`
-horizontal flips            seed, epoch, clip                   `flip_rng`, same
-first second (MS3)          seed, epoch, clip                   `window_rng`, same
-order of shards             seed, epoch                         `shard_rng`, `avslib.data.packed`
-shuffle buffer of shards    seed, epoch, process, 0             `buffer_rng`, same
-evaluation samples          number of the sample, clip's name   `sample_seed`, `avslib.training.evaluate`
-prediction samples          ``--seed``, for each window anew    `avslib.video.predictor`
-sounds exchanged            seed 0, or robustness's ``--seed``  `avslib.data.loading.shuffle_audio`
-robustness: noise, sounds   ``--seed``, clip's name             `clip_rng`, `avslib.study.robustness_conditions`
-bootstrap intervals         0                                   `avslib.study.intervals`
-clips of Mini-AVS           build seed, task, split, number     `avslib.data.mini.compose`
-SoundNet's shipped head     ``--seed``, which is 0              `tools.soundnet_train`
-notebooks                   ``SEED`` + a number each            `avslib.course.lesson.Lesson.generator`
-benchmarks                  ``seed`` of the bench settings      `avslib.bench`
-==========================  ==================================  =======================================
-
-Where rows share numbers, a third one separates order (0), flips (1), shards (2) and first seconds (3), and noise (0)
-and dropout (1).
+Where purposes share numbers, a third one separates order (0), flips (1), shards (2) and first seconds (3), and noise
+(0) and dropout (1).
 """
 
 import hashlib
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -88,21 +65,9 @@ def _torch_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def global_seed(seed: int) -> None:
-    """For the global generators of Python, NumPy and torch on all devices."""
-    from accelerate.utils import set_seed  # data workers need this module, and no accelerate
-
-    set_seed(seed)
+global_seed = torch.manual_seed  # of torch's generators on all devices; no other global generator is drawn from
 
 
-@contextmanager
-def own_generators() -> Iterator[None]:
-    """Restore the caller's global generators of Python, NumPy and torch after the block."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+def own_generators() -> AbstractContextManager[None]:
+    """Restore the caller's global generators of torch after the block."""
+    return torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ())

@@ -53,7 +53,7 @@ class Sound(NamedTuple):
 
 class AVSBench(Dataset):
     """Clips of one split, as dicts: name; image uint8 [T, 3, H, W]; mask uint8 of 0 and 1 [T, 1, H, W], zeros where not
-    annotated; annotated bool [T]; audio float32 [T, D] where given.
+    annotated; annotated bool [T]; audio float32 [T, D] after `with_audio`.
 
     Args:
         root: folder with ``Single-source/`` or ``Multi-sources/``, or one of these two.
@@ -61,7 +61,6 @@ class AVSBench(Dataset):
         split: "train", "val", "test", or any value of the csv's split column ("test_unseen" of Mini-AVS).
         image_size, mask_size: to resize to, one number or (height, width); both the same by default.
         frames: T, frames (and seconds) of a clip.
-        audio: embeddings [T, D] by clip name.
         skip: names of clips to leave out.
         masks: False looks for no masks, and no frame is annotated.
 
@@ -76,7 +75,6 @@ class AVSBench(Dataset):
         split: str,
         image_size: int | tuple[int, int] = 224,
         frames: int = 5,
-        audio: Mapping[str, Float[Tensor, "T D"]] | None = None,
         skip: Collection[str] = (),
         mask_size: int | tuple[int, int] | None = None,
         masks: bool = True,
@@ -94,7 +92,7 @@ class AVSBench(Dataset):
         self.clips = [make_clip(self.folder, task, row, frames, masks) for row in own if row[key] not in left_out]
         level = logging.WARNING if len(self) < len(own) else logging.INFO
         logger.log(level, "%s, %s: %d clips, %d left out", path, split, len(self), len(own) - len(self))
-        self.audio = None if audio is None else stack_audio(audio, self.names, frames)
+        self.audio: Tensor | None = None
 
     def with_audio(self, audio: Mapping[str, Float[Tensor, "T D"]]) -> "AVSBench":
         """The same clips with these embeddings, [T, D] by clip name, in their items."""

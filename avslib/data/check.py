@@ -96,9 +96,7 @@ class Report:
         return Group(table, *lines, Text(f"{verdict}; {depth}.", style="bold"))
 
 
-def check(
-    root: str | Path, deep: bool = False, skip: Collection[str] = (), frames: int = 5, progress: bool = True
-) -> Report:
+def check(root: str | Path, deep: bool = False, skip: Collection[str] = (), progress: bool = True) -> Report:
     """Check a folder in AVSBench's layout, S4 or MS3 or both; `skip` leaves clips out, as the reader does.
 
     Always: the csv, every clip's files (a folder without any masks is one error), counts against the published ones
@@ -126,11 +124,11 @@ def check(
             report.errors.append(Finding(task, without_masks))
         for row in rows:
             try:
-                clips.append(make_clip(folder, task, row, frames, masks=not without_masks))
+                clips.append(make_clip(folder, task, row, masks=not without_masks))
             except AvsError as error:
                 report.errors.append(Finding(task, str(error), row[layout.key]))
         if deep:
-            _read_all(report, task, clips, frames, progress)
+            _read_all(report, task, clips, progress)
     if deep and (changed := damaged_files(root, verify=True)):
         fault = f"{len(changed)} files of this build of Mini-AVS are not as they were built, the first is {changed[0]}"
         report.errors.append(Finding(task, f"{root}: {fault}; remove the folder, and build it again"))
@@ -164,15 +162,15 @@ def _count(report: Report, task: str, folder: Path, rows: list[dict[str, str]]) 
                 report.notes.append(Finding(task, sentence))
 
 
-def _read_all(report: Report, task: str, clips: list[Clip], frames: int, progress: bool) -> None:
+def _read_all(report: Report, task: str, clips: list[Clip], progress: bool) -> None:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        read = zip(clips, pool.map(lambda clip: _read_clip(clip, frames), clips), strict=True)
+        read = zip(clips, pool.map(_read_clip, clips), strict=True)
         for clip, (faults, doubts) in track(read, f"reading {task}", len(clips), disable=not progress):
             report.errors += [Finding(task, fault, clip.name) for fault in faults]
             report.warnings += [Finding(task, doubt, clip.name) for doubt in doubts]
 
 
-def _read_clip(clip: Clip, frames: int) -> tuple[list[str], list[str]]:
+def _read_clip(clip: Clip) -> tuple[list[str], list[str]]:
     """What makes a clip unusable, and what may."""
     faults, doubts, empty = [], [], 0
 
@@ -188,8 +186,8 @@ def _read_clip(clip: Clip, frames: int) -> tuple[list[str], list[str]]:
             empty += not mask[0].any()
     if empty and clip.category:
         doubts.append(f"clip {clip.name!r}: {empty} of its masks are empty")
-    sound = Sound(clip.name, clip.wav_path, clip.log_mel_path, frames)
-    patches = tried(faults, load_log_mel, sound.mel, frames) if sound.mel else None
+    sound = Sound(clip.name, clip.wav_path, clip.log_mel_path, len(clip.frame_paths))
+    patches = tried(faults, load_log_mel, sound.mel, sound.frames) if sound.mel else None
     if sound.wav:
         tried(faults if patches is None else doubts, sound.waveform)
     return faults, doubts

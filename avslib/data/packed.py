@@ -20,9 +20,9 @@ from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 from webdataset.utils import pytorch_worker_info
 
-from avslib.core.errors import OutputError, PackedError
-from avslib.core.files import atomic_path, locked, sha256_file
-from avslib.core.parsing import LARGEST_JSON, first_line
+from avslib.core.errors import PackedError
+from avslib.core.files import new_folder, sha256_file
+from avslib.core.parsing import LARGEST_JSON, first_fault, first_line
 from avslib.core.seeds import buffer_rng, shard_rng
 from avslib.data.avsbench import AVSBench, Sound, height_width, read_item, stack_audio
 from avslib.data.layout import LAYOUTS, Clip, find_folder, read_csv
@@ -31,6 +31,7 @@ from avslib.data.pickles import LOG_MEL, load_log_mel
 INDEX = "index.json"
 PICTURES, SOUNDS = (".png", ".jpg", ".jpeg"), (".wav", ".safetensors")
 LARGEST_SHARD, LARGEST_MEMBER = 2 * 10**9, 256 * 2**20  # bytes; one shard at a time is held in memory
+BUFFER = 128  # undecoded clips from which the next one is drawn
 AGAIN = "copy it again, or pack the clips again"
 
 
@@ -87,11 +88,7 @@ def pack(
     out = Path(out)
     splits = splits or [row["split"] for row in read_csv(find_folder(root, task) / LAYOUTS[task].csv, task)]
     datasets = {s: AVSBench(root, task, s, frames=frames, skip=skip, masks=masks) for s in dict.fromkeys(splits)}
-    # the lock lies beside the folder, which does not exist yet
-    with locked(out.with_name(f".{out.name}.lock"), f"packing into {out.name}"), atomic_path(out) as part:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise OutputError(f"{out}: exists and is not an empty folder; choose a new one")
-        part.mkdir()
+    with new_folder(out, f"packing into {out.name}") as part:
         index = Index(task=task, frames=frames, splits={})
         for split, dataset in datasets.items():
             clips = track(dataset.clips, f"packing {task} {split}", disable=not progress)
@@ -99,8 +96,6 @@ def pack(
             index.splits[split] = Split(shards=shards, names=dataset.names)
         index.sha256 = index.checksum()
         (part / INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        if out.is_dir():  # a folder cannot be replaced in one step
-            out.rmdir()
     return index
 
 
@@ -141,8 +136,7 @@ def read_index(source: str | Path) -> Index:
         if not as_many or index.sha256 not in ("", index.checksum()):
             raise ValueError("its names, shards and checksum do not agree")
     except ValueError as error:  # pydantic's is one
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        reason = first_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else error)
+        reason = first_fault(error) if isinstance(error, ValidationError) else first_line(error)
         raise PackedError(f"{source}/{INDEX}: damaged, or not written by avs data pack ({reason}); {AGAIN}") from None
     return index
 
@@ -177,8 +171,8 @@ class PackedClips:
     items of `AVSBench`, as a stream, with at most as many frames as were packed.
 
     `shuffle` draws the order of the shards, and of `buffer` undecoded clips, from (seed, epoch) and the number of
-    processes; without it the order is that of the csv. Each process (`rank` of `world`; by default as webdataset finds
-    them) reads as many clips: up to world - 1 are left out of an epoch, the others come once.
+    processes; without it the order is that of the csv. Each process (`rank` of `world`, as webdataset finds them)
+    reads as many clips: up to world - 1 are left out of an epoch, the others come once.
 
     Raises AvsError when made: no index, no such split, more frames than packed. While it is read: a shard that is
     missing, or differs from its checksum, by name; what `AVSBench` says of damaged pictures.
@@ -190,26 +184,21 @@ class PackedClips:
         split: str,
         image_size: int | tuple[int, int] = 224,
         frames: int = 5,
-        mask_size: int | tuple[int, int] | None = None,
         *,
         shuffle: bool = False,
         seed: int = 0,
-        buffer: int = 128,
-        rank: int | None = None,
-        world: int | None = None,
     ):
         index = read_index(source)
         if split not in index.splits:
             raise PackedError(f"{source}: has no split {split!r}; it has {', '.join(index.splits)}")
         if not 1 <= frames <= index.frames:
             raise PackedError(f"{source}: was packed with {index.frames} frames per clip, and {frames} are asked for")
-        here = pytorch_worker_info()
-        self.rank, self.world = here[0] if rank is None else rank, here[1] if world is None else world
+        self.rank, self.world, *_ = pytorch_worker_info()
         self.source, self.split, self.task, self.frames = str(source).rstrip("/"), split, index.task, frames
         self.shards, self.names = index.splits[split].shards, index.splits[split].names
         self.starts = list(accumulate((shard.clips for shard in self.shards), initial=0))
-        self.image_size, self.mask_size = height_width(image_size), height_width(mask_size or image_size)
-        self.shuffle, self.seed, self.buffer = shuffle, seed, max(1, buffer)
+        self.image_size = self.mask_size = height_width(image_size)
+        self.shuffle, self.seed, self.buffer = shuffle, seed, BUFFER
         self.audio: Tensor | None = None
 
     def with_audio(self, audio: Mapping[str, Float[Tensor, "T D"]]) -> "PackedClips":

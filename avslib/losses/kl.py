@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from avslib.losses.numerics import safe_exp, wide
+from avslib.core.numerics import safe_exp, wide
 from avslib.models.latent import Gaussian
 
 

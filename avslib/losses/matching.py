@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from avslib.losses.numerics import wide
+from avslib.core.numerics import wide
 
 
 def matching_loss(

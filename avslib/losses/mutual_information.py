@@ -6,7 +6,7 @@ Barber, Agakov: The IM Algorithm: a variational approach to information maximiza
 from jaxtyping import Float
 from torch import Tensor
 
-from avslib.losses.numerics import safe_exp, wide
+from avslib.core.numerics import safe_exp, wide
 
 
 def mutual_information_bound(

@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avslib.config import Config, LossConfig
+from avslib.config import Config
 from avslib.core.errors import UsageError
+from avslib.core.shapes import require_shape
 from avslib.losses.kl import kl_loss
 from avslib.losses.matching import matching_loss
 from avslib.losses.mutual_information import mutual_information_bound
@@ -54,7 +55,7 @@ def objective(
     _validate(output, mask, config)
     w, rows = config.loss, output.annotated
     truth = mask[rows].to(output.logits.dtype)
-    weights = term_weights(w, progress)
+    weights = w.weights(progress)
 
     def posterior_and_prior(code: str) -> tuple[Gaussian, Gaussian]:
         """Both Gaussians of a code, on the rows that the posterior ran on: the annotated ones, or all."""
@@ -87,23 +88,6 @@ def objective(
     return {"loss": reduce(torch.add, (weights[name] * value for name, value in parts.items())), **parts}
 
 
-def term_weights(w: LossConfig, progress: float = 1.0) -> dict[str, float]:
-    """The weight of each term by name; `progress`: share of the steps that are done, for ``loss.kl_warmup``."""
-    rise = min(1.0, progress / w.kl_warmup) if w.kl_warmup else 1.0
-    return {
-        "seg_prior": w.seg_prior,
-        "seg_posterior": w.seg_posterior,
-        "match_prior": w.match,
-        "match_posterior": w.match,
-        "kl_sv": rise * w.kl,
-        "kl_sa": rise * w.kl,
-        "divergence_c": rise * (w.kl if w.kl_c is None else w.kl_c),
-        "mi": -w.mi,  # the bound is maximised
-        "orthogonality": w.orthogonality,
-        "seg_samples": w.seg_samples,
-    }
-
-
 def _separation(
     output: ECMVAEOutput, form: str, gather: Callable[[Tensor], Tensor] | None, earlier: Mapping[str, Tensor]
 ) -> Float[Tensor, ""]:
@@ -119,7 +103,6 @@ def _separation(
 def _validate(output: ECMVAEOutput, mask: Tensor, config: Config) -> None:
     if output.logits_posterior is None and config.model.latent != "none":
         raise UsageError("objective: the output has no posterior; call the model with a mask")
-    if mask.shape != output.logits.shape:
-        raise UsageError(f"objective: mask has shape {tuple(mask.shape)}, logits have {tuple(output.logits.shape)}")
+    require_shape("objective: mask", mask, *output.logits.shape)
     if mask.device.type == "cpu" and len(odd := mask[~((mask >= 0) & (mask <= 1))]):  # a GPU would have to wait for it
         raise UsageError(f"objective: mask holds {odd[0].item():g}; expected 0 and 1, divide 0 and 255 by 255")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor
 
-from avslib.losses.numerics import wide
+from avslib.core.numerics import wide
 
 
 def orthogonality_loss(

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from avslib.losses.numerics import wide
+from avslib.core.numerics import wide
 
 
 def boundary_weight(mask: Float[Tensor, "N 1 H W"]) -> Float[Tensor, "N 1 H W"]:

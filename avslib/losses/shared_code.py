@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from avslib.core.numerics import safe_exp, wide
 from avslib.losses.kl import gaussian_kl
-from avslib.losses.numerics import safe_exp, wide
 from avslib.models.latent import Gaussian
 
 Eps = Float[Tensor, "N K"]

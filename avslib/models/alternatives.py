@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avslib.models.fusion import l2_normalize
+from avslib.core.numerics import l2_normalize, wide
 from avslib.models.latent import Gaussian
 
 
@@ -33,7 +33,7 @@ class CorrelationGate(nn.Module):
     ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C"]]:
         # the squares of a map past 256 are not in float16, whose lengths would be infinite and the map 0
         with torch.autocast(x.device.type, enabled=False):
-            x, audio = (t if t.dtype == torch.float64 else t.float() for t in (x, audio))
+            x, audio = wide(x, audio)
             v, a = l2_normalize(x.permute(0, 2, 3, 1)), l2_normalize(audio)
             correlation = F.cosine_similarity(self.theta(v), self.phi(a)[:, None, None], dim=-1)
             gate = torch.sigmoid(self.scale * correlation + self.bias).unsqueeze(-1)

@@ -1,11 +1,10 @@
 """Decoder: refines and sums the four fused levels from coarse to fine, and draws the logits."""
 
-from functools import reduce
-
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from avslib.core.numerics import upsample_conv
 
 
 class ResidualConvUnit(nn.Module):
@@ -39,21 +38,6 @@ class Decoder(nn.Module):
             x = refine(_double(x) + skip(level))
         x = upsample_conv(x, self.head_in)
         return self.head_out(F.relu(upsample_conv(x, self.head_mid)))
-
-
-def upsample_conv(x: Float[Tensor, "N C H W"], conv: nn.Conv2d) -> Float[Tensor, "N D 2*H 2*W"]:
-    """`conv`, a 3x3 convolution with zero padding, of the map at twice its size (nearest), without making that map.
-
-    Both are one transposed convolution with stride 2, whose 4x4 kernel is the sum of the four shifts of the 3x3 one:
-    exact, 4 products per pixel and channel pair in place of 9, and nothing of the large map is kept for the backward.
-
-    >>> conv, x = nn.Conv2d(3, 2, 3, padding=1).double(), torch.rand(1, 3, 4, 5).double()
-    >>> torch.allclose(upsample_conv(x, conv), conv(_double(x)), rtol=1e-12)
-    True
-    """
-    taps = conv.weight.flip(-2, -1).transpose(0, 1)
-    kernel = reduce(torch.add, (F.pad(taps, (j, 1 - j, i, 1 - i)) for i in (0, 1) for j in (0, 1)))
-    return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
 
 
 def _double(x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C 2*H 2*W"]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from avslib.config import Config, load_config
 from avslib.core.checkpoints import Pretrained
 from avslib.core.errors import UsageError
+from avslib.core.shapes import require_clips
 from avslib.models.alternatives import CorrelationGate
 from avslib.models.backbones import STRIDES, Backbone
 from avslib.models.branch import Branch, Maps, MIHeads
@@ -85,22 +86,6 @@ class ECMVAE(Pretrained):
         """RGB of 0..255, [N, 3, H, W], to the range that the backbone's weights were trained on."""
         return (image.to(self.backbone.mean.dtype) / 255 - self.backbone.mean) / self.backbone.std
 
-    def noise_shapes(self, rows: int, posterior_rows: int = 0, samples: int = 0) -> dict[str, tuple[int, int]]:
-        """Shape of every eps that a step draws, by name, in the order in which a generator would draw them.
-
-        `posterior_rows` is A of :class:`ECMVAEOutput`, 0 without masks; `samples` is S.
-        """
-        m = self.config.model
-        shapes = dict.fromkeys(self.prior.sampled, (rows, m.latent_dim))
-        if self.posterior is not None and posterior_rows:
-            shapes |= dict.fromkeys(self.posterior.sampled, (posterior_rows, m.latent_dim))
-            if m.latent == "factorised":  # the objective samples c
-                shapes |= dict.fromkeys(("js_prior", "js_posterior"), (posterior_rows, m.latent_dim))
-            if samples:
-                drawn = (posterior_rows, samples * m.latent_dim)
-                shapes |= {f"{name}_samples": drawn for name in self.prior.encoders}
-        return shapes
-
     def forward(
         self,
         image: Float[Tensor, "N 3 H W"],
@@ -121,14 +106,14 @@ class ECMVAE(Pretrained):
             audio: embedding of each frame's second.
             mask: 1 where a sounding object is; needed for training only.
             frames: T, rows per clip.
-            noise: None for the mean codes, a generator for one sample, or eps by name (see :meth:`noise_shapes`).
+            noise: None for the mean codes, a generator for one sample, or eps by name (`training.noise.noise_shapes`).
             annotated: rows whose mask is known, equally many per clip (S4: the first), best on the host; None: all.
             posterior_mask: ``annotated``: the posterior runs on these rows; ``first_repeated``: on all rows, with the
                 clip's first known mask.
             features: the backbone's features of `image`, where they are known (several samples of one clip).
             samples: with a mask, also decode so many samples of the prior's codes by the posterior.
         """
-        _validate(image, audio, mask, frames, annotated, self.config.model.audio_dim)
+        require_clips(image, audio, mask, annotated, frames, self.config.model.audio_dim)
         audio = audio if self.config.model.use_audio else torch.zeros_like(audio)
         features = self.backbone(image) if features is None else features
         rows = Rows(image, audio, self.audio_projection(audio), features, frames)
@@ -193,9 +178,7 @@ def _annotated_by_clip(annotated: Bool[Tensor, "N"], frames: int, device: torch.
     annotated = annotated.cpu()
     counts = annotated.view(-1, frames).sum(1)
     if counts.min() != counts.max() or counts[0] == 0:
-        raise UsageError(
-            f"annotated: every clip needs the same number of annotated frames, at least one; found {counts.tolist()}"
-        )
+        raise UsageError(f"annotated: expected equally many frames of each clip, at least one; found {counts.tolist()}")
     return annotated.nonzero().view(len(counts), -1).to(device, non_blocking=True)
 
 
@@ -209,17 +192,3 @@ def _posterior_rows(rows: Rows, mask: Tensor, by_clip: Tensor | None, posterior_
     inputs = (rows.image, rows.audio, rows.projected, mask, *rows.features)
     image, audio, projected, mask, *features = (x.index_select(0, by_clip.flatten()) for x in inputs)
     return Rows(image, audio, projected, features, by_clip.shape[1], mask)
-
-
-def _validate(
-    image: Tensor, audio: Tensor, mask: Tensor | None, frames: int, annotated: Tensor | None, audio_dim: int
-) -> None:
-    n = len(image)
-    if image.ndim != 4 or image.shape[1] != 3:
-        raise UsageError(f"image has shape {tuple(image.shape)}, expected [N, 3, H, W]")
-    if frames < 1 or n % frames:
-        raise UsageError(f"image has {n} rows, not a multiple of frames={frames}; pass whole clips")
-    expected = {"audio": (n, audio_dim), "mask": (n, 1, *image.shape[-2:]), "annotated": (n,)}
-    for (name, shape), x in zip(expected.items(), (audio, mask, annotated), strict=True):
-        if x is not None and x.shape != shape:
-            raise UsageError(f"{name} has shape {tuple(x.shape)}, expected {list(shape)}")

@@ -20,10 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-
-def l2_normalize(x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B C"]:
-    """x / sqrt(sum_c x^2 + 1e-6) over the last axis."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+from avslib.core.numerics import l2_normalize, wide
 
 
 class TPAVI(nn.Module):
@@ -52,9 +49,9 @@ class TPAVI(nn.Module):
         n, c, h, w = x.shape
         # skinny products of length T gain nothing from low precision, and the batch statistics need float32
         with torch.autocast(x.device.type, enabled=False):
-            wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-            v = l2_normalize(x.to(wide).permute(0, 2, 3, 1).reshape(n // frames, frames * h * w, c))
-            a = l2_normalize(audio.to(wide))
+            x, audio = wide(x, audio)
+            v = l2_normalize(x.permute(0, 2, 3, 1).reshape(n // frames, frames * h * w, c))
+            a = l2_normalize(audio)
             # u and M as above: W_o y = u M
             phi = self.phi(a.view(-1, frames, c))
             u = torch.baddbmm((phi @ self.theta.bias).unsqueeze(1), v, (phi @ self.theta.weight).transpose(1, 2))

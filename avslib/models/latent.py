@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from avslib.config import ModelConfig
 from avslib.core.errors import UsageError
+from avslib.core.shapes import require_shape
 
 # encoder names of the two branches, in the order s_v, s_a, c
 PRIOR = ("vs", "as", "vac")
@@ -31,9 +32,9 @@ def draw_noise(noise: Noise, name: str, like: Float[Tensor, "N K"]) -> Float[Ten
         device = like.device if noise is None else noise.device
         eps = torch.randn(like.shape, generator=noise, device=device, dtype=like.dtype)
         return eps.to(like.device, non_blocking=True)
-    if name not in noise or noise[name].shape != like.shape:
-        found = f"has shape {tuple(noise[name].shape)}" if name in noise else f"is missing among {', '.join(noise)}"
-        raise UsageError(f"noise[{name!r}] {found}; expected eps of shape {tuple(like.shape)}")
+    if name not in noise:
+        raise UsageError(f"noise[{name!r}] is missing among {', '.join(noise)}; expected eps of each code")
+    require_shape(f"noise[{name!r}]", noise[name], *like.shape)
     return noise[name].to(like.device, like.dtype)
 
 

@@ -7,13 +7,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class BasicNeck(nn.Sequential):
+def basic_neck(in_channels: int, channels: int) -> nn.Sequential:
     """1x1, 3x3 and 3x3 convolutions without bias, each followed by BatchNorm; linear, so no activation."""
-
-    def __init__(self, in_channels: int, channels: int):
-        sizes = ((in_channels, 1), (channels, 3), (channels, 3))
-        convs = (nn.Conv2d(c, channels, kernel, padding=kernel // 2, bias=False) for c, kernel in sizes)
-        super().__init__(*(layer for conv in convs for layer in (conv, nn.BatchNorm2d(channels))))
+    sizes = ((in_channels, 1), (channels, 3), (channels, 3))
+    convs = (nn.Conv2d(c, channels, kernel, padding=kernel // 2, bias=False) for c, kernel in sizes)
+    return nn.Sequential(*(layer for conv in convs for layer in (conv, nn.BatchNorm2d(channels))))
 
 
 class AsppNeck(nn.Module):
@@ -34,7 +32,7 @@ class Neck(nn.Module):
 
     def __init__(self, in_channels: list[int], channels: int, kind: str):
         super().__init__()
-        block = {"basic": BasicNeck, "aspp": AsppNeck}[kind]
+        block = {"basic": basic_neck, "aspp": AsppNeck}[kind]
         self.levels = nn.ModuleList(block(c, channels) for c in in_channels)
 
     def forward(self, features: list[Float[Tensor, "N _ _ _"]]) -> list[Float[Tensor, "N C _ _"]]:

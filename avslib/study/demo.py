@@ -13,7 +13,7 @@ from avslib.config import Config, load_config
 from avslib.core.files import atomic_path
 from avslib.data.mini.build import build_mini
 from avslib.data.mini.compose import TASKS
-from avslib.study.plots import comparison_bars, contact_sheet, learning_curves
+from avslib.study.plots import comparison_bars, contact_sheet, frames_of, learning_curves
 from avslib.study.records import RECORD, RunRecord, load_records, run_id
 from avslib.study.results import summarise, table
 from avslib.study.run import method_name, publish, run
@@ -100,19 +100,16 @@ def demo(
     return records
 
 
-def draw_clips(checkpoint: str | Path, config: Config, path: str | Path, split: str = "test", clips: int = 6) -> Path:
-    """Contact sheet of clips from all over a split: truth and prediction outlined on every frame."""
-    dataset, model = open_split(config, split), load_checkpoint(checkpoint)
+def draw_clips(checkpoint: str | Path, config: Config, path: str | Path) -> Path:
+    """Contact sheet of six clips from all over the test split: truth and prediction outlined on every frame."""
+    dataset, model = open_split(config, "test"), load_checkpoint(checkpoint)
     # classes and cases repeat every 12 and 10 clips: a stride prime to both shows different ones
-    chosen = list(dict.fromkeys((1 + 19 * i) % len(dataset) for i in range(clips)))
+    chosen = list(dict.fromkeys((1 + 19 * i) % len(dataset) for i in range(6)))
     shown = torch.utils.data.Subset(dataset, chosen)
     items = []
     predicted = predict_batches(model, shown, frames=dataset.frames, batch_size=1)
     for index, (rows, logits) in zip(chosen, predicted, strict=True):
-        clip, mask = dataset.clips[index], rows["mask"][:, 0]
-        image = rows["image"].float()
-        image = torch.nn.functional.interpolate(image, mask.shape[-2:], mode="bilinear", align_corners=False)
+        clip = dataset.clips[index]
         title = f"{clip.name}, sounding: {clip.category}" if clip.category else clip.name
-        frames = image.round().byte().permute(0, 2, 3, 1)
-        items.append((title, frames.numpy(), mask.numpy(), logits.sigmoid()[:, 0].numpy()))
+        items.append((title, frames_of(rows), rows["mask"][:, 0].numpy(), logits.sigmoid()[:, 0].numpy()))
     return contact_sheet(items, path)

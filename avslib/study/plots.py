@@ -19,12 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 from PIL import Image
+from torch.nn import functional as F
 
 from avslib.core.errors import AvsError, RecordError, UsageError
 from avslib.core.files import atomic_path
 from avslib.data.avsbench import AVSBench
 from avslib.data.layout import LAYOUTS, find_folder, read_csv
-from avslib.study.results import Row
+from avslib.study.results import SPLITS, Row
 
 COLOURS = {
     "blue": "#0072B2",
@@ -53,7 +54,7 @@ PARTS = {
     "orthogonality": ("sky", DOTTED),
 }
 SCORES = (("black", SOLID), ("blue", DASHED), ("orange", DOTTED), ("purple", DASHDOT))
-BARS = ("blue", "orange", "purple")
+BARS = ("blue", "orange")
 
 Looks = Mapping[str, tuple[str, str]]
 Item = tuple[str, UInt8[np.ndarray, "T H W 3"], Shaped[np.ndarray, "T H W"], Float[np.ndarray, "T H W"]]
@@ -109,6 +110,12 @@ def outlined_frames(items: Sequence[Item], *, frame_inches: float = 1.5, dpi: in
     edges = {"left": 0.003, "right": 0.997, "bottom": 0.03 / height, "top": 1 - 0.42 / height}
     figure.subplots_adjust(**edges, wspace=0.02, hspace=0.24 / frame_inches)
     return figure
+
+
+def frames_of(item: Mapping[str, Any]) -> UInt8[np.ndarray, "T H W 3"]:
+    """An item's pictures at the size of its masks, as matplotlib draws them."""
+    image = F.interpolate(item["image"].float(), item["mask"].shape[-2:], mode="bilinear", align_corners=False)
+    return image.round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def draw_outline(axis: Any, field: np.ndarray, look: Mapping[str, Any]) -> None:
@@ -180,29 +187,27 @@ def curves_figure(history: Iterable[Mapping[str, Any]] | str | Path, *, dpi: int
     return figure
 
 
-def comparison_bars(
-    rows: Sequence[Row], path: str | Path, *, metric: str = "J", splits: Sequence[str] = ("test", "test_unseen")
-) -> Path:
-    """Draw a metric of each row of `avslib.study.results.summarise`, with its spread over seeds.
+def comparison_bars(rows: Sequence[Row], path: str | Path) -> Path:
+    """Draw J of each row of `avslib.study.results.summarise` on the test splits, with its spread over seeds.
 
-    Raises AvsError when no row has the metric on any of the splits.
+    Raises AvsError when no row has it on any of them.
     """
-    found = [(row, split) for row in rows for split in splits if metric in row.values.get(split, {})]
+    found = [(row, split) for row in rows for split in SPLITS["mini"] if "J" in row.values.get(split, {})]
     if not found:
-        raise UsageError(f"comparison_bars: no row has {metric} on a split asked for; pass rows made by summarise()")
-    looks = {split: look for split, look in zip(splits, BARS, strict=False) if any(split == s for _, s in found)}
+        raise UsageError("comparison_bars: no row has J on a test split; pass rows made by summarise()")
+    looks = {split: look for split, look in zip(SPLITS["mini"], BARS, strict=True) if any(split == s for _, s in found)}
     labels = [row.label for row in rows]
-    scores = [(row.label, split, score) for row, split in found for score in row.values[split][metric].scores]
-    points = pd.DataFrame(scores, columns=["row", "split", metric])
+    scores = [(row.label, split, score) for row, split in found for score in row.values[split]["J"].scores]
+    points = pd.DataFrame(scores, columns=["row", "split", "J"])
     look = {"hue_order": list(looks), "palette": [COLOURS[colour] for colour in looks.values()], "saturation": 1}
     look |= {"capsize": 0.3, "err_kws": {"color": "black", "linewidth": 1}, "edgecolor": "white"}
     figure, ((axis,),) = styled_axes(8, 0.7 + len(rows) * 0.3 * (len(looks) + 0.6))
-    sns.barplot(points, x=metric, y="row", hue="split", order=labels, errorbar="sd", ax=axis, **look)
+    sns.barplot(points, x="J", y="row", hue="split", order=labels, errorbar="sd", ax=axis, **look)
     for row, split in found:
-        value = row.values[split][metric]
+        value = row.values[split]["J"]
         place = labels.index(row.label) + (list(looks).index(split) - (len(looks) - 1) / 2) * 0.8 / len(looks)
         axis.text(value.mean + (value.sd or 0) + 0.01, place, value.text(1, 3), va="center", fontsize=7)
-    axis.set(xlim=(0, 1), xlabel=f"{metric} (mean; bars: sample sd over seeds)", ylabel=None)
+    axis.set(xlim=(0, 1), xlabel="J (mean; bars: sample sd over seeds)", ylabel=None)
     axis.tick_params(axis="y", labelsize=8)
     axis.legend(fontsize=8, loc="lower right")
     return save_figure(figure, path)

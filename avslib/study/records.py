@@ -36,7 +36,7 @@ from pydantic import (
 from avslib.config import Config
 from avslib.core.errors import RecordError
 from avslib.core.files import atomic_path, files_below
-from avslib.core.parsing import LARGEST_JSON, parse_json, read_text
+from avslib.core.parsing import LARGEST_JSON, first_fault, parse_json, read_text
 
 DEFINITIONS = {
     "J": "mean over frames of IoU at sigmoid > 0.5; a frame with an empty mask scores the share of pixels left out",
@@ -47,7 +47,7 @@ RECORD, CLIPS = "run.json", "clips.csv"
 # What may differ between two runs of one variant: no score depends on it, or it is the seed itself.
 NOT_THE_VARIANT = (
     *(f"train.{name}" for name in ("seed", "checkpoint_every", "channels_last", "checkpointing", "compile")),
-    *(f"train.{name}" for name in ("tensorboard", "deterministic", "nonfinite", "max_skipped")),
+    *(f"train.{name}" for name in ("tensorboard", "deterministic")),
     *(f"data.{name}" for name in ("root", "workers", "timeout", "max_corrupt", "cache")),
 )
 PACKAGES = ("accelerate", "timm", "torch", "torchaudio", "torchmetrics", "torchvision")
@@ -250,9 +250,8 @@ def _validated(values: Any, source: str) -> RunRecord:
     try:
         return RunRecord.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "the record"
-        raise RecordError(f"{source}: {name}: {first['msg']}; write records with new_record of avslib.study") from None
+        advice = "write records with new_record of avslib.study"
+        raise RecordError(f"{source}: {first_fault(error)}; {advice}") from None
 
 
 def write_record(folder: str | Path, record: RunRecord, clips: Iterable[Mapping[str, Any]] | None = None) -> Path:

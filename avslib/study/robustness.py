@@ -1,4 +1,4 @@
-"""How a model holds up when the sound is not the clip's own, is noisy, or a modality is missing: scores, table, figure.
+"""How a model holds up when the sound is not the clip's own, is noisy, or a modality is missing: scores and table.
 
 Each condition plays something to the model, or hides the image, and is scored on every clip of a split: J and F
 against the mask of the clip's own sound, and falsely_lit, the share of all pixels predicted as sounding (sigmoid > 0.5)
@@ -27,16 +27,14 @@ from avslib.config import Config
 from avslib.core.errors import DataError, OutputError, RecordError
 from avslib.core.tensors import state_sha256
 from avslib.data.mini.sources import read_labels
-from avslib.metrics import FScore, MeanIoU, frame_scores
 from avslib.models.ecmvae import ECMVAE
-from avslib.study.intervals import DRAWS, Interval, clip_scores, difference_interval, mean_interval
-from avslib.study.plots import interval_points, styled_axes
+from avslib.study.intervals import DRAWS, Interval, clip_scores, difference_interval
 from avslib.study.records import DEFINITIONS as SCORES
 from avslib.study.records import RECORD, RunRecord, new_record, run_id, write_record
 from avslib.study.robustness_conditions import BLANK, CONDITIONS, DEFINITIONS, OWN, Stage, left_out, snr_of
 from avslib.study.run import dataset_info, method_name
 from avslib.study.tables import Data, Format, Table, render
-from avslib.training.evaluate import Scores, predict_batches
+from avslib.training.evaluate import Scores, Tally, predict_batches
 from avslib.training.loop import BEST
 from avslib.training.setup import open_split
 from avslib.weights.checkpoints import WEIGHTS, load_checkpoint, shipped_names
@@ -44,8 +42,6 @@ from avslib.weights.checkpoints import WEIGHTS, load_checkpoint, shipped_names
 TITLES = {"mini": "Robustness on Mini-AVS (not comparable with AVSBench)", "avsbench": "Robustness on AVSBench"}
 Names = Sequence[str] | None
 METRICS = ["J", "F", "falsely_lit"]
-# Colour and marker of each checkpoint in the figure.
-LOOKS = (("blue", "o"), ("vermilion", "s"), ("green", "^"), ("purple", "D"), ("black", "v"))
 
 
 def falsely_lit_per_frame(
@@ -96,20 +92,18 @@ def _score(model: ECMVAE, config: Config, stage: Stage, condition: str) -> Score
         seeing, model = model, copy.copy(model)
         model.normalize = lambda image: torch.zeros_like(seeing.normalize(image))
     dataset = stage.dataset.with_audio(stage.audio(condition))
-    iou, f, lit, clips = MeanIoU(), FScore(), [], {}
+    tally, lit = Tally(dataset.frames), []
     options = {"batch_size": config.train.eval_batch_size, "workers": config.data.workers, "frames": dataset.frames}
     for rows, logits in predict_batches(model, dataset, **options):
-        names, mask = rows["name"], rows["mask"]
         if not rows["annotated"].all():
             raise DataError(f"split {dataset.split!r} has frames without masks; score val or a test split")
-        scores = frame_scores(logits, mask)
-        for metric in (iou, f):
-            metric.to(logits.device).update(logits, mask, scores=scores)
-        clips |= dict(zip(names, scores.iou.view(len(names), -1).mean(1).tolist(), strict=True))
-        sounding = stage.sounding(condition, names, mask)
+        first = len(tally.clips)
+        tally.update(range(first, first + len(rows["name"])), rows, logits)
+        sounding = stage.sounding(condition, rows["name"], rows["mask"])
         lit.append(torch.tensor([torch.nan]) if sounding is None else falsely_lit_per_frame(logits, sounding))
-    found = {"J": float(iou.compute()), "F": float(f.compute()), "falsely_lit": torch.cat(lit).mean().item()}
-    return Scores(found, clips)
+    found = tally.scores()
+    scores = {"J": found.metrics["J"], "F": found.metrics["F"], "falsely_lit": torch.cat(lit).mean().item()}
+    return Scores(scores, found.clips)
 
 
 def robustness(
@@ -176,7 +170,7 @@ def robustness_frame(records: Iterable[RunRecord], data: Data = "mini") -> pd.Da
         label = f"{r.selection}, {r.task.upper()} {split}".removesuffix(" test") + twin
         own = clip_scores([r], split)
         scored = {OWN: r.metrics[split]} | {name: found[split] for name, found in r.baselines.items() if split in found}
-        for condition in sorted(scored, key=_rank):
+        for condition in sorted(scored, key=rank):
             change = Interval(np.nan, np.nan, np.nan)
             if condition != OWN:
                 change = difference_interval(clip_scores([r], split, condition), own, same_seeds=True)
@@ -186,7 +180,7 @@ def robustness_frame(records: Iterable[RunRecord], data: Data = "mini") -> pd.Da
     return pd.DataFrame(rows, columns=[*columns, "run"]).astype(dict.fromkeys(METRICS, float))
 
 
-def _rank(condition: str) -> tuple[int, float]:
+def rank(condition: str) -> tuple[int, float]:
     """Own sound, noise from little to much, the others as in `CONDITIONS`."""
     snr = snr_of(condition)
     return (1, -snr) if snr is not None else (0, 0) if condition == OWN else (2, CONDITIONS.index(condition))
@@ -223,27 +217,3 @@ def _notes(records: Sequence[RunRecord]) -> list[str]:
         " ".join(f"{name.replace('_', ' ')}: {text}." for name, text in records[0].definitions.items()),
         *(f"{record.selection}: {record.notes}" for record in records if "left out" in record.notes),
     ]
-
-
-def robustness_figure(records: Iterable[RunRecord], task: str = "s4", data: Data = "mini", *, dpi: int = 110) -> Any:
-    """A matplotlib Figure of J with its 95 % bootstrap interval over clips, and of the share falsely lit, by condition.
-
-    Raises AvsError when no record is of this task and data.
-    """
-    found = {record.id: record for record in records if record.task == task}
-    rows = robustness_frame(found.values(), data)
-    if rows.empty:
-        raise RecordError(f"robustness figure: no run record of {task} on {data}; make one with `avs robustness`")
-    runs = [(found[r.run], r.split, "" if r.condition == OWN else r.condition) for r in rows.itertuples()]
-    j = pd.DataFrame(mean_interval(clip_scores([record], split, baseline)) for record, split, baseline in runs)
-    lit = pd.DataFrame({"estimate": 100 * rows.falsely_lit, "low": np.nan, "high": np.nan})
-    looks = {label: LOOKS[i % len(LOOKS)] for i, label in enumerate(rows.label.unique())}
-    order = sorted(rows.condition.unique(), key=_rank)
-    figure, axes = styled_axes(9.5, 6.6, 2, dpi=dpi, sharex=True)
-    panels = {"J (mask of the own sound)": j, "pixels falsely lit (%)": lit}
-    for axis, (label, points) in zip(axes[:, 0], panels.items(), strict=True):
-        interval_points(axis, rows[["label", "condition"]].join(points), "condition", "label", looks, order, dodge=0.12)
-        axis.set(xlabel=None, ylabel=label, ylim=(-0.03 * axis.get_ylim()[1], None))
-    axes[1, 0].get_legend().remove()
-    axes[1, 0].set_xticks(range(len(order)), [name.replace(" ", "\n", 1) for name in order], fontsize=8)
-    return figure

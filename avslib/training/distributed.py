@@ -2,12 +2,7 @@
 
 Training averages the gradients of the processes, so it minimises the mean of their losses. A statistic over the batches
 of all enters every one of these losses; :func:`gather_processes` therefore sums the gradients that come back. All
-processes have the same number of rows, as the training loaders give them.
-
-    accelerate launch --multi_gpu --num_processes 8 -m avslib.cli train --data DIR -o train.sync_batch=true
-
-starts a process for each GPU or, without GPUs, that many on the CPU (``--cpu`` instead of ``--multi_gpu`` would start
-only one). The batch of a step is ``train.batch_size`` times their number.
+processes have the same number of rows, as the training loaders give them. docs/training.md shows how to start them.
 """
 
 from collections.abc import Callable

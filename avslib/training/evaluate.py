@@ -29,6 +29,7 @@ from avslib.models.latent import Noise
 from avslib.training.distributed import rank, world_size
 from avslib.training.guards import plain_errors
 from avslib.training.listening import Listening
+from avslib.training.noise import noise_shapes
 
 LEGACY_BATCH = 4
 
@@ -48,7 +49,7 @@ class Scores:
         return [{"name": n, **where, **{key: values[n] for key, values in of_clips.items()}} for n in self.clips]
 
 
-class _Tally:
+class Tally:
     """Sums the scores of clips; `sync`: those of all processes count; `labels`: of `Listening`."""
 
     def __init__(self, frames: int, sync: bool = False, labels: Mapping[str, ClipLabels] | None = None):
@@ -128,7 +129,7 @@ def sample_batches(
 def _clip_noise(model: ECMVAE, names: list[str], frames: int, sample: int) -> dict[str, Float[Tensor, "N K"]]:
     """Standard-normal noise of one sample of each clip."""
     generators = [torch.Generator().manual_seed(sample_seed(sample, name)) for name in names]
-    shapes = model.noise_shapes(frames).items()
+    shapes = noise_shapes(model, frames).items()
     return {code: torch.cat([torch.randn(shape, generator=g) for g in generators]) for code, shape in shapes}
 
 
@@ -152,7 +153,7 @@ def evaluate(
     if not any(any(clip.mask_paths) for clip in dataset.clips):
         raise DataError(f"split {dataset.split!r}: none of its {len(dataset)} clips has a mask; open it with its masks")
     own, world, frames = rank() if shared else 0, world_size() if shared else 1, dataset.frames
-    numbers, tally = range(own, len(dataset), world), _Tally(frames, world > 1, labels)
+    numbers, tally = range(own, len(dataset), world), Tally(frames, world > 1, labels)
     batches = predict_batches(
         model, Subset(dataset, numbers), frames=frames, batch_size=batch_size, workers=workers, samples=samples
     )
@@ -207,7 +208,7 @@ def heard_objects(dataset: AVSBench, labels: Mapping[str, ClipLabels]) -> Scores
 def _score_outlines(
     dataset: AVSBench, outlines: Callable[[str], Tensor], labels: Mapping[str, ClipLabels] | None
 ) -> Scores:
-    tally = _Tally(dataset.frames, labels=labels)
+    tally = Tally(dataset.frames, labels=labels)
     for number, name in enumerate(dataset.names):
         item: dict[str, Any] = dataset[number]
         tally.update([number], item | {"name": [name]}, torch.where(outlines(name)[:, None] > 0, 20.0, -20.0))

@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 from avslib.config import Config
-from avslib.core.errors import ConfigError, MemoryLimitError, NonFiniteError, Preempted, WorkerError
+from avslib.core.errors import NO_MEMORY, ConfigError, MemoryLimitError, NonFiniteError, Preempted, WorkerError
 from avslib.core.files import atomic_path
 from avslib.data.loading import corrupt_clips, too_many
 from avslib.training.distributed import rank, world_size
@@ -24,7 +24,6 @@ from avslib.training.distributed import rank, world_size
 P = TypeVar("P", float, Tensor)
 CORRUPT_CLIPS = "corrupt_clips.txt"
 WORKER = r"DataLoader (worker|timed out)|Pin memory thread"
-MEMORY = "out of memory|allocate memory|ALLOC_FAILED|could not create a primitive|create a memory"
 
 
 class StopOnSigterm:
@@ -137,7 +136,7 @@ def plain_errors(what: str) -> Iterator[None]:
         if re.match(WORKER, text):
             advice = "usually memory ran out: lower data.workers, or raise data.timeout for a slow disk, then --resume"
             raise WorkerError(f"{what}: a data worker died or did not answer ({text}); {advice}") from error
-        if isinstance(error, MemoryError) or re.search(MEMORY, str(error)):
+        if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
             advice = "lower train.batch_size and raise train.accumulate, or set train.checkpointing=true"
             raise MemoryLimitError(f"{what}: out of memory ({text}); {advice}") from error
         if match := re.search(r"(\S+) does not have a deterministic implementation", text):

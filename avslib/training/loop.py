@@ -8,7 +8,6 @@ order and flips from (seed, epoch, clip), so a resumed run repeats the uninterru
 reads its part of the batch that one process with P times the batch size would read.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +22,11 @@ from avslib.training.evaluate import evaluate, flatten_clips, scoring_options
 from avslib.training.guards import CorruptClips, FiniteLoss, StopOnSigterm
 from avslib.training.noise import step_noise
 from avslib.training.setup import open_run
-from avslib.training.state import HISTORY, History, OnRow
+from avslib.training.state import HISTORY, History, OnRow, Trained
 from avslib.weights.checkpoints import save_checkpoint
 
 BEST = "best"
 LOG_EVERY = 10  # steps per row of history.csv
-
-
-@dataclass
-class Trained:
-    """The checkpoint that ``train.keep`` keeps, its epoch (from 0) and J on val, the seconds of
-    training, and a note for the record about corrupt clips (empty if there were none)."""
-
-    checkpoint: Path
-    best_epoch: int
-    best_j: float
-    seconds: float
-    survived: str = ""
 
 
 def train(
@@ -64,10 +51,9 @@ def train(
         on_row: called in the main process with each new row of ``history.csv`` (step, epoch, lr and loss parts; or
             step, epoch, val_J and val_F), for example to draw it. What it raises ends the training.
 
-    Raises:
-        AvsError: no data, `out` holds another run or is being trained into, a loss that is not finite, more corrupt
-            clips than ``data.max_corrupt``, too little memory for the batch, a data worker that died.
-        Preempted: SIGTERM came; the step was finished and its state saved.
+    Raises AvsError: no data, `out` holds another run or is being trained into, a loss that is not finite, more corrupt
+    clips than ``data.max_corrupt``, too little memory for the batch, a data worker that died. Preempted: SIGTERM came;
+    the step was finished and its state saved.
     """
     t, d, out = config.train, config.data, Path(out)
     with open_run(config, out, resume, progress, console) as run, StopOnSigterm() as stop:

@@ -19,8 +19,24 @@ def step_noise(
     world, own, device = world_size(), rank(), next(model.parameters()).device
     return {
         name: torch.randn(world * n, k, generator=generator).chunk(world)[own].to(device, non_blocking=True)
-        for name, (n, k) in model.noise_shapes(rows, known, drawn_samples(config)).items()
+        for name, (n, k) in noise_shapes(model, rows, known, drawn_samples(config)).items()
     }
+
+
+def noise_shapes(model: ECMVAE, rows: int, posterior_rows: int = 0, samples: int = 0) -> dict[str, tuple[int, int]]:
+    """Shape of every eps that a step draws, by name, in the order in which a generator would draw them.
+
+    `posterior_rows` is A of :class:`ECMVAEOutput`, 0 without masks; `samples` is S.
+    """
+    m, prior, posterior = model.config.model, model.prior, model.posterior
+    shapes = dict.fromkeys(prior.sampled, (rows, m.latent_dim))
+    if posterior is not None and posterior_rows:
+        shapes |= dict.fromkeys(posterior.sampled, (posterior_rows, m.latent_dim))
+        if m.latent == "factorised":  # the objective samples c
+            shapes |= dict.fromkeys(("js_prior", "js_posterior"), (posterior_rows, m.latent_dim))
+        if samples:
+            shapes |= {f"{name}_samples": (posterior_rows, samples * m.latent_dim) for name in prior.encoders}
+    return shapes
 
 
 def drawn_samples(config: Config) -> int:

@@ -34,7 +34,7 @@ from avslib.training.guards import plain_errors
 from avslib.training.noise import drawn_samples
 from avslib.training.state import RunState
 from avslib.weights.checkpoints import load_weights
-from avslib.weights.speed_options import apply_speed_options, tf32_products
+from avslib.weights.speed_options import apply_speed_options
 
 SCORED_SIZE = 224
 REMEMBERED = 240  # rows of earlier steps
@@ -131,7 +131,9 @@ def open_run(config: Config, out: Path, resume: bool, progress: bool, console: C
     with own_generators(), deterministic(t.deterministic), plain_errors("training"), ExitStack() as stack:
         accelerator = join_processes(t, out)
         together(lambda: rank() == 0 and stack.enter_context(locked(out / LOCK, "a training", PATIENCE)))
-        stack.enter_context(tf32_products(t.precision == "tf32"))
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        if t.precision == "tf32":
+            torch.set_float32_matmul_precision("high")
         run = Run(accelerator, config, out, resume, progress, console)
         if t.tensorboard:  # events after the saved step are superseded, as rows of the history are
             accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": run.state.step + 1}})

@@ -1,6 +1,7 @@
 """What a training run keeps on disk while it lasts: the state that --resume continues from, and the history."""
 
 import csv
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -108,6 +109,18 @@ class RunState:
         return run, saved
 
 
+@dataclass
+class Trained:
+    """The checkpoint that ``train.keep`` keeps, its epoch (from 0) and J on val, the seconds of training, and a note
+    for the record about corrupt clips (empty if there were none)."""
+
+    checkpoint: Path
+    best_epoch: int
+    best_j: float
+    seconds: float
+    survived: str = ""
+
+
 def _read_state(path: Path) -> tuple[RunState, dict[str, Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -140,22 +153,12 @@ class History:
             return
         text = path.read_text(encoding="utf-8", errors="replace") if step and path.is_file() else ""
         rows = text.split("\n")[1:-1]  # after the last line break: nothing, or half a row if the process was killed
-        steps = [self._step_of(row) for row in rows]
-        if damaged := [line for line, found in enumerate(steps, 2) if found is None]:
-            warnings.warn(f"{path}: dropped damaged rows: line {', '.join(map(str, damaged))}", stacklevel=2)
-        kept = [row for row, found in zip(rows, steps, strict=True) if found is not None and found <= step]
+        whole = re.compile(rf"(\d+)(,[-+.\dafein]*){{{len(self.FIELDS) - 1}}}")
+        if damaged := [str(line) for line, row in enumerate(rows, 2) if not whole.fullmatch(row)]:
+            warnings.warn(f"{path}: dropped damaged rows: line {', '.join(damaged)}", stacklevel=2)
+        kept = [row for row in rows if (found := whole.fullmatch(row)) and int(found[1]) <= step]
         with atomic_path(path) as part:
             part.write_text("\n".join([",".join(self.FIELDS), *kept, ""]), encoding="utf-8", newline="\n")
-
-    def _step_of(self, row: str) -> int | None:
-        """The step of a whole row."""
-        cells = row.split(",")
-        try:
-            _ = [float(cell) for cell in cells if cell]
-            whole = (len(self.FIELDS) - 1, len(self.FIELDS))  # earlier versions had no seg_samples
-            return int(cells[0]) if len(cells) in whole else None
-        except ValueError:
-            return None
 
     def add(self, **values: Any) -> None:
         """Append a row; it is on disk when this returns."""

@@ -60,7 +60,6 @@ def write_video(
     fps: float = 25.0,
     *,
     rate: int = SAMPLE_RATE,
-    quality: int = 23,
 ) -> Path:
     """Write an .mp4 that browsers play: H.264 where this build of FFmpeg has an encoder for it, else MPEG-4; AAC sound.
 
@@ -68,7 +67,6 @@ def write_video(
         frames: all of one size, taken one at a time; an odd width or height grows by a repeated column or row.
         audio: mono, -1 to 1: one array or tensor, or blocks that follow each other; it is cut where the frames end.
         fps, rate: frames per second, and samples of sound per second, a rate that AAC knows: 16000 or 44100, say.
-        quality: 0 (without loss) to 51, for H.264.
 
     Raises UsageError for another suffix, no frame, or frames of other shapes; a file at `path` is left as it was.
     """
@@ -79,7 +77,7 @@ def write_video(
     blocks = Blocks([] if audio is None else [audio] if hasattr(audio, "shape") else audio)
     with atomic_path(path) as part, av.open(f"file:{part.absolute()}", "w", format="mp4", options=FASTSTART) as out:
         video = out.add_stream(encoder, rate=Fraction(fps).limit_denominator(1001), pix_fmt="yuv420p")
-        video.options = {"crf": str(quality), "preset": "veryfast"} if encoder == "libx264" else {"qscale": "4"}
+        video.options = {"crf": "23", "preset": "veryfast"} if encoder == "libx264" else {"qscale": "4"}
         streams = [video]
         if audio is not None:
             # 2 bits per sample: clear speech and music in mono, and small files at 16 kHz

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Shaped, UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image
 
-from avslib.core.errors import OutputError, RecordError, UsageError
-from avslib.core.files import atomic_path, flush_to_disk, locked
+from avslib.core.errors import UsageError
+from avslib.core.files import new_folder
 from avslib.video.overlay_video import overlay_video, strip_figure
 from avslib.video.predictor import Prediction
 from avslib.video.reader import BrokenOff
 from avslib.video.second import Second, keep_some
 
 FORMS = ("png", "npz", "rle")
-PREDICTIONS, UNFINISHED = "predictions.json", ".unfinished"
-SINGLE = ("overlay.mp4", "masks.npz", "masks.jsonl", "strip.png")
+PREDICTIONS = "predictions.json"
 
 
 def write_prediction(
@@ -35,38 +34,17 @@ def write_prediction(
     ``masks/0000.png`` ... (255 = sounding), ``masks.npz`` or ``masks.jsonl`` (COCO's run lengths). ``strip.png``; with
     `overlay` ``overlay.mp4``; with samples ``uncertainty/0000.png`` ... (255 = 1 bit).
 
-    `predictions.json` comes last, so a folder that has it is whole, and is not written into again; what an interrupted
-    call left is replaced. Raises AvsError as the prediction, and where `out` is a file, in use, or holds files of these
-    names; `BrokenOff` after everything up to there is written, with ``broke_off`` saying where.
+    The folder appears when all of it is written. Raises AvsError as the prediction, and where `out` is not new or
+    empty, or in use; `BrokenOff` after everything up to there is written, with ``broke_off`` saying where.
     """
     out = Path(out)
     if masks not in FORMS:
         raise UsageError(f"masks is {masks!r}; expected one of {', '.join(FORMS)}")
-    if out.is_file():
-        raise OutputError(f"{out}: is a file; name a folder for the results")
-    sources = [Path(path).resolve() for path in (prediction.video, prediction.audio) if isinstance(path, str | Path)]
-    if any((out / name).resolve() in sources for name in SINGLE):
-        raise OutputError(f"{out}: the results would replace their source; name another folder by --out")
-    left_over = (out / UNFINISHED).exists()
-    if not left_over:
-        _require_free(out, *SINGLE, "masks", "uncertainty")
-    # the mark of an unfinished prediction is its lock, to distinguish a running one from one that was killed
-    with locked(out / UNFINISHED, "a prediction", patience=0):
-        _require_free(out)
-        if left_over:
-            for old in [*out.glob("masks/[0-9]*.png"), *out.glob("uncertainty/[0-9]*.png"), *map(out.joinpath, SINGLE)]:
-                old.unlink(missing_ok=True)
-        seconds = _write(prediction, out, masks, overlay)
-    (out / UNFINISHED).unlink(missing_ok=True)
+    with new_folder(out, "a prediction", patience=0) as part:
+        seconds = _write(prediction, part, masks, overlay)
     if broken := prediction.broken:
         raise BrokenOff(f"{broken}; what there is of it is in {out}", broken.at, broken.declared) from broken
     return seconds
-
-
-def _require_free(out: Path, *names: str) -> None:
-    for name in (PREDICTIONS, *names):
-        if (out / name).exists():
-            raise OutputError(f"{out / name}: exists already; name another folder by --out, or remove it first")
 
 
 def _write(prediction: Prediction, out: Path, form: str, overlay: bool) -> list[dict[str, Any]]:
@@ -87,17 +65,14 @@ def _write(prediction: Prediction, out: Path, form: str, overlay: bool) -> list[
             overlay_video(prediction.video, results, out / "overlay.mp4", prediction.audio)
         for _ in results:  # all of them, or a tail that is too short for a frame of the overlay
             pass
-    with atomic_path(out / "strip.png") as part:
-        strip_figure(strip).savefig(part, format="png")
+    strip_figure(strip).savefig(out / "strip.png")
     info, broken = prediction.info, prediction.broken
     content = {"video": Path(prediction.video).name, "width": info.width, "height": info.height, "fps": prediction.rate}
     content |= {"size": prediction.size, "overlap": prediction.overlap, "samples": prediction.samples}
     content |= {"seed": prediction.seed, "masks": form}
     content["broke_off"] = broken and {"at": round(broken.at, 3), "declared": round(broken.declared, 3)}
     content["seconds"] = [_joined(list(group)) for _, group in groupby(rows, itemgetter("second"))]
-    flush_to_disk(out)
-    with atomic_path(out / PREDICTIONS) as part:
-        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    (out / PREDICTIONS).write_text(json.dumps(content, indent=1), encoding="utf-8")
     return content["seconds"]
 
 
@@ -109,34 +84,13 @@ def _joined(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return rows[0] | {name: round(sum(v) / len(v), 5) if v else None for name, v in values.items()} | {"box": box}
 
 
-def read_masks(out: str | Path) -> Iterator[Bool[np.ndarray, "H W"]]:
-    """The masks that `write_prediction` wrote into a folder, in their order, in any form.
-
-    Raises RecordError for another folder, an unfinished one, or masks that cannot be read.
-    """
-    out = Path(out)
-    try:
-        form = json.loads((out / PREDICTIONS).read_text(encoding="utf-8"))["masks"]
-        if form == "png":
-            for path in sorted(out.glob("masks/[0-9]*.png"), key=lambda path: int(path.stem)):
-                yield np.asarray(Image.open(path)) > 0
-        elif form == "npz":
-            with np.load(out / "masks.npz") as arrays:
-                yield from (arrays[name] for name in sorted(arrays.files, key=int))
-        else:
-            with open(out / "masks.jsonl", encoding="utf-8") as lines:
-                yield from (rle_decode(row["counts"], row["size"]) for row in map(json.loads, lines))
-    except Exception as error:  # PIL, NumPy and zipfile raise many kinds for a damaged file
-        raise RecordError(f"{out}: holds no whole prediction ({error!r}); make one with `avs predict VIDEO`") from error
-
-
 @contextmanager
 def mask_files(form: str, out: Path, digits: int) -> Iterator[Callable[[Second], None]]:
-    """A function that writes the mask of a step; the single file of npz and rle gets its name at the end."""
+    """A function that writes the mask of a step."""
     if form == "png":
         yield lambda s: write_grey(out / "masks" / f"{s.index:0{digits}d}.png", s.mask * np.uint8(255))
     elif form == "npz":
-        with atomic_path(out / "masks.npz") as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(out / "masks.npz", "w", zipfile.ZIP_DEFLATED) as archive:
 
             def add(second: Second) -> None:
                 with archive.open(f"{second.index:0{digits}d}.npy", "w") as stream:
@@ -144,7 +98,7 @@ def mask_files(form: str, out: Path, digits: int) -> Iterator[Callable[[Second],
 
             yield add
     else:
-        with atomic_path(out / "masks.jsonl") as part, open(part, "w", encoding="utf-8", newline="\n") as stream:
+        with open(out / "masks.jsonl", "w", encoding="utf-8", newline="\n") as stream:
 
             def add(second: Second) -> None:
                 row = {"step": second.index, "time": round(second.time, 4), "size": list(second.mask.shape)}
@@ -154,9 +108,9 @@ def mask_files(form: str, out: Path, digits: int) -> Iterator[Callable[[Second],
 
 
 def write_grey(path: Path, values: UInt8[np.ndarray, "H W"]) -> None:
-    """Write a PNG beside and renamed; the caller flushes the folder."""
-    with atomic_path(path, flush=False) as part:
-        Image.fromarray(values).save(part, format="png")
+    """Write a PNG, and its folder where there is none."""
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(values).save(path)
 
 
 def rle_encode(mask: Shaped[np.ndarray, "H W"]) -> list[int]:
@@ -170,13 +124,3 @@ def rle_encode(mask: Shaped[np.ndarray, "H W"]) -> list[int]:
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff(np.concatenate([[0], edges, [len(flat)]])).tolist()
     return [0, *counts] if len(flat) and flat[0] else counts
-
-
-def rle_decode(counts: Sequence[int], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """The mask of (height, width) that `rle_encode` counted. Raises ValueError where the counts do not sum up to it.
-
-    >>> rle_decode([2, 1, 1, 2], (2, 3)).astype(int)
-    array([[0, 1, 1],
-           [0, 0, 1]])
-    """
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[::-1]).T

@@ -10,6 +10,7 @@ from avslib.core.checkpoints import CONFIG as CONFIG
 from avslib.core.checkpoints import SHIPPED as SHIPPED
 from avslib.core.checkpoints import WEIGHTS as WEIGHTS
 from avslib.core.checkpoints import read_weights
+from avslib.core.checkpoints import save_checkpoint as save_checkpoint
 from avslib.core.checkpoints import shipped_names as shipped_names
 from avslib.core.errors import ConfigError
 from avslib.models.ecmvae import ECMVAE
@@ -17,22 +18,13 @@ from avslib.models.ecmvae import ECMVAE
 logger = logging.getLogger(__name__)
 
 
-def save_checkpoint(folder: str | Path, model: ECMVAE, *, half: bool = False, replace: bool = True) -> Path:
-    """Write `folder`/model.safetensors and config.yaml, each of them atomically.
-
-    `half` stores floating-point tensors as float16 where they fit; they are read back as float32. With `replace` False,
-    a different checkpoint in `folder` is kept and raises an OutputError.
-    """
-    return model.save(folder, half=half, replace=replace)
-
-
 def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> ECMVAE:
     """The model of a checkpoint in eval mode: a folder, the .safetensors file in it, or the name of a shipped one.
 
     A configuration that was changed by hand is accepted when its last line is ``# edited``.
 
-    Raises:
-        AvsError: no such folder or `device`, no config beside the weights, weights that do not fit it, either damaged.
+    Raises AvsError: no such folder or `device`, no config beside the weights, weights that do not fit it, either
+    damaged.
     """
     logger.info("weights %s", source)
     return ECMVAE.from_folder(source, device)
@@ -45,8 +37,7 @@ def load_weights(model: ECMVAE, source: str | Path, modules: Sequence[str] | Non
         modules: names such as ``neck``: load what belongs to a module of that name, and leave the rest as it is; the
             file may then hold more than the model has.
 
-    Raises:
-        AvsError: no such file, weights missing or of a different shape, a module that the model does not have.
+    Raises AvsError: no such file, weights missing or of a different shape, a module that the model does not have.
     """
     path, state, _ = read_weights(source)
     logger.info("weights %s: %s", path, ", ".join(modules) if modules else "all modules")

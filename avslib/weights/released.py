@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from avslib.config import load_config
+from avslib.core.checkpoints import ASSETS
 from avslib.core.errors import UsageError, WeightsError
-from avslib.core.parsing import first_line
+from avslib.core.parsing import first_line, parse_yaml
 from avslib.core.tensors import plain_tensor, read_state_dict
 from avslib.models.ecmvae import ECMVAE
 from avslib.weights.checkpoints import save_checkpoint
@@ -22,46 +23,6 @@ from avslib.weights.checkpoints import save_checkpoint
 BACKBONES = {"pvt_v2_b5": "encoder.patch_embed1.", "resnet50": "encoder.layer1."}
 # in the released state dict but never used by its forward pass
 UNUSED = r"audio_neck\.|decoder_(prior|post)\.fusion_block_1\.resConfUnit1\."
-PARTS = tuple(enumerate(("conv", "norm")))
-# what a released name holds -> what ours holds, applied in this order
-RENAMES = {
-    r"^encoder\.patch_embed1": "backbone.net.patch_embed",
-    r"^encoder\.patch_embed(\d)": r"backbone.net.stages_\1.downsample",
-    r"^encoder\.block(\d)": r"backbone.net.stages_\1.blocks",
-    r"^encoder\.norm(\d)": r"backbone.net.stages_\1.norm",
-    **{f"stages_{i + 1}": f"stages_{i}" for i in range(4)},
-    r"dwconv\.dwconv": "dwconv",
-    r"^encoder": "backbone.net",
-    r"^fusion_modules": "fusion",
-    r"W_z\.0": "output",
-    r"W_z\.1": "batch_norm",
-    "norm_layer": "layer_norm",
-    r"^mm_vae_model\.enc_(\w+)_y\.": r"posterior.enc_\1.",
-    r"^mm_vae_model\.enc_": "prior.enc_",
-    r"^(?:mm_vae_model\.)?(\w+)_(prior|post)(?:erior)?\.": r"\2.\1.",
-    r"^post\.": "posterior.",
-    r"enc_vs": "encode_sv",
-    r"enc_as": "encode_sa",
-    r"enc_vac": "encode_c",
-    **{rf"(encode_\w+)\.layer{i + 1}": rf"\1.trunk.layers.{3 * i}" for i in range(5)},
-    **{rf"(encode_\w+)\.bn{i + 1}": rf"\1.trunk.layers.{3 * i + 1}" for i in range(5)},
-    r"(encode_\w+)\.fc1": r"\1.head.mu",
-    r"(encode_\w+)\.fc2": r"\1.head.logvar",
-    "fc_gt_vector": "vector",
-    r"sc1\.": "fuse_v.",
-    r"sc2\.": "fuse_a.",
-    "ba_lower_bound_sc_a": "mi_target",
-    "ba_lower_bound": "mi",
-    r"noise_model\.noise_conv": "inject.conv",
-    "conv_list": "levels",
-    **{rf"reduce\.{i}\.{part}": f"{2 * i + j}" for i in range(3) for j, part in PARTS},
-    **{rf"fusion_block_{i + 2}\.resConfUnit1": f"skip.{i}" for i in range(3)},
-    **{rf"fusion_block_{i + 1}\.resConfUnit2": f"refine.{i}" for i in range(4)},
-    **{rf"ConvBNReLU{i + 1}\.{part}": f"layers.{3 * i + j}" for i in range(2) for j, part in PARTS},
-    r"head_up_2\.output_conv\.0": "head_in",
-    r"head_up_2\.output_conv\.2": "head_mid",
-    r"head_up_2\.output_conv\.4": "head_out",
-}
 
 
 def convert_official(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -70,10 +31,12 @@ def convert_official(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], li
     A ``module.`` prefix is dropped. Names that are not ECMVAE's remain.
     """
     state = {name.removeprefix("module."): value for name, value in state.items()}
+    file = ASSETS / "released_names.yaml"
+    renames = parse_yaml(file.read_text(encoding="utf-8"), file.name, WeightsError)
     converted, unused = {}, [name for name in state if re.match(UNUSED, name)]
     for name in (name for name in state if name not in unused):
         value, ours = state[name], name
-        for pattern, replacement in RENAMES.items():
+        for pattern, replacement in renames.items():
             ours = re.sub(pattern, replacement, ours)
         # 1x1x1 convolutions of the fusion are linear layers here
         inner = ours.startswith("fusion.") and value.shape[2:] == (1, 1, 1)
@@ -89,8 +52,7 @@ def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "au
             save with it (optimizer state, epoch, arguments), under any key.
         backbone: ``pvt_v2_b5``, ``resnet50`` or ``auto``, inferred from the names.
 
-    Raises:
-        AvsError: unreadable file, unknown names, missing names, other shapes; the first of them is named.
+    Raises AvsError: unreadable file, unknown names, missing names, other shapes; the first of them is named.
     """
     state = read_state_dict(source) if isinstance(source, (str, Path)) else source
     if not isinstance(state, Mapping):
@@ -126,8 +88,7 @@ def import_official(
         task: ``s4`` or ``ms3``. The names are the same for both; ``auto`` looks for either in the file's name.
         audio_weights: VGGish's weights, written into the configuration, so that the checkpoint scores and predicts.
 
-    Raises:
-        AvsError: see :func:`load_official`; or the file's name does not give the task.
+    Raises AvsError: see :func:`load_official`; or the file's name does not give the task.
     """
     source = Path(source)
     if task == "auto":

@@ -52,18 +52,6 @@ def apply_speed_options(
     return model
 
 
-@contextmanager
-def tf32_products(allowed: bool) -> Iterator[None]:
-    """Let a GPU round the operands of float32 matrix products to TF32 inside; nothing changes where not `allowed`."""
-    before = torch.get_float32_matmul_precision()
-    if allowed:
-        torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def has_compiler() -> bool:
     """Whether there is a C++ compiler, without which torch.compile makes no code for a CPU."""
     return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++", "cl"))

@@ -19,9 +19,9 @@ from avslib.data.avsbench import AVSBench
 from avslib.data.mini import build_mini
 from avslib.metrics import iou_per_frame
 from avslib.video.overlay_video import write_video
-from avslib.video.prediction_files import read_masks
 from avslib.video.predictor import Predictor
 from avslib.video.reader import probe
+from tests.helpers.prediction_masks import read_masks
 
 CLIPS, SIDE = 12, 360
 
@@ -86,8 +86,8 @@ def run_predict(*arguments):
 def test_video_is_as_good_as_its_clips(clips, minute, tmp_path):
     info = probe(minute)
     assert (info.width, info.height, info.fps, round(info.seconds)) == (640, 360, 30, 60)
-    run_predict(minute, "--size", 224, "--out", tmp_path, "--no-overlay", "--masks", "rle")
-    found = torch.from_numpy(np.stack([mask[:, 140:500] for mask in read_masks(tmp_path)]))
+    run_predict(minute, "--size", 224, "--out", tmp_path / "out", "--no-overlay", "--masks", "rle")
+    found = torch.from_numpy(np.stack([mask[:, 140:500] for mask in read_masks(tmp_path / "out")]))
     large, own = (AVSBench(clips, "s4", "test", side) for side in (SIDE, 128))
     predictor = Predictor.from_checkpoint("mini-s4")
     by_clip = torch.cat([predictor(own[i]["image"], predictor.embed(own.waveform(i))) for i in range(CLIPS)])

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from avslib.config import Config, field_types, load_config, preset_names
-from avslib.core.errors import AvsError, ConfigError
+from avslib.core.errors import AvsError
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -106,14 +106,6 @@ def test_round_trip_through_yaml(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
     assert load_config(path) == config
-
-
-def test_fields_of_earlier_versions_are_read_where_they_did_nothing(tmp_path):
-    old = {"train": {"micro_batch": None, "nonfinite": "stop", "max_skipped": 10, "epochs": 3}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old), encoding="utf-8")
-    assert load_config(tmp_path / "config.yaml") == Config.model_validate({"train": {"epochs": 3}})
-    with pytest.raises(ConfigError, match=r"unknown field 'train\.micro_batch'"):
-        load_config("mini", ["train.micro_batch=2"])
 
 
 def test_a_file_extends_a_preset(tmp_path):

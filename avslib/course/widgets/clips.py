@@ -14,10 +14,10 @@ from torch import Tensor
 from avslib.audio import SAMPLE_RATE
 from avslib.core.errors import NotebookError
 from avslib.course.show import player
-from avslib.course.widgets.parts import check_clip, clip_options, clip_title, control, frames_of, panel, resize_to
+from avslib.course.widgets.parts import check_clip, clip_options, clip_title, control, panel, resize_to
 from avslib.data.avsbench import AVSBench
 from avslib.metrics import iou_per_frame
-from avslib.study.plots import COLOURS, TRUTH, draw_outline, outlined_frames
+from avslib.study.plots import COLOURS, TRUTH, draw_outline, frames_of, outlined_frames
 from avslib.video.predictor import Predictor
 
 PATCH_SECONDS = 0.96  # VGGish's patch for each second
@@ -108,7 +108,7 @@ def swap_figure(predictor: Predictor, dataset: AVSBench, picture: int, sound: in
         field = resize_to(predictor(item["image"], audio), truth.shape[-2:])
         j = iou_per_frame(torch.logit(field[seen].clamp(1e-6, 1 - 1e-6)), truth[seen]).mean()
         note = f"{name}: lit {100 * (field > 0.5).float().mean():.1f} %, J {j:.2f}"
-        rows.append((note, frames_of(item), truth, field))
+        rows.append((note(item), truth, field))
     figure = outlined_frames(rows, dpi=90)
     (first, *_, before), (second, *_, after) = rows
     figure.set_label(

@@ -2,11 +2,11 @@
 
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
+from importlib import resources
 from textwrap import wrap
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,20 +15,7 @@ from avslib.course.show import image_html
 from avslib.data.avsbench import AVSBench
 from avslib.study.plots import small_png
 
-# What ipywidgets leaves undone, run in the browser when the picture is there: JupyterLab takes arrow keys and letters
-# even from a list that has the focus, unless that says no, and a slider's handle has no name for screen readers. The
-# controls may appear a little later than the picture.
-FINISH_CONTROLS = """const picture = this; setTimeout(() => {
-  for (const one of picture.closest('.widget-vbox')?.querySelectorAll('select, input, button, [tabindex]') ?? []) {
-    one.setAttribute('data-lm-suppress-shortcuts', 'true');
-    const label = one.closest('.widget-slider')?.querySelector('label');
-    if (label) one.setAttribute('aria-label', label.textContent);
-  }
-  for (const one of picture.closest('.widget-vbox')?.querySelectorAll('.widget-radio') ?? []) {
-    one.setAttribute('role', 'radiogroup');
-    one.setAttribute('aria-label', one.querySelector('label').textContent);
-  }
-}, 300)"""
+FINISH_CONTROLS = (resources.files("avslib") / "assets/widgets/finish_controls.js").read_text(encoding="utf-8")
 
 
 def ipywidgets_module() -> Any:
@@ -103,9 +90,3 @@ def clip_options(dataset: AVSBench, indices: Iterable[int]) -> list[tuple[str, i
 def resize_to(field: Float[Tensor, "T h w"], size: tuple[int, int]) -> Float[Tensor, "T H W"]:
     """Bilinear, as scores are taken."""
     return F.interpolate(field[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def frames_of(item: Mapping[str, Any]) -> UInt8[np.ndarray, "T H W 3"]:
-    """An item's pictures at the size of its masks, as matplotlib draws them."""
-    image = F.interpolate(item["image"].float(), item["mask"].shape[-2:], mode="bilinear", align_corners=False)
-    return image.round().byte().permute(0, 2, 3, 1).numpy()

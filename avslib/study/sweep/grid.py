@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from avslib.config import Config, load_config
 from avslib.core.errors import AvsError, ConfigError
-from avslib.core.parsing import LARGEST_YAML, first_line, parse_yaml, read_text
+from avslib.core.parsing import LARGEST_YAML, first_fault, parse_yaml, read_text
 from avslib.study.records import portable, run_id, variant_hash
 from avslib.study.results import flat_config
 from avslib.variants import VARIANTS, variant
@@ -108,9 +108,7 @@ def load_grid(path: str | Path) -> Grid:
         grid = Grid.model_validate(parse_yaml(text, f"grid {path}", ConfigError))
         return grid if "name" in grid.model_fields_set else grid.model_copy(update={"name": path.stem})
     except ValidationError as error:
-        first = error.errors()[0]
-        name, given = ".".join(map(str, first["loc"])) or "the file", first_line(repr(first["input"]))
-        raise ConfigError(f"grid {path}: {name}: {first['msg'].removeprefix('Value error, ')} (got {given})") from None
+        raise ConfigError(f"grid {path}: {first_fault(error)}") from None
 
 
 def jobs(

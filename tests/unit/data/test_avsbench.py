@@ -57,7 +57,7 @@ def test_ms3_item_and_batches(pristine):
 
 def test_worker_processes_give_the_same_items(pristine):
     audio = {f"multi-test-{i}_{i}": torch.randn(5, 3) for i in range(2)}
-    dataset = AVSBench(pristine, "ms3", "test", image_size=SIZE, audio=audio)
+    dataset = AVSBench(pristine, "ms3", "test", image_size=SIZE).with_audio(audio)
     here, there = dataset[1], list(DataLoader(dataset, batch_size=None, num_workers=1))[1]
     assert all(torch.equal(here[key], there[key]) for key in ("image", "mask", "audio"))
 
@@ -225,9 +225,9 @@ def test_faults_found_when_read(root, file, fault, words):
 
 def test_audio_must_fit_the_clips(pristine):
     with pytest.raises(AvsError, match="no embedding of clip 'clip-val-0_0'"):
-        AVSBench(pristine, "s4", "val", audio={})
+        AVSBench(pristine, "s4", "val").with_audio({})
     with pytest.raises(AvsError, match=r"shape \[4, 8\]"):
-        AVSBench(pristine, "s4", "val", audio={f"clip-val-{i}_0": torch.zeros(4, 8) for i in range(2)})
+        AVSBench(pristine, "s4", "val").with_audio({f"clip-val-{i}_0": torch.zeros(4, 8) for i in range(2)})
 
 
 class RunsCode:

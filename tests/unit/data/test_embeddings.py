@@ -59,7 +59,7 @@ def test_computed_once(dataset, tmp_path):
     assert all(torch.equal(first[name], again[name]) for name in first)
     expected = dataset.waveform(1).reshape(5, 16000).abs().mean(1)
     assert torch.allclose(first[dataset.clips[1].name][:, 0], expected)
-    item = AVSBench(dataset.folder, "s4", "test", image_size=32, audio=first)[1]
+    item = AVSBench(dataset.folder, "s4", "test", image_size=32).with_audio(first)[1]
     assert torch.equal(item["audio"], first[item["name"]])
 
 

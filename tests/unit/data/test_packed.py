@@ -51,11 +51,12 @@ def names(items):
     return [item["name"] for item in items]
 
 
-def every_name(source, world=1, epoch=0, **options):
+def every_name(source, world=1, epoch=0, buffer=128, **options):
     """Names in the order in which each process reads them."""
     found = []
     for rank in range(world):
-        clips = PackedClips(source, "train", 32, shuffle=True, rank=rank, world=world, **options)
+        clips = PackedClips(source, "train", 32, shuffle=True, **options)
+        clips.rank, clips.world, clips.buffer = rank, world, buffer
         found.append(names(map(clips.decode, clips.samples(epoch))))
         assert len(found[-1]) == len(clips) == CLIPS // world
     return [name for part in found for name in part]
@@ -67,7 +68,8 @@ def test_items_are_those_of_the_loose_files_to_the_bit(root, packed, split):
     loose = AVSBench(root, task, split, 48, mask_size=32)
     audio = {clip.name: torch.rand(5, 8) for clip in loose.clips}
     loose = loose.with_audio(audio)
-    stream = PackedClips(packed, split, 48, mask_size=32).with_audio(audio)
+    stream = PackedClips(packed, split, 48).with_audio(audio)
+    stream.mask_size = 32, 32
     assert stream.names == [clip.name for clip in loose.clips] and len(stream) == CLIPS
     assert all(same(item, loose[i]) for i, item in enumerate(stream))
 
@@ -121,7 +123,8 @@ def test_workers_that_stay_see_the_epoch(packed):
 def test_batches_do_not_depend_on_the_number_of_workers(packed, world):
     def batches(workers, rank):
         values = {"data.workers": workers, "data.task": read_index(packed).task, "data.flip_probability": 0.5}
-        clips = PackedClips(packed, "train", 32, shuffle=True, rank=rank, world=world, buffer=4)
+        clips = PackedClips(packed, "train", 32, shuffle=True)
+        clips.rank, clips.world, clips.buffer = rank, world, 4
         loader, found = train_loader(clips, load_config("mini", values).data, 2, seed=1), []
         for loader.sampler.epoch in range(2):
             found += list(loader)

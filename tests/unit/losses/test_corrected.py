@@ -6,7 +6,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from avslib.config import load_config
-from avslib.losses.objective import objective, term_weights
+from avslib.losses.objective import objective
 from avslib.losses.orthogonality import correlation_loss, orthogonality_loss
 from avslib.losses.segmentation import sample_loss, structure_loss
 from avslib.losses.shared_code import shared_code_divergence
@@ -60,11 +60,9 @@ def test_kl_of_the_shared_code_is_that_of_torch():
 
 def test_weights_of_the_divergences_rise_with_the_steps():
     loss = load_config("mini", variant("corrected")).loss
-    half = term_weights(loss, 0.125)
+    half = loss.weights(0.125)
     assert [half[name] for name in ("kl_sv", "kl_sa", "divergence_c")] == pytest.approx([0.05, 0.05, 0.01])
-    assert (
-        term_weights(loss, 0.7)["divergence_c"] == 0.02 and term_weights(load_config("mini").loss, 0.0)["kl_sv"] == 0.01
-    )
+    assert loss.weights(0.7)["divergence_c"] == 0.02 and load_config("mini").loss.weights(0.0)["kl_sv"] == 0.01
 
 
 @pytest.fixture(scope="module")

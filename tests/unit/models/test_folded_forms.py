@@ -9,12 +9,11 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
 from avslib.calibration import logits_of_mean_probability
+from avslib.core.numerics import safe_exp, upsample_conv
 from avslib.losses import gaussian_kl, matching_loss, mutual_information_bound, shared_code_divergence, structure_loss
-from avslib.losses.numerics import safe_exp
 from avslib.losses.segmentation import boundary_weight
 from avslib.metrics import f_curves, frame_scores
 from avslib.models.alternatives import product_of_experts
-from avslib.models.decoder import upsample_conv
 from avslib.models.fusion import TPAVI
 from avslib.training.distributed import gather_processes, rank, synchronize_batch_norm, world_size
 from tests.helpers.processes import in_processes

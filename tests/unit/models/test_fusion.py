@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from avslib.models.fusion import TPAVI, l2_normalize
+from avslib.core.numerics import l2_normalize
+from avslib.models.fusion import TPAVI
 from tests.helpers.reference import QuadraticTPAVI
 
 GRID = [(1, 4, 6), (5, 3, 5), (7, 2, 3), (5, 1, 1)]

@@ -9,11 +9,13 @@ from PIL import Image
 
 from avslib.config import load_config
 from avslib.core.errors import AvsError
+from avslib.core.numerics import upsample_conv
+from avslib.core.timm_networks import PACKAGED, packaged_weights
 from avslib.losses import objective
 from avslib.models import ECMVAE
-from avslib.models.backbones import PACKAGED, STRIDES, Backbone, packaged_weights
-from avslib.models.decoder import upsample_conv
+from avslib.models.backbones import STRIDES, Backbone
 from avslib.models.latent import POSTERIOR, PRIOR
+from avslib.training.noise import noise_shapes
 
 SMALL = {
     "model.backbone": "resnet18",
@@ -236,14 +238,14 @@ def test_a_mapping_drawn_in_the_order_of_noise_shapes_equals_the_generator(chang
     model, (image, audio, mask) = build(**changes), batch(rows=8)
     rows = {"annotated": torch.arange(8) % 4 == 0, "posterior_mask": posterior_mask}
     drawn, generator = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
-    shapes = model.noise_shapes(8, posterior_rows)
+    shapes = noise_shapes(model, 8, posterior_rows)
     results = []
     for noise in ({name: torch.randn(shape, generator=drawn) for name, shape in shapes.items()}, generator):
         output = model(image, audio, mask, frames=4, noise=noise, **rows)
         results.append(output.codes | objective(output, mask, model.config, noise))
     assert results[0].keys() == results[1].keys()
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
-    assert set(model.noise_shapes(8)) == {name for name in shapes if not name.endswith("_y") and name[:2] != "js"}
+    assert set(noise_shapes(model, 8)) == {name for name in shapes if not name.endswith("_y") and name[:2] != "js"}
 
 
 def test_missing_or_misshapen_eps_is_named(unchecked_shapes, small):

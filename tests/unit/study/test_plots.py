@@ -92,5 +92,5 @@ def test_bars_for_rows_with_and_without_spread(tmp_path):
     rows = [Row("m", "", "d", {}, (0,), ("r",), values[label], label) for label in values]
     path = plots.comparison_bars(rows, tmp_path / "bars.png")
     assert shows(path, "blue") and shows(path, "orange")
-    with pytest.raises(AvsError, match="no row has F"):
-        plots.comparison_bars(rows, tmp_path / "bars.png", metric="F")
+    with pytest.raises(AvsError, match="no row has J"):
+        plots.comparison_bars([], tmp_path / "bars.png")

@@ -13,13 +13,7 @@ from avslib.data.mini.sources import ClipLabels, read_labels
 from avslib.models.ecmvae import ECMVAE
 from avslib.study.plots import save_figure
 from avslib.study.records import load_clips, load_records
-from avslib.study.robustness import (
-    evaluate_robustness,
-    falsely_lit_per_frame,
-    robustness,
-    robustness_figure,
-    robustness_table,
-)
+from avslib.study.robustness import evaluate_robustness, falsely_lit_per_frame, robustness, robustness_table
 from avslib.study.robustness_conditions import (
     ANOTHER,
     CONDITIONS,
@@ -37,6 +31,7 @@ from avslib.training.setup import open_split
 from avslib.weights.checkpoints import save_checkpoint
 from tests.helpers.avsbench_folder import write_avsbench
 from tests.helpers.study_records import squeezed
+from tools.robustness_figure import robustness_figure
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from PIL import Image
 
 from avslib.core.errors import AvsError
 from avslib.video.overlay_video import write_video
-from avslib.video.prediction_files import PREDICTIONS, mask_files, read_masks, rle_decode, rle_encode, write_prediction
+from avslib.video.prediction_files import PREDICTIONS, mask_files, rle_encode, write_prediction
 from avslib.video.reader import BrokenOff, read_video
 from avslib.video.second import Second, keep_some
+from tests.helpers.prediction_masks import read_masks, rle_decode
 from tests.unit.video.test_predictor import predictor, video  # noqa: F401
 from tests.unit.video.test_reader import frames, tones
 
@@ -50,11 +51,10 @@ def test_what_breaks_off_is_written_as_far_as_it_goes(predictor, tmp_path):  # n
 
 def test_results_never_replace_their_source(predictor, tmp_path):  # noqa: F811
     path = video(tmp_path, 1, name="overlay.mp4")
-    with pytest.raises(AvsError, match="name another folder"):
+    before = path.read_bytes()
+    with pytest.raises(AvsError, match="not an empty folder; choose a new one"):
         write_prediction(predictor.predict(path), tmp_path)
-    (tmp_path / "strip.png").write_text("mine")
-    write_prediction(predictor.predict(video(tmp_path, 1)), tmp_path / "out")
-    assert (tmp_path / "strip.png").read_text() == "mine"
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir() if p.suffix != ".lock"] == [path.name]
 
 
 def test_what_is_kept_stays_evenly_spread():

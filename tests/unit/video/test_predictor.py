@@ -137,12 +137,8 @@ def test_command_writes_what_it_says(predictor, tmp_path, capfd, monkeypatch):
     mask = np.asarray(Image.open(out / "masks/0002.png"))
     assert mask.shape == (48, 64) and abs((mask == 255).mean() - content["seconds"][2]["area"]) < 1e-4
     assert len(list(read_video(out / "overlay.mp4"))) == 6
-    with pytest.raises(AvsError, match="exists already"):
+    with pytest.raises(AvsError, match="not an empty folder; choose a new one"):
         write_prediction(predictor.predict(video(tmp_path, 3, name="short.mp4")), out)
-    (out / "predictions.json").rename(out / ".unfinished")  # as an interrupted one leaves it: all of it is replaced
-    write_prediction(predictor.predict(video(tmp_path, 3, name="short.mp4")), out)
-    assert len(list((out / "masks").iterdir())) == 3 and not list((out / "uncertainty").iterdir())
-    assert "uncertainty" not in (out / "predictions.json").read_text(encoding="utf-8")
 
 
 def test_upload_widget_shows_the_result_or_a_sentence(predictor, tmp_path):

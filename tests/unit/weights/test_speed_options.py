@@ -10,7 +10,7 @@ from avslib.core.errors import AvsError
 from avslib.losses import objective
 from avslib.models import ECMVAE
 from avslib.video.predictor import Predictor
-from avslib.weights.speed_options import apply_speed_options, checkpointed_blocks, tf32_products
+from avslib.weights.speed_options import apply_speed_options, checkpointed_blocks
 from tests.unit.models.test_models import SMALL, batch
 
 
@@ -79,12 +79,3 @@ def test_bf16_inference_is_close_and_reaches_the_backbone_alone():
         assert model.backbone(image)[0].dtype == torch.bfloat16
         found, expected = (m(image, audio).logits.float().sigmoid() for m in (model, exact))
     assert (found - expected).abs().mean() < 0.01 and not torch.equal(found, expected)
-
-
-def test_tf32_is_allowed_inside_alone():
-    before = torch.get_float32_matmul_precision()
-    with tf32_products(True):
-        assert torch.get_float32_matmul_precision() == "high"
-    with tf32_products(False):
-        assert torch.get_float32_matmul_precision() == before
-    assert torch.get_float32_matmul_precision() == before

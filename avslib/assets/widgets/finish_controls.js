@@ -1,0 +1,14 @@
+/* What ipywidgets leaves undone, run in the browser when the picture is there: JupyterLab takes arrow keys and letters
+   even from a list that has the focus, unless that says no, and a slider's handle has no name for screen readers. The
+   controls may appear a little later than the picture. */
+const picture = this; setTimeout(() => {
+  for (const one of picture.closest('.widget-vbox')?.querySelectorAll('select, input, button, [tabindex]') ?? []) {
+    one.setAttribute('data-lm-suppress-shortcuts', 'true');
+    const label = one.closest('.widget-slider')?.querySelector('label');
+    if (label) one.setAttribute('aria-label', label.textContent);
+  }
+  for (const one of picture.closest('.widget-vbox')?.querySelectorAll('.widget-radio') ?? []) {
+    one.setAttribute('role', 'radiogroup');
+    one.setAttribute('aria-label', one.querySelector('label').textContent);
+  }
+}, 300)
