@@ -63,6 +63,8 @@ class Listening:
             self._rank_objects(names, logits)
 
     def _rank_objects(self, names: Sequence[str], logits: Float[Tensor, "N 1 H W"]) -> None:
+        from avslib.metrics import PairRanking
+
         none = torch.zeros(0)
         pairs = [("sel", none, none), ("time", none, none)]  # all processes count, even one without a clip
         for name, field in zip(names, logits.chunk(max(len(names), 1)), strict=False):
