@@ -7,12 +7,14 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import ValidationError
 
 from avslib.core.errors import AvsError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 LARGEST_TEXT = 16 * 2**20  # bytes of a csv or list: 200,000 clips; as rows it takes up to 2 GB for a moment
 LARGEST_JSON = 64 * 2**20  # bytes of a manifest or index, which holds a few hundred for each clip
@@ -83,8 +85,9 @@ def first_line(error: object, longest: int = 200) -> str:
     return line if len(line) <= longest else line[:longest] + "..."
 
 
-def first_fault(error: ValidationError) -> str:
+def first_fault(error: "ValidationError") -> str:
     """Where the first fault of a value is, and what pydantic says of it."""
     fault = error.errors()[0]
-    where = ".".join(map(str, fault["loc"])) or "the whole"
-    return first_line(f"{where}: {fault['msg'].removeprefix('Value error, ')} (got {fault['input']!r})")
+    where = ".".join(map(str, fault["loc"])) or "the file"
+    given = "" if isinstance(fault["input"], dict | list) else f" (got {fault['input']!r})"
+    return first_line(f"{where}: {fault['msg'].removeprefix('Value error, ')}{given}")

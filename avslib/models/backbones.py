@@ -1,7 +1,5 @@
 """Visual backbones from timm: four feature levels at strides 4, 8, 16 and 32."""
 
-from typing import Any
-
 import timm
 import torch
 from jaxtyping import Float
@@ -25,9 +23,9 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str = "pvt_v2_b5", pretrained: bool | str = False):
         super().__init__()
-        self.net: Any = feature_network(name, pretrained, STRIDES)
-        self.levels = [self.net.feature_info.reduction().index(s) for s in STRIDES]
-        self.channels = [self.net.feature_info.channels()[i] for i in self.levels]
+        self.net = net = feature_network(name, pretrained, STRIDES)
+        self.levels = [net.feature_info.reduction().index(s) for s in STRIDES]
+        self.channels = [net.feature_info.channels()[i] for i in self.levels]
         self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         data = timm.data.resolve_model_data_config(self.net)
         for key in ("mean", "std"):
