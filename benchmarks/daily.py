@@ -36,7 +36,7 @@ IMPORTS = {
 }
 CPU_SECONDS = "import resource; u = resource.getrusage(resource.RUSAGE_SELF); print(u.ru_utime + u.ru_stime)"
 CHECKPOINT, SIDE, RATE = "mini-s4", (480, 640), 25  # of the video: height, width, frames per second
-VIDEO: dict[int | str, int] = {1: 60, "native": 10}  # results per second -> seconds of video
+VIDEO: dict[int | str, int] = {1: 20, "native": 5}  # results per second -> seconds of video
 
 
 def section_daily(settings: BenchSettings) -> list[Row]:
@@ -71,7 +71,7 @@ def _imports(settings: BenchSettings) -> list[Row]:
 
 def _composing(settings: BenchSettings, unit: float) -> list[Row]:
     """A clip composed and written to disk; then one of preset mini's training, read from there or composed for it."""
-    clips, times = 4 if settings.quick else 60, {name: list[float]() for name in ("build", "read", "compose")}
+    clips, times = 4 if settings.quick else 24, {name: list[float]() for name in ("build", "read", "compose")}
     encoder, side = build_audio_encoder("soundnet"), load_config("mini").model.image_size
     with tempfile.TemporaryDirectory() as folder:
         for number in range(settings.rounds + 1):  # in the first the assets are read
