@@ -146,6 +146,12 @@ def targets_markdown(records: Iterable[BenchRecord]) -> str:
     return "\n".join(_markdown_table(["device", "backbone", "target", "measured", "row", ""], cells)) + "\n"
 
 
+def daily_markdown(records: Iterable[BenchRecord]) -> str:
+    """The tables of part daily."""
+    found = [line for r in records if (rows := r.sections.get("daily")) for line in _markdown_table(*columns(rows))]
+    return "\n".join(found) + "\n"
+
+
 def markdown_page(records: Iterable[BenchRecord]) -> str:
     """One page of all records: machine, tables, targets."""
     return "\n".join(line for record in records for line in _markdown(record)) + "\n"

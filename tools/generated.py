@@ -7,7 +7,7 @@ A page holds a table between marks, ``<!-- table:ablation-s4 -->`` and ``<!-- /t
     results/ablation/runs  ablation-s4, ablation-ms3; table_TASK.{md,csv,tex,html} and differences_TASK.png beside them
     results/ablation-ms3/runs, results/ablation-ambiguity/runs  time-ms3, ambiguity-s4 and such files beside them; codes
     results/robustness     robustness; table.{md,csv,tex,html} and robustness_TASK.png there
-    results/bench          bench-targets, bench; growth_DEVICE_BACKBONE.png there
+    results/bench          bench-targets, bench-daily, bench; growth_DEVICE_BACKBONE.png there
     results/reliability    reliability-summary, reliability
 
 The mark ``errors`` is the table of the error codes, from avslib/core/errors.py.
@@ -36,7 +36,7 @@ from avslib.study.run import ALL_OBJECTS
 from avslib.study.tables import SUFFIXES
 from benchmarks.growth import growth_figure
 from benchmarks.record import BenchRecord, read_bench_record
-from benchmarks.report import markdown_page, targets_markdown
+from benchmarks.report import daily_markdown, markdown_page, targets_markdown
 from tools.reliability import FOLDER, ReliabilityRecord, read_reliability_record, records_markdown, summary_markdown
 from tools.robustness_figure import robustness_figure
 
@@ -53,7 +53,7 @@ PAGES = (
     "results/bench/README.md",
     "docs/RELIABILITY.md",
 )
-BENCH_TABLES = {"bench-targets": targets_markdown, "bench": markdown_page}
+BENCH_TABLES = {"bench-targets": targets_markdown, "bench-daily": daily_markdown, "bench": markdown_page}
 RELIABILITY_TABLES = {"reliability-summary": summary_markdown, "reliability": records_markdown}
 TASKS = ("s4", "ms3")
 # a study's folder under results/, by the name of its tables in pages

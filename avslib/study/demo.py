@@ -61,6 +61,7 @@ def demo(
     start = time.perf_counter()
     console.print(f"[bold]1. Mini-AVS[/bold]: composing clips from real photographs and sounds into {work / 'data'}")
     build_mini(work / "data", "small", seed=0, progress=progress)
+    spent = {"composing": time.perf_counter() - start}
 
     console.print(
         "[bold]2. Training[/bold] starts from the small checkpoints that this package trained and ships "
@@ -78,8 +79,11 @@ def demo(
             console.print(f"   kept from an earlier demo; remove {folder} to train it again")
             (record,) = load_records(folder)
         else:
+            began = time.perf_counter()
             notes = f"fine-tuned from the shipped checkpoint {START[task][audio]}"
             record = run(config, folder, resume=True, progress=progress, console=console, notes=notes)
+            part = f"training and scoring {task.upper()}"
+            spent[part] = spent.get(part, 0) + time.perf_counter() - began
         records.append(publish(record, out / "runs" / record.id))
         if audio and seed == seeds[0]:
             draw_clips(folder / BEST, config, out / f"contact_sheet_{task}.png")
@@ -95,8 +99,10 @@ def demo(
         with atomic_path(out / f"table_{task}.md") as path:
             path.write_text(table(records, task, "mini", "md"), encoding="utf-8")
         comparison_bars(summarise(records, task), out / f"comparison_{task}.png")
-    minutes = (time.perf_counter() - start) / 60
-    console.print(f"{out}: tables, pictures and run records; {minutes:.1f} minutes in all", markup=False)
+    total = time.perf_counter() - start
+    spent["pictures and tables"] = total - sum(spent.values())
+    parts = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in spent.items())
+    console.print(f"{out}: tables, pictures and run records; {total / 60:.1f} minutes: {parts}", markup=False)
     return records
 
 

@@ -1,11 +1,14 @@
 """The main job at its smallest: every file that the demo promises is there, and its table speaks of its own runs."""
 
+import io
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from avslib.study.demo import demo
 from avslib.study.records import load_records
@@ -27,7 +30,10 @@ def test_demo_trains_scores_and_draws_and_leaves_git_status_clean(smallest, tmp_
     shutil.copy(Path(__file__).parents[2] / ".gitignore", tmp_path)
     monkeypatch.chdir(tmp_path)
     subprocess.run(["git", "init", "--quiet"], check=True)
-    records = demo((3,), progress=False)
+    said = Console(file=io.StringIO(), width=500)
+    records = demo((3,), progress=False, console=said)
+    spent = r"minutes: composing [\d.]+, training and scoring S4 [\d.]+, training and scoring MS3 [\d.]+, pictures and"
+    assert re.search(spent, said.file.getvalue())
     seen = subprocess.check_output(["git", "status", "--porcelain", "--untracked-files=all"], text=True)
     assert seen.split() == ["??", ".gitignore"]
     tasks, methods = ("ms3", "s4"), ("ecmvae", "without_audio")

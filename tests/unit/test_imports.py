@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SLOW = {"torchmetrics", "scipy.signal", "scipy.io", "pandas", "matplotlib", "seaborn", "av"}
 WORKER = SLOW | {"timm", "torchvision", "torchaudio", "accelerate", "huggingface_hub", "pydantic", "webdataset", "rich"}
 CASES = {
-    "data worker": ("import avslib.data.loading, avslib.data.avsbench", WORKER),
     "training": ("import avslib.study.run, avslib.training.loop", SLOW),
     "predictor": ("import avslib.video.predictor", SLOW - {"av"} | {"accelerate", "webdataset"}),
     "composing": ("import avslib.data.mini.build", WORKER - {"rich"} | {"torch"}),
