@@ -29,9 +29,10 @@ def test_what_shows_without_a_kernel_is_stored_and_the_opening_gets_its_picture(
     pytest.importorskip("ipywidgets")
     path = notebook(tmp_path / "01_a.ipynb", FORM)
     source = nbformat.read(path, as_version=4)
+    source.cells.insert(0, nbformat.v4.new_markdown_cell("# A"))
     source.cells.append(nbformat.v4.new_code_cell(PICTURE, metadata={"tags": ["opening"]}))
     nbformat.write(source, path)
     refresh(path)
-    first, form, picture = nbformat.read(path, as_version=4).cells
+    first, _, form, picture = nbformat.read(path, as_version=4).cells
     assert set(form.outputs[0].data) == {"text/plain", "text/html"}
     assert first.attachments["opening.png"] == {"image/png": picture.outputs[0].data["image/png"]}
