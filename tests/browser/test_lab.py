@@ -1,4 +1,4 @@
-"""JupyterLab in a real browser: the first notebook's sound swapper at a key press, and a video file that is uploaded.
+"""JupyterLab in a real browser: the first notebook's sound swapper at a key press, an uploaded video, and a quiz.
 
 The pictures are left in build/browser/; results/demo/00_start_here.png is a copy of one.
 """
@@ -94,3 +94,35 @@ def test_an_uploaded_video_comes_back_with_what_sounds(tmp_path, mini_data):
         assert strip.evaluate("image => image.complete && image.naturalWidth > 300")
         PICTURE.parent.mkdir(parents=True, exist_ok=True)
         PICTURE.with_name("upload.png").write_bytes(small_png(Image.open(io.BytesIO(page.screenshot()))))
+
+
+QUIZ = """from avslib.course.quiz import quiz
+quiz(("Which one is even?", ["three", "four", "five"], 1, "Four is twice two."),
+     ("Is a question that needs much more than one line of the form still shown in full, in every window, even where "
+      "the window is as narrow as this one?", ["yes", "no"], 0, "It wraps."))"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(find_chromium() is None, reason=NO_CHROMIUM)
+def test_a_quiz_is_answered_by_the_keyboard(tmp_path):
+    work = tmp_path / "notebooks"
+    work.mkdir()
+    cells = [new_code_cell(QUIZ), new_code_cell("1")]
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": dict(KERNEL)}), work / "quiz.ipynb")
+    with lab(work, tmp_path / "private") as (address, token), page_of(address, width=900) as page:
+        assert problems(run_all(page, address, token, "quiz.ipynb")) == []
+        even = page.get_by_role("radiogroup", name="1. Which one is even?")
+        even.get_by_label("three").focus()
+        page.keyboard.press("ArrowDown")
+        assert even.get_by_label("four").is_checked()
+        page.keyboard.press("Tab")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        page.get_by_role("alert").get_by_text("1 of 2 right.").wait_for()
+        page.get_by_text("Right. Four is twice two.").wait_for()
+        page.get_by_text("No, the answer is: yes. It wraps.").wait_for()
+        question = page.get_by_text("Is a question that needs")
+        assert question.evaluate("label => label.scrollWidth <= label.clientWidth && label.clientHeight > 30")
+        PICTURE.parent.mkdir(parents=True, exist_ok=True)
+        PICTURE.with_name("quiz.png").write_bytes(small_png(Image.open(io.BytesIO(page.screenshot()))))

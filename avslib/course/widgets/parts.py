@@ -53,7 +53,8 @@ def panel(controls: Mapping[str, Any], draw: Callable[..., Any], *extra: Any) ->
     for one in controls.values():
         one.observe(redraw, names="value")
     states = (f"{c.description}: {c.label if hasattr(c, 'label') else c.value}" for c in controls.values())
-    figure.suptitle("\n".join(wrap("At the start: " + "  |  ".join(states), 110)), fontsize=7)
+    figure.set_dpi(66)
+    figure.suptitle("\n".join(wrap("At the start: " + "  |  ".join(states), 95)), fontsize=8)
     still = b64encode(small_png(figure)).decode()
     box = widgets.VBox([*controls.values(), *extra, picture])
     return with_still(box, {"image/png": still}, {"image/png": {"alt": figure.get_label()}})

@@ -19,3 +19,20 @@ def test_refresh_stores_outputs_or_leaves_the_file_alone(tmp_path, monkeypatch):
     with pytest.raises(AvsError, match="show less"):
         refresh(path)
     assert path.read_bytes() == before
+
+
+FORM = "from avslib.course.quiz import quiz; quiz(('Which?', ['a', 'b'], 0, 'It is.'))"
+PICTURE = "import matplotlib.pyplot as plt; from avslib.course import show; show(plt.figure(figsize=(1, 1)), 'A blank')"
+
+
+def test_what_shows_without_a_kernel_is_stored_and_the_opening_gets_its_picture(tmp_path):
+    pytest.importorskip("ipywidgets")
+    path = notebook(tmp_path / "01_a.ipynb", FORM)
+    source = nbformat.read(path, as_version=4)
+    source.cells.insert(0, nbformat.v4.new_markdown_cell("# A"))
+    source.cells.append(nbformat.v4.new_code_cell(PICTURE, metadata={"tags": ["opening"]}))
+    nbformat.write(source, path)
+    refresh(path)
+    first, _, form, picture = nbformat.read(path, as_version=4).cells
+    assert set(form.outputs[0].data) == {"text/plain", "text/html"}
+    assert first.attachments["opening.png"] == {"image/png": picture.outputs[0].data["image/png"]}
