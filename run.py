@@ -27,7 +27,7 @@ OLDEST, NEWEST = (3, 11), (3, 14)
 CONSTRAINTS, REQUIREMENT, STATE = "constraints.txt", ".[all]", "avslib-environment.txt"
 CHECKS = [
     ["-m", "ruff", "check"],
-    ["-m", "ruff", "format", "--check", "avslib", "benchmarks", "tests", "tools", "run.py"],
+    ["-m", "ruff", "format", "--check", "avslib", "benchmarks", "course", "tests", "tools", "run.py"],
     ["-c", "from importlinter.cli import lint_imports_command as check; check()"],
     ["-m", "mypy"],
     ["-m", "tools.budgets"],

@@ -19,12 +19,12 @@ from torch.utils.data import Subset
 
 from avslib.core.errors import RecordError
 from avslib.core.tensors import load_tensors, save_tensors
-from avslib.course.lesson import in_checkout
 from avslib.study.ambiguity import SAMPLES, SPLIT, read_twins
 from avslib.training.evaluate import resize_to_masks, sample_batches
 from avslib.training.loop import BEST
 from avslib.training.setup import open_split
 from avslib.weights.checkpoints import load_checkpoint
+from course.lesson import in_checkout
 
 VARIANTS = ("deterministic", "ecmvae", "corrected")
 EVERY, SIZE = 40, 96  # of the split's clips, and pixels a side

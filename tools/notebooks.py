@@ -12,11 +12,11 @@ import yaml
 
 from avslib.core.errors import AvsError, NotebookError, OutputError, SweepError, UsageError
 from avslib.core.parsing import LARGEST_YAML, parse_yaml, read_text
-from avslib.course.lesson import METRICS, STANDARD, as_parameter, in_checkout
 from avslib.study.records import RunRecord, load_records, portable, variant_hash
 from avslib.study.results import flat_config
 from avslib.study.sweep.grid import OWN_FIELDS, Job
 from avslib.variants import variant
+from course.lesson import METRICS, STANDARD, as_parameter, in_checkout
 
 # a notebook runs in its own folder, but the user names paths from the current one
 PATHS = ("DATA_ROOT", "OUT_DIR", "AUDIO_WEIGHTS", "VGGISH_WEIGHTS", "VIDEO")

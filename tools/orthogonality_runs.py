@@ -19,7 +19,6 @@ from avslib.config import Config, load_config
 from avslib.core.errors import RecordError, UsageError
 from avslib.core.files import LOCK
 from avslib.core.tensors import load_tensors, save_tensors
-from avslib.course.lesson import in_checkout
 from avslib.models.ecmvae import ECMVAE
 from avslib.study.records import RunRecord, load_records
 from avslib.study.representation import code_gaussians
@@ -29,6 +28,7 @@ from avslib.training.setup import open_split
 from avslib.training.state import STATE
 from avslib.variants import variant as method
 from avslib.weights.checkpoints import load_checkpoint
+from course.lesson import in_checkout
 
 # the weights (loss.orthogonality, loss.mi) of each variant
 VARIANTS = {"base": (0.0, 0.0), "orth": (0.3, 0.0), "mi": (0.0, 0.1), "both": (0.3, 0.1)}

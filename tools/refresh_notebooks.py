@@ -10,7 +10,7 @@ from typing import Any
 
 from avslib.core.errors import NotebookError
 from avslib.core.files import atomic_path
-from avslib.course.lesson import base_folder
+from course.lesson import base_folder
 
 MAX_BYTES = 450_000  # of a notebook with its outputs; larger ones load slowly on the web
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}

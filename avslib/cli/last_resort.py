@@ -19,7 +19,7 @@ from avslib.core.errors import (
     OutputError,
 )
 
-OURS = {"avslib", "benchmarks", "tools", "__main__"}
+OURS = {"avslib", "benchmarks", "course", "tools", "__main__"}
 
 
 def as_avs_error(error: Exception) -> AvsError:

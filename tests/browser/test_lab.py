@@ -12,9 +12,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from avslib.course.show import small_png
 from avslib.data.avsbench import AVSBench
 from avslib.video.overlay_video import write_video
+from course.show import small_png
 from tests.browser.lab_server import NO_CHROMIUM, find_chromium, lab, page_of, problems, run_all
 from tools.refresh_notebooks import KERNEL
 
@@ -53,7 +53,7 @@ def test_swapping_the_sound_moves_the_mask(tmp_path):
 
 UPLOAD = [
     "from avslib.video.predictor import Predictor",
-    "from avslib.course.widgets import video_upload",
+    "from course.widgets import video_upload",
     "video_upload(Predictor.from_checkpoint('mini-s4'))",
 ]
 
@@ -96,7 +96,7 @@ def test_an_uploaded_video_comes_back_with_what_sounds(tmp_path, mini_data):
         PICTURE.with_name("upload.png").write_bytes(small_png(Image.open(io.BytesIO(page.screenshot()))))
 
 
-QUIZ = """from avslib.course.quiz import quiz
+QUIZ = """from course.quiz import quiz
 quiz(("Which one is even?", ["three", "four", "five"], 1, "Four is twice two."),
      ("Is a question that needs much more than one line of the form still shown in full, in every window, even where "
       "the window is as narrow as this one?", ["yes", "no"], 0, "It wraps."))"""

@@ -96,8 +96,8 @@ def imports(tree: ast.AST, top: bool = True):
 
 def test_every_import_is_declared():
     distributions = importlib.metadata.packages_distributions()
-    known = set(sys.stdlib_module_names) | {"avslib", "benchmarks", "google", "tools"}
-    for path in sorted((ROOT / "avslib").rglob("*.py")):
+    known = set(sys.stdlib_module_names) | {"avslib", "benchmarks", "course", "google", "tools"}
+    for path in sorted([*(ROOT / "avslib").rglob("*.py"), *(ROOT / "course").rglob("*.py")]):
         for name, top in imports(ast.parse(path.read_text(encoding="utf-8"))):
             declared = CORE if top else CORE | EXTRAS
             owners = {normal(owner) for owner in distributions.get(name, [name])}
@@ -105,8 +105,8 @@ def test_every_import_is_declared():
 
 
 def test_heavy_or_rare_packages_are_imported_late():
-    drawing = {ROOT / "avslib/study/plots.py", *(ROOT / "avslib/course").rglob("*.py")}
-    for path in sorted({*(ROOT / "avslib").rglob("*.py")} - {ROOT / "avslib/study/plots.py"}):
+    drawing = {ROOT / "avslib/study/plots.py", *(ROOT / "course").rglob("*.py")}
+    for path in sorted({*(ROOT / "avslib").rglob("*.py"), *drawing} - {ROOT / "avslib/study/plots.py"}):
         names = {name for name, top in imports(ast.parse(path.read_text(encoding="utf-8"))) if top}
         late = {"ipywidgets", "IPython"} if path in drawing else {"matplotlib", "soundfile", "ipywidgets", "IPython"}
         assert not names & late, path

@@ -112,7 +112,9 @@ def test_pages_and_lessons(page):
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "run.py", *sorted((ROOT / "avslib").rglob("*.py"))], ids=lambda path: path.stem
+    "path",
+    [ROOT / "run.py", *sorted((ROOT / "avslib").rglob("*.py")), *sorted((ROOT / "course").rglob("*.py"))],
+    ids=lambda path: path.stem,
 )
 def test_messages_docstrings_and_labels(path):
     assert [f"line {line}: {hit}" for line, text in literals(path) if " " in text for hit in found(text)] == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from avslib.course.lesson import in_checkout
+from course.lesson import in_checkout
 from tools.notebooks import check_parameters, find, given_for, parameters, read_parameters
 
 FILES = ("ci", "colab", "paper")

@@ -9,8 +9,8 @@ import nbformat
 import pytest
 import yaml
 
-from avslib.course.lesson import STANDARD
-from avslib.course.quiz import still_form
+from course.lesson import STANDARD
+from course.quiz import still_form
 from tests.helpers.book_files import broken_links
 from tools import notebooks
 from tools.address import address, bootstrap, stale

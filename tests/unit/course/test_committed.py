@@ -3,8 +3,8 @@
 import pytest
 
 from avslib.core.errors import AvsError
-from avslib.course import committed, lesson
 from avslib.study.records import load_records
+from course import committed, lesson
 
 
 def test_records_of_the_checkout():

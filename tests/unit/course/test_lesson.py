@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from avslib.core.errors import AvsError
-from avslib.course import player, show, start
+from course import player, show, start
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import IPython
 import IPython.display
 import pytest
 
-from avslib.course.show import LiveCurves
+from course.show import LiveCurves
 
 ROWS = [
     {"step": 10, "epoch": 0, "lr": 1e-3, "loss": 3.0, "seg_prior": 1.5},

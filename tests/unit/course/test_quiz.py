@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from avslib.core.errors import AvsError
-from avslib.course.quiz import quiz
+from course.quiz import quiz
 
 QUESTIONS = (
     ("Is 2 < 3?", ["yes", "no"], 0, "Two comes before three."),

@@ -11,12 +11,12 @@ import torch
 
 from avslib import losses
 from avslib.core.errors import AvsError
-from avslib.course import widgets
-from avslib.course.show import image_html
-from avslib.course.widgets import parts
 from avslib.models.ecmvae import ECMVAE
 from avslib.training.setup import open_split
 from avslib.video.predictor import Predictor
+from course import widgets
+from course.show import image_html
+from course.widgets import parts
 
 pytest.importorskip("ipywidgets", reason='the widgets need ipywidgets: python -m pip install "ipywidgets>=8.1"')
 
@@ -101,7 +101,7 @@ def test_sound_swapper(dataset, predictor, capsys):
 
 
 def test_another_sound_moves_the_mask_of_a_trained_model(dataset):
-    from avslib.course.widgets.clips import moved
+    from course.widgets.clips import moved
 
     trained, item = Predictor.from_checkpoint("mini-s4"), dataset[0]
     own, *others = (trained(item["image"], audio) for audio in dataset.audio[:3])

@@ -244,8 +244,8 @@ def test_variant_hash_ignores_seed_and_place_only():
 def test_a_fresh_configuration_is_the_variant_of_the_committed_runs():
     """A field added to the configuration later must not part new runs from the committed rows."""
     from avslib.config import load_config
-    from avslib.course.committed import committed_runs
     from avslib.study.demo import CHANGES, START
+    from course.committed import committed_runs
 
     committed = [
         r for r in run_records.load_records(committed_runs()) if r.data == "mini" and r.config["preset"] == "demo"

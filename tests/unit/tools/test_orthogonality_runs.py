@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from avslib.core.errors import AvsError
-from avslib.course.committed import committed_variant
+from course.committed import committed_variant
 from tools.orthogonality_runs import VARIANTS, load_variant, train_variant, variant_config
 
 

@@ -21,8 +21,8 @@ def test_refresh_stores_outputs_or_leaves_the_file_alone(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
-FORM = "from avslib.course.quiz import quiz; quiz(('Which?', ['a', 'b'], 0, 'It is.'))"
-PICTURE = "import matplotlib.pyplot as plt; from avslib.course import show; show(plt.figure(figsize=(1, 1)), 'A blank')"
+FORM = "from course.quiz import quiz; quiz(('Which?', ['a', 'b'], 0, 'It is.'))"
+PICTURE = "import matplotlib.pyplot as plt; from course import show; show(plt.figure(figsize=(1, 1)), 'A blank')"
 
 
 def test_what_shows_without_a_kernel_is_stored_and_the_opening_gets_its_picture(tmp_path):

@@ -143,7 +143,7 @@ def test_command_writes_what_it_says(predictor, tmp_path, capfd, monkeypatch):
 
 def test_upload_widget_shows_the_result_or_a_sentence(predictor, tmp_path):
     widgets = pytest.importorskip("ipywidgets")
-    from avslib.course.widgets.video_upload import strip_figure, video_upload
+    from course.widgets.video_upload import strip_figure, video_upload
 
     box = video_upload(predictor)
     upload, _, button, message, result = box.children

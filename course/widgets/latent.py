@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avslib.core.errors import NotebookError
-from avslib.course.widgets.parts import check_clip, clip_title, control, panel, resize_to
 from avslib.data.avsbench import AVSBench
 from avslib.models.latent import PRIOR
 from avslib.study.plots import frames_of, outlined_frames
 from avslib.video.predictor import Predictor
+from course.widgets.parts import check_clip, clip_title, control, panel, resize_to
 
 Shifts = Mapping[str, Sequence[float]]  # by code: standard deviations along each of its principal axes
 SYMBOLS = dict(zip(PRIOR, ("s_v", "s_a", "c"), strict=True))

@@ -10,10 +10,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from avslib.core.errors import NotebookError
-from avslib.course.widgets.parts import control, panel
 from avslib.losses import gaussian_kl, geometric_js, monte_carlo_js, official_js, symmetric_kl
 from avslib.metrics import THRESHOLDS, f_curves
 from avslib.study.plots import COLOURS, PREDICTION, TRUTH, draw_outline, styled_axes
+from course.widgets.parts import control, panel
 
 SAMPLES = 20_000  # standard error of the Monte-Carlo JS below 0.003
 

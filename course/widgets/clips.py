@@ -13,12 +13,12 @@ from torch import Tensor
 
 from avslib.audio import SAMPLE_RATE
 from avslib.core.errors import NotebookError
-from avslib.course.show import player
-from avslib.course.widgets.parts import check_clip, clip_options, clip_title, control, panel, resize_to
 from avslib.data.avsbench import AVSBench
 from avslib.metrics import iou_per_frame
 from avslib.study.plots import COLOURS, TRUTH, draw_outline, frames_of, outlined_frames
 from avslib.video.predictor import Predictor
+from course.show import player
+from course.widgets.parts import check_clip, clip_options, clip_title, control, panel, resize_to
 
 PATCH_SECONDS = 0.96  # VGGish's patch for each second
 

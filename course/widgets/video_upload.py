@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from avslib.core.errors import AvsError, NotebookError
-from avslib.course.show import image_html, video_html
-from avslib.course.widgets.parts import control, ipywidgets_module, with_still
 from avslib.video.overlay_video import overlay_video, strip_figure
 from avslib.video.predictor import Prediction, Predictor
 from avslib.video.second import Second, keep_some
+from course.show import image_html, video_html
+from course.widgets.parts import control, ipywidgets_module, with_still
 
 
 def video_upload(predictor: Predictor, longest: int = 480) -> Any:

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avslib.core.errors import InstallError, NotebookError
-from avslib.course.show import image_html
 from avslib.data.avsbench import AVSBench
 from avslib.study.plots import small_png
+from course.show import image_html
 
 FINISH_CONTROLS = (resources.files("avslib") / "assets/widgets/finish_controls.js").read_text(encoding="utf-8")
 

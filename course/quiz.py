@@ -4,7 +4,7 @@ from html import escape
 from typing import Any
 
 from avslib.core.errors import InstallError, NotebookError
-from avslib.course.widgets.parts import FINISH_CONTROLS, ipywidgets_module, with_still
+from course.widgets.parts import FINISH_CONTROLS, ipywidgets_module, with_still
 
 Question = tuple[str, list[str], int, str]
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from avslib.course.lesson import in_checkout
+from course.lesson import in_checkout
 
 
 def committed_runs() -> Path:

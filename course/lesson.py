@@ -21,13 +21,13 @@ from avslib.config import Config, load_config
 from avslib.core.devices import select_device
 from avslib.core.errors import DataError, InstallError, NotebookError
 from avslib.core.files import atomic_path
-from avslib.course.quiz import Question, quiz
 from avslib.data.avsbench import AVSBench
 from avslib.data.mini.build import build_mini
 from avslib.models.ecmvae import ECMVAE
 from avslib.study.plots import COLOURS
 from avslib.training.setup import open_split
 from avslib.weights.checkpoints import load_checkpoint
+from course.quiz import Question, quiz
 
 METRICS = "metrics.json"
 # the parameters that every notebook has
@@ -83,7 +83,7 @@ class Lesson:
         print(f"[ok] {label}: {values}, equal within {tolerance:g}")
 
     def quiz(self, *questions: Question) -> Any:
-        """A self-test as the cell's output; see `avslib.course.quiz.quiz`."""
+        """A self-test as the cell's output; see `course.quiz.quiz`."""
         return quiz(*questions)
 
     def finish(self, **metrics: float | int | bool | str) -> None:
