@@ -108,7 +108,7 @@ def swap_figure(predictor: Predictor, dataset: AVSBench, picture: int, sound: in
         field = resize_to(predictor(item["image"], audio), truth.shape[-2:])
         j = iou_per_frame(torch.logit(field[seen].clamp(1e-6, 1 - 1e-6)), truth[seen]).mean()
         note = f"{name}: lit {100 * (field > 0.5).float().mean():.1f} %, J {j:.2f}"
-        rows.append((note(item), truth, field))
+        rows.append((note, frames_of(item), truth, field))
     figure = outlined_frames(rows, dpi=90)
     (first, *_, before), (second, *_, after) = rows
     figure.set_label(
