@@ -13,7 +13,7 @@ from avslib.config import Config, load_config
 from avslib.core.files import atomic_path
 from avslib.data.mini.build import build_mini
 from avslib.data.mini.compose import TASKS
-from avslib.study.plots import comparison_bars, contact_sheet, frames_of, learning_curves
+from avslib.study.plots import comparison_bars, curves_figure, frames_of, outlined_frames, save_figure
 from avslib.study.records import RECORD, RunRecord, load_records, run_id
 from avslib.study.results import summarise, table
 from avslib.study.run import method_name, publish, run
@@ -87,10 +87,10 @@ def demo(
         records.append(publish(record, out / "runs" / record.id))
         if audio and seed == seeds[0]:
             draw_clips(folder / BEST, config, out / f"contact_sheet_{task}.png")
-            learning_curves(folder / HISTORY, out / f"learning_curves_{task}.png")
+            save_figure(curves_figure(folder / HISTORY), out / f"learning_curves_{task}.png")
     # most of the learning was done before: its curves belong beside the short ones
     for arms in map(START.__getitem__, tasks):
-        learning_curves(SHIPPED / arms[True] / HISTORY, out / f"learning_curves_{arms[True]}.png")
+        save_figure(curves_figure(SHIPPED / arms[True] / HISTORY), out / f"learning_curves_{arms[True]}.png")
 
     console.print("[bold]3. Scores[/bold]")
     records.sort(key=lambda record: record.id)
@@ -118,4 +118,4 @@ def draw_clips(checkpoint: str | Path, config: Config, path: str | Path) -> Path
         clip = dataset.clips[index]
         title = f"{clip.name}, sounding: {clip.category}" if clip.category else clip.name
         items.append((title, frames_of(rows), rows["mask"][:, 0].numpy(), logits.sigmoid()[:, 0].numpy()))
-    return contact_sheet(items, path)
+    return save_figure(outlined_frames(items), path, palette=True)

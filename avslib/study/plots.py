@@ -74,11 +74,6 @@ def styled_axes(width: float, height: float, rows: int = 1, columns: int = 1, *,
         return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def contact_sheet(items: Sequence[Item], path: str | Path, *, frame_inches: float = 1.5, dpi: int = 110) -> Path:
-    """Write the figure of :func:`outlined_frames`."""
-    return save_figure(outlined_frames(items, frame_inches=frame_inches, dpi=dpi), path, palette=True)
-
-
 def outlined_frames(items: Sequence[Item], *, frame_inches: float = 1.5, dpi: int = 110) -> Any:
     """Draw one row of frames per clip, the true outline solid and the predicted one (probability 0.5) dashed.
 
@@ -90,7 +85,7 @@ def outlined_frames(items: Sequence[Item], *, frame_inches: float = 1.5, dpi: in
         shapes = frames.shape, truth.shape, probability.shape
         if frames.ndim != 4 or shapes != ((*truth.shape, 3), truth.shape, truth.shape):
             want = "expected frames [T, H, W, 3], truth and probability [T, H, W]"
-            raise UsageError(f"contact_sheet: clip {title!r}: {want}; got {', '.join(map(str, shapes))}")
+            raise UsageError(f"outlined_frames: clip {title!r}: {want}; got {', '.join(map(str, shapes))}")
     columns = max(len(clip[1]) for clip in clips)
     height = len(clips) * (frame_inches + 0.22) + 0.3
     figure = Figure(figsize=(columns * frame_inches, height), dpi=dpi, layout="none")
@@ -146,12 +141,7 @@ def data_sheet(root: str | Path, path: str | Path, *, skip: Collection[str] = ()
             for item in (dataset[i] for i in range(len(dataset))):
                 title = f"{task.upper()} {split}: {item['name']}"
                 items.append((title, item["image"].permute(0, 2, 3, 1).numpy(), item["mask"][:, 0].numpy()))
-    return contact_sheet(items, path, frame_inches=1.2)
-
-
-def learning_curves(history: Iterable[Mapping[str, Any]] | str | Path, path: str | Path) -> Path:
-    """Write the figure of :func:`curves_figure`."""
-    return save_figure(curves_figure(history), path)
+    return save_figure(outlined_frames(items, frame_inches=1.2), path, palette=True)
 
 
 def curves_figure(history: Iterable[Mapping[str, Any]] | str | Path, *, dpi: int = 100) -> Any:
@@ -162,7 +152,7 @@ def curves_figure(history: Iterable[Mapping[str, Any]] | str | Path, *, dpi: int
     Returns a matplotlib Figure. Raises AvsError when there is nothing to draw.
     """
     if isinstance(history, str | Path) and not Path(history).is_file():
-        raise RecordError(f"learning_curves: no file {history}; give the history.csv of a training")
+        raise RecordError(f"curves_figure: no file {history}; give the history.csv of a training")
     rows = pd.read_csv(history) if isinstance(history, str | Path) else pd.DataFrame(list(history))
     rows = rows.apply(pd.to_numeric, errors="coerce").dropna(axis="columns", how="all")
     rows = rows if "step" in rows else rows.assign(step=range(len(rows)))
@@ -172,7 +162,7 @@ def curves_figure(history: Iterable[Mapping[str, Any]] | str | Path, *, dpi: int
     panels = {"total loss, and its parts before their weights": parts, "score on val": scores}
     panels = {label: looks for label, looks in panels.items() if looks}
     if not panels:
-        raise UsageError("learning_curves: no loss part and no val score in the history; expected step, loss, val_J")
+        raise UsageError("curves_figure: no loss part and no val score in the history; expected step, loss, val_J")
     figure, axes = styled_axes(5.5 * len(panels), 4.6, 1, len(panels), dpi=dpi)
     for axis, (label, looks) in zip(axes[0], panels.items(), strict=True):
         points = rows.melt("step", list(looks), var_name="part").dropna()

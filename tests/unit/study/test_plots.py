@@ -25,6 +25,14 @@ def shows(path, name):
     return (np.abs(picture - want).max(axis=-1) < 40).sum() > 20
 
 
+def sheet(items, path):
+    return plots.save_figure(plots.outlined_frames(items), path, palette=True)
+
+
+def curves(history, path):
+    return plots.save_figure(plots.curves_figure(history), path)
+
+
 def hue(colour):
     import colorsys
 
@@ -33,28 +41,28 @@ def hue(colour):
 
 @pytest.mark.parametrize("truth, predicted", [(True, True), (True, False), (False, True), (False, False)])
 def test_sheet_outlines_what_is_there(tmp_path, truth, predicted):
-    path = plots.contact_sheet([clip(truth, predicted)], tmp_path / "new folder" / "sheet é.png")
+    path = sheet([clip(truth, predicted)], tmp_path / "new folder" / "sheet é.png")
     assert (shows(path, "sky"), shows(path, "orange")) == (truth, predicted)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def test_sheet_takes_clips_of_unequal_length_and_masks_that_meet_the_border(tmp_path):
     full = ("full", np.zeros((1, 32, 32, 3), np.uint8), np.ones((1, 32, 32)), np.zeros((1, 32, 32)))
-    path = plots.contact_sheet([clip(frames=5), full], tmp_path / "sheet.png")
+    path = sheet([clip(frames=5), full], tmp_path / "sheet.png")
     assert Image.open(path).width == pytest.approx(5 * 1.5 * 110, abs=2)
 
 
 def test_sheet_is_the_same_file_each_time(tmp_path):
-    first, second = (plots.contact_sheet([clip()], tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
+    first, second = (sheet([clip()], tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
     assert first == second
 
 
 def test_sheet_of_wrong_shapes_is_refused(tmp_path):
     title, frames, truth, probability = clip()
     with pytest.raises(AvsError, match="expected frames"):
-        plots.contact_sheet([(title, frames, truth[:, ::2], probability)], tmp_path / "a.png")
+        sheet([(title, frames, truth[:, ::2], probability)], tmp_path / "a.png")
     with pytest.raises(AvsError, match="png"):
-        plots.contact_sheet([clip()], tmp_path / "a.docx")
+        sheet([clip()], tmp_path / "a.docx")
     assert not list(tmp_path.iterdir())
 
 
@@ -72,18 +80,18 @@ def test_curves_from_rows_and_from_the_csv_agree(tmp_path):
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    from_rows = plots.learning_curves(rows, tmp_path / "a.png")
-    from_csv = plots.learning_curves(tmp_path / "history.csv", tmp_path / "b.png")
+    from_rows = curves(rows, tmp_path / "a.png")
+    from_csv = curves(tmp_path / "history.csv", tmp_path / "b.png")
     assert from_rows.read_bytes() == from_csv.read_bytes()
-    only = plots.learning_curves([{"val_J": 0.5, "val_F": "", "loss": None}], tmp_path / "c.svg")
+    only = curves([{"val_J": 0.5, "val_F": "", "loss": None}], tmp_path / "c.svg")
     assert only.read_text(encoding="utf-8").startswith("<?xml")
 
 
 def test_curves_without_anything_to_draw_are_refused(tmp_path):
     with pytest.raises(AvsError, match="no loss part"):
-        plots.learning_curves([{"step": 1}], tmp_path / "a.png")
+        curves([{"step": 1}], tmp_path / "a.png")
     with pytest.raises(AvsError, match="no file"):
-        plots.learning_curves(tmp_path / "none.csv", tmp_path / "a.png")
+        curves(tmp_path / "none.csv", tmp_path / "a.png")
 
 
 def test_bars_for_rows_with_and_without_spread(tmp_path):
