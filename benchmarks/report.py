@@ -149,7 +149,7 @@ def targets_markdown(records: Iterable[BenchRecord]) -> str:
 def daily_markdown(records: Iterable[BenchRecord]) -> str:
     """The tables of part daily."""
     found = [line for r in records if (rows := r.sections.get("daily")) for line in _markdown_table(*columns(rows))]
-    return "\n".join(found) + "\n"
+    return "\n".join(found or ["There is no record of this part yet."]) + "\n"
 
 
 def markdown_page(records: Iterable[BenchRecord]) -> str:
