@@ -8,6 +8,10 @@ from course.committed import committed_variant
 from tools.orthogonality_runs import VARIANTS, load_variant, train_variant, variant_config
 
 
+def sd_of(code):
+    return code.replace("_y", "") + "_sd" + "_y" * code.endswith("_y")
+
+
 def test_committed_runs_differ_only_in_two_weights():
     runs = {name: load_variant(committed_variant(name)) for name in VARIANTS}
     rest = []
@@ -17,9 +21,9 @@ def test_committed_runs_differ_only_in_two_weights():
         rest.append(config)
         rows = run.codes["clip"]
         assert len(rows) == 5 * run.record.dataset.clips["test"]
-        for code in ("s_v", "s_a", "c"):
-            assert run.codes[code].shape == run.codes[code + "_sd"].shape == (len(rows), 16)
-            assert run.codes[code].isfinite().all() and (run.codes[code + "_sd"] >= 0).all()
+        for code in ("s_v", "s_a", "c", "s_v_y", "s_a_y", "c_y"):
+            assert run.codes[code].shape == run.codes[sd_of(code)].shape == (len(rows), 16)
+            assert run.codes[code].isfinite().all() and (run.codes[sd_of(code)] >= 0).all()
     assert all(config == rest[0] for config in rest)
     assert len({run.record.id for run in runs.values()}) == len(VARIANTS)
     assert all(run.record.git.dirty is False for run in runs.values())
@@ -30,7 +34,7 @@ def test_committed_config_is_that_of_the_command():
     config = variant_config("both", "build/data/mini-small").model_dump(mode="json")
     # fields that came into the configuration later are not in the record
     known = {k: {f: config[k][f] for f in v} if isinstance(v, dict) else config[k] for k, v in record.config.items()}
-    assert record.config == known and config["loss"]["orthogonality"] == 1.0
+    assert record.config == known and config["loss"]["orthogonality"] == 0.3
 
 
 def test_missing_and_damaged_runs_are_named(tmp_path):
