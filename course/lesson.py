@@ -137,7 +137,7 @@ def start(name: str, namespace: dict[str, Any], **own: Any) -> Lesson:
 
 def base_folder() -> Path:
     """The checkout, or the current folder where the package is installed without one (Colab)."""
-    checkout = Path(__file__).parents[2]
+    checkout = Path(__file__).resolve().parents[1]
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
 
