@@ -18,7 +18,7 @@ def committed_study(name: str = "ablation") -> Path:
 
 def committed_samples() -> Path:
     """The file that ``tools.ambiguity_samples`` wrote for lesson 14."""
-    return in_checkout("results/course/ambiguity/samples.safetensors")
+    return in_checkout("results/course") / "ambiguity/samples.safetensors"
 
 
 def committed_variant(name: str) -> Path:

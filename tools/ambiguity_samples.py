@@ -24,7 +24,7 @@ from avslib.training.evaluate import resize_to_masks, sample_batches
 from avslib.training.loop import BEST
 from avslib.training.setup import open_split
 from avslib.weights.checkpoints import load_checkpoint
-from course.lesson import in_checkout
+from course.committed import committed_samples
 
 VARIANTS = ("deterministic", "ecmvae", "corrected")
 EVERY, SIZE = 40, 96  # of the split's clips, and pixels a side
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write ``results/course/ambiguity/samples.safetensors``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", help="the sweep's --work folder")
-    parser.add_argument("--out", type=Path, default=in_checkout("results/course/ambiguity/samples.safetensors"))
+    parser.add_argument("--out", type=Path, default=committed_samples())
     given = parser.parse_args(arguments)
     save_tensors(given.out, collect(given.work))
 
