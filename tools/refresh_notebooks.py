@@ -12,7 +12,7 @@ from avslib.core.errors import NotebookError
 from avslib.core.files import atomic_path
 from course.lesson import base_folder
 
-MAX_BYTES = 500_000  # of a notebook with its outputs; larger ones load slowly on the web
+MAX_BYTES = 700_000  # of a notebook with its outputs; larger ones load slowly on the web
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 

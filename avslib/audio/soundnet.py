@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avslib.audio.waveforms import SAMPLE_RATE, fit_length
+from avslib.core.errors import UsageError
 from avslib.core.shapes import require_shape
 
 ASSETS = resources.files("avslib") / "assets" / "soundnet"
@@ -91,4 +92,6 @@ class SoundNetEmbedding(nn.Module):
     def forward(self, waveform: Float[Tensor, "B S"], frames: int = 5) -> Float[Tensor, "B*T 128"]:
         """Embed the first `frames` seconds, silence after the end; row b * T + t is second t of clip b."""
         require_shape("the batch of waveforms", waveform, "clips", "samples")
+        if not waveform.is_floating_point():
+            raise UsageError(f"the batch of waveforms holds {waveform.dtype}, expected float samples")
         return self.head(self.standardise(self.slice(waveform, frames))).flatten(0, 1)
