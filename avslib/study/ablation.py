@@ -249,6 +249,6 @@ def differences_figure(found: Compared, *, title: str = "") -> Any:
     dots |= {"legend": False, "linewidth": 0.6, "edgecolor": "white", "zorder": 3}
     sns.stripplot(seeds, x="seed", y="variant", ax=axis, **dots)
     what = f"{SCORES[made[0].score]} minus that of {FULL}"
-    axis.set(ylabel=None, xlabel=f"{what} (bars: {PERCENT} over clips and seeds; dots: single seeds)")
+    axis.set(ylabel=None, xlabel=f"{what}\n(bars: {PERCENT} over clips and seeds; dots: single seeds)")
     axis.set_title(title, fontsize=10, loc="left")
     return figure

@@ -64,7 +64,7 @@ def test_bad_vggish_weights(tmp_path):
         load_vggish(tmp_path / "not.pth")
     with pytest.raises(AvsError, match=r"none\.pth: no such file; expected the state dict"):
         load_vggish(tmp_path / "none.pth")
-    with pytest.raises(AvsError, match="has shape .* expected"):
+    with pytest.raises(AvsError, match=r"has shape .* expected"):
         VGGish.forward(torch.nn.Module(), torch.zeros(1, 96, 64))
 
 
