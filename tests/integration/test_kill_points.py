@@ -36,8 +36,8 @@ def die(*args, **kwargs):
 
 def arm(moment, count):
     """Let this process be killed when `moment` comes for the `count`-th time (from 1)."""
+    from avslib import metrics
     from avslib.core import files
-    from avslib.training import evaluate
     from avslib.training import loop as train
     from avslib.training import state as runstate
 
@@ -82,7 +82,7 @@ def arm(moment, count):
         "before the rename": lambda: at(files.os, "replace", die),
         "after the rename": lambda: at(files.os, "replace", renamed),
         "half a file": lambda: at(files, "flush_to_disk", half_written(files.flush_to_disk, 0)),
-        "in the scoring": lambda: at(evaluate, "frame_scores", die),
+        "in the scoring": lambda: at(metrics, "frame_scores", die),
     }[moment]()
 
 

@@ -11,13 +11,13 @@ import psutil
 import pytest
 import torch
 
+from avslib import metrics
 from avslib.config import load_config
 from avslib.core.errors import BadClipsError, DiskFullError, MemoryLimitError, PictureError, WorkerError
 from avslib.data import avsbench
 from avslib.data.avsbench import read_skip_list
 from avslib.data.loading import corrupt_clips, first_readable, train_loader
 from avslib.data.packed import pack
-from avslib.training import evaluate
 from avslib.training import loop as training
 from avslib.training.guards import CORRUPT_CLIPS, plain_errors
 from avslib.training.loop import train
@@ -77,7 +77,7 @@ def data_workers():
     return [child for child in alive if child.cmdline() == own.cmdline()]
 
 
-@pytest.mark.parametrize("where", [training, evaluate], ids=["in a step", "in the scoring"])
+@pytest.mark.parametrize("where", [training, metrics], ids=["in a step", "in the scoring"])
 def test_a_dead_worker_ends_the_training_in_a_sentence_and_resume_continues(small, clean, tmp_path, monkeypatch, where):
     name = "objective" if where is training else "frame_scores"
     call, config = getattr(where, name), small.replace({"data.workers": 1, "train.eval_batch_size": 1})

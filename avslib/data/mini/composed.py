@@ -26,7 +26,7 @@ class ComposedClips(Dataset):
         frames: T, from the first second on.
         encoder: of the sounds; without one, embeddings are zeros of length `audio_dim`.
 
-    Raises RecordError if `root` is no such build, or was built by a different version.
+    Raises RecordError if `root` holds no build, or was built by a different version.
     """
 
     def __init__(

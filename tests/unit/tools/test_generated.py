@@ -113,7 +113,7 @@ def test_command_names_what_is_stale_and_exits_with_1(checkout, capsys):
     assert "README.md: written" in capsys.readouterr().out
     table_command(check=True)
     table_command(ablation=True, format="csv")
-    assert capsys.readouterr().out.startswith("split,variant,J")
+    assert capsys.readouterr().out.startswith("split,variant,score,value")
     table_command(data="avsbench", format="latex")
     assert r"\toprule" in capsys.readouterr().out
     with pytest.raises(AvsError, match="without other options"):
