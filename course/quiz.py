@@ -52,7 +52,7 @@ def quiz(*questions: Question) -> Any:
         good = sum(field.index == right for field, (_, _, right, _) in zip(fields, questions, strict=True))
         left = sum(field.index is None for field in fields)
         rest = f", {left} not answered" if left else ""
-        count.value = f'<p role="alert">{good} of {len(questions)} right{rest}.</p>{finish}'
+        count.value = f'{STYLE}<p role="alert">{good} of {len(questions)} right{rest}.</p>{finish}'
 
     button.on_click(check)
     count.value = STYLE + finish
