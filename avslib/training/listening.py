@@ -69,7 +69,7 @@ class Listening:
         pairs = [("sel", none, none), ("time", none, none)]  # all processes count, even one without a clip
         for name, field in zip(names, logits.chunk(max(len(names), 1)), strict=False):
             own = list(object_pairs(field.sigmoid().cpu(), self.labels.get(name) or ClipLabels()))
-            in_time = PairRanking()
+            in_time = PairRanking(sync_on_compute=False)  # of this clip, which no other process holds
             in_time.update(none, none)
             for _, louder, quieter in (pair for pair in own if pair[0] == "time"):
                 in_time.update(louder, quieter)
