@@ -112,15 +112,19 @@ def test_a_quiz_is_answered_by_the_keyboard(tmp_path):
     with lab(work, tmp_path / "private") as (address, token), page_of(address, width=900) as page:
         assert problems(run_all(page, address, token, "quiz.ipynb")) == []
         even = page.get_by_role("radiogroup", name="1. Which one is even?")
-        even.get_by_label("four").focus()
-        page.keyboard.press("Space")
+        even.get_by_label("three").focus()
+        page.keyboard.press("ArrowDown")
         assert even.get_by_label("four").is_checked()
-        page.get_by_role("radiogroup", name="2. ").get_by_label("no").focus()
-        page.keyboard.press("Space")
-        page.get_by_role("button", name="Check", exact=True).focus()
-        page.keyboard.press("Space")
+        page.keyboard.press("Tab")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
         page.get_by_role("alert").get_by_text("1 of 2 right.").wait_for()
         page.get_by_text("Right. Four is twice two.").wait_for()
         page.get_by_text("No, the answer is: yes. It wraps.").wait_for()
+        question = page.get_by_role("radiogroup", name="2. Is a question that needs")
+        lines = "group => group.querySelector('label').getBoundingClientRect().height"
+        assert question.evaluate("group => group.scrollWidth <= group.clientWidth")
+        assert question.evaluate(lines) > 30, "two lines"
         PICTURE.parent.mkdir(parents=True, exist_ok=True)
         PICTURE.with_name("quiz.png").write_bytes(small_png(Image.open(io.BytesIO(page.screenshot()))))
