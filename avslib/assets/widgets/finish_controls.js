@@ -10,7 +10,8 @@ const picture = this; setTimeout(() => {
   for (const one of picture.closest('.widget-vbox')?.querySelectorAll('.widget-radio') ?? []) {
     one.setAttribute('role', 'radiogroup');
     one.setAttribute('aria-label', one.querySelector('label').textContent);
-    const group = `choice${Math.random()}`;  // radio buttons without a name are no group: each is a stop of Tab, arrows do nothing
+    // radio buttons without a name are no group: each is a stop of Tab, and arrow keys do nothing
+    const group = `choice${Math.random()}`;
     for (const choice of one.querySelectorAll('input')) choice.name ||= group;
   }
 }, 300)
