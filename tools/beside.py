@@ -16,12 +16,14 @@ STYLE = """
 .content:has(.beside) { width: 100%; max-width: 92em; }
 .beside { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 4fr); gap: 0 2em; }
 .beside .highlight { font-size: 0.8em; }
+.beside pre { white-space: pre-wrap; }
 .beside p:first-child, .beside div[class*="highlight-"]:first-child { margin-top: 0; }
 div.math.asciimath { overflow-x: auto; overflow-y: hidden; padding: 0.2em 0 0.2em 1em; }
 div.math.asciimath { text-align: left; font-size: 0.9em; }
 .content:has(.beside) h2 { font-size: 1.3em; margin-bottom: 0.4em; }
 td:last-child code { overflow-wrap: anywhere; }
 td:first-child { min-width: 9em; }
+.content:has(th:nth-child(7)) table { font-size: 0.75em; }
 @media (min-width: 82em) { .content:has(th:nth-child(5)) { width: min(80em, 100vw - 24em); } }
 .content:has(th:nth-child(5)) ~ .toc-drawer { display: none; }
 @media (max-width: 70em) { .beside { grid-template-columns: minmax(0, 1fr); } }

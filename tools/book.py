@@ -34,6 +34,7 @@ the paper, derived, run and checked. This is the course and the documentation of
 | train on AVSBench | [AVSBench](docs/avsbench.md), then [training](docs/training.md) |
 | know what was measured | [results](docs/results.md), [speed](docs/performance.md), [faults](docs/RELIABILITY.md) |
 | solve a problem | [FAQ](docs/faq.md), [errors](docs/errors.md) |
+| cite the paper or this package | [how to cite](docs/faq.md#how-do-i-cite-this) |
 
 ![Frames of Mini-AVS test clips: true outlines solid, predicted outlines dashed]({picture})
 """
@@ -50,6 +51,8 @@ SETTINGS: dict[str, Any] = {
     "html_css_files": [STYLE],
     "mathjax3_config": {"loader": {"load": ["input/asciimath"]}, "asciimath": {"delimiters": [["⟦", "⟧"]]}},
     "nb_execution_mode": "off",
+    "nb_render_markdown_format": "gfm",  # tables in the outputs of cells
+    "smartquotes": False,  # --options in prose
     "myst_enable_extensions": ["dollarmath", "amsmath", "colon_fence"],
     "myst_heading_anchors": 3,
     # pages link to folders of the repository, which are not pages of the book
@@ -147,6 +150,23 @@ def _write(path: Path, content: str | bytes) -> None:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+def _by_picture(cell: Any) -> list[Any]:
+    """The cell up to its second picture, and one without code for each further one: MyST-NB has one text per cell."""
+    from nbformat.v4 import new_code_cell
+
+    if cell.cell_type != "code":
+        return [cell]
+    parts, outputs, cell.outputs = [cell], cell.outputs, []
+    for output in outputs:
+        metadata = output.get("metadata", {})
+        if alt := metadata.get("image/png", {}).get("alt") or metadata.get("alt"):
+            if "mystnb" in parts[-1].metadata:
+                parts.append(new_code_cell("...", metadata={"tags": ["remove-input"]}))
+            parts[-1].metadata["mystnb"] = {"image": {"alt": alt}}
+        parts[-1].outputs.append(output)
+    return parts
+
+
 def _copy(path: Path, target: Path, follow: Callable[[str], str]) -> None:
     """A page with its links followed; of a notebook, its language and its pictures' texts go where MyST-NB looks, and
     the cell for Colab is left out."""
@@ -164,9 +184,6 @@ def _copy(path: Path, target: Path, follow: Callable[[str], str]) -> None:
                 file = f"{target.stem}_{name}"
                 _write(target.with_name(file), b64decode(picture["image/png"]))
                 cell.source = cell.source.replace(f"attachment:{name}", file)
-        for output in cell.get("outputs", []):
-            alt = output.get("metadata", {}).get("image/png", {}).get("alt") or output.get("metadata", {}).get("alt")
-            if alt:
-                cell.metadata["mystnb"] = {"image": {"alt": alt}}
+    notebook.cells = [part for cell in notebook.cells for part in _by_picture(cell)]
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target)

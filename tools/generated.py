@@ -97,6 +97,8 @@ class _Study:
         self.records = cache(self._records)
         self.comparisons = cache(self._comparisons)
         self.benches = cache(self._benches)
+        self.ablation = cache(self._ablation)
+        self.robustness = cache(self._robustness)
 
     def _records(self, folder: str) -> list[RunRecord]:
         path = self.root / "results" / folder
@@ -114,9 +116,9 @@ class _Study:
     def tried(self, make: Callable[[list[ReliabilityRecord]], str]) -> str:
         return make([read_reliability_record(path) for path in sorted((self.root / FOLDER).glob("*.json"))])
 
-    def ablation(self, study: str, task: str, fmt: str) -> str:
-        records = self.records(f"{STUDIES[study]}/runs")
-        return ablation_table(records, task, fmt, found=self.comparisons(study, task))
+    def _ablation(self, study: str, task: str, fmt: str) -> str:
+        found = {score: self.comparisons(study, task, score) for score in SCORES}
+        return ablation_table(self.records(f"{STUDIES[study]}/runs"), task, fmt, found=found)
 
     def results(self, task: str, data: str) -> str:
         return table(self.records("runs"), task, data)
@@ -132,7 +134,7 @@ class _Study:
         ]
         return pd.DataFrame(rows).to_markdown(index=False) + "\n"
 
-    def robustness(self, fmt: str = "md") -> str:
+    def _robustness(self, fmt: str = "md") -> str:
         return robustness_table(self.records("robustness"), fmt)
 
     def marks(self) -> dict[str, Callable[[], str]]:

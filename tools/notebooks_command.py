@@ -13,7 +13,7 @@ from tools.refresh_notebooks import refresh
 HELP = "Run the numbered notebooks, renew their stored outputs, build the book."
 OPTIONS = {"no_args_is_help": True, "pretty_exceptions_enable": False, "add_completion": False}
 app = typer.Typer(help=HELP, context_settings=NAMES, **OPTIONS)
-PARAMETER = "Set one, as typed (a list as [a, b]); may be repeated."
+PARAMETER = r"Set one, as typed (a list as \[a, b]); may be repeated."
 
 Chosen = Annotated[list[str] | None, typer.Argument(metavar="[NN]...", help="Numbers or names; default: all.")]
 Parameters = Annotated[list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help=PARAMETER)]

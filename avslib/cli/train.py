@@ -72,7 +72,7 @@ def config_command(
         console.print(f"[bold]{section}:[/bold]")
         for name, info in type(part).model_fields.items():
             console.print(f"  {name}: {getattr(part, name)!r}", highlight=False, markup=False, end="")
-            console.print(f"  [dim]# {info.description}[/dim]", highlight=False)
+            console.print(f"  # {info.description}", style="dim", highlight=False, markup=False)
 
 
 def _print_metrics(metrics: dict, baselines: dict, paper: dict | None = None) -> None:

@@ -156,16 +156,15 @@ def comparison_frame(found: Compared) -> pd.DataFrame:
 
 
 def ablation_table(
-    records: Sequence[RunRecord], task: str, fmt: Format = "md", *, data: Data = "mini", found: Compared | None = None
+    records: Sequence[RunRecord], task: str, fmt: Format = "md", *, data: Data = "mini", found: Mapping[str, Compared] | None = None
 ) -> Any:
     """One table per test split and score of clips: its mean for each variant with its interval over clips, the paired
     difference, the claim, n; F beside J.
 
     Text, or a ``rich.console.Group`` for "rich". The CSV is one table of plain numbers, and only it holds the run ids.
-    `found`: the comparisons of J, where they were already made. Raises AvsError as :func:`compare`.
+    `found`: the comparisons by score, where they were already made. Raises AvsError as :func:`compare`.
     """
-    by_score = {"J": compare(records, task, data=data) if found is None else found}
-    by_score |= {score: compare(records, task, data=data, score=score) for score in SCORES if score != "J"}
+    by_score = found or {score: compare(records, task, data=data, score=score) for score in SCORES}
     if fmt == "csv":
         rows = pd.concat([comparison_frame(made) for made in by_score.values()])
         return rows.to_csv(index=False, float_format="%.5f", lineterminator="\n")

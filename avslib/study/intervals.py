@@ -6,7 +6,8 @@ over clips only, and from streams that change with its version.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -68,13 +69,15 @@ def clip_scores(
     return np.array([list(scores.values()) for scores in rows])
 
 
-def _weights(draws: int, *sizes: int) -> Iterator[Float[np.ndarray, "draws size"]]:
+@lru_cache(maxsize=4)  # a table asks for the same ones in each of its rows
+def _weights(draws: int, *sizes: int) -> tuple[Float[np.ndarray, "draws size"], ...]:
     """For each size, how often each of so many things is drawn in that many draws with replacement, as shares of 1."""
     # Not default_rng: NumPy may change its streams with a version; those of RandomState are frozen (NEP 19).
-    generator = np.random.RandomState(0)
+    generator, found = np.random.RandomState(0), []
     for size in sizes:
         drawn = generator.randint(0, size, (draws, size), dtype=np.int64) + size * np.arange(draws)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=draws * size).reshape(draws, size) / size
+        found.append(np.bincount(drawn.ravel(), minlength=draws * size).reshape(draws, size) / size)
+    return tuple(found)
 
 
 def _interval(estimate: float, drawn: Float[np.ndarray, "draws"]) -> Interval:

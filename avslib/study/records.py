@@ -8,6 +8,7 @@ import csv
 import datetime
 import hashlib
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -307,6 +309,13 @@ def load_records(root: str | Path) -> list[RunRecord]:
     return [records[key] for key in sorted(records)]
 
 
+@lru_cache(maxsize=256)  # a study's tables ask for each run's clips once per score and split
+def _parsed_clips(text: str) -> list[dict[str, Any]]:
+    rows = [{**row, "J": float(row["J"])} for row in csv.DictReader(io.StringIO(text))]
+    others = [name for name in (rows or [{}])[0] if name not in CLIP_COLUMNS]
+    return [row | {name: float(row[name] or "nan") for name in others} for row in rows]
+
+
 def load_clips(record: RunRecord) -> list[dict[str, Any]]:
     """Rows of the record's clips.csv, scores as floats (NaN: none); an empty list if the run kept none.
 
@@ -317,9 +326,6 @@ def load_clips(record: RunRecord) -> list[dict[str, Any]]:
     if record.clips_sha256 and record.clips_sha256 != _text_sha256(path):
         raise RecordError(f"{path}: not the file that was written with run.json: damaged or edited; restore both")
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            rows = [{**row, "J": float(row["J"])} for row in csv.DictReader(stream)]
-            others = [name for name in (rows or [{}])[0] if name not in CLIP_COLUMNS]
-            return [row | {name: float(row[name] or "nan") for name in others} for row in rows]
+        return [dict(row) for row in _parsed_clips(path.read_text(encoding="utf-8"))]
     except (ValueError, TypeError, KeyError, csv.Error) as error:
         raise RecordError(f"{path}: not a readable table of clips ({error!r}); restore it or delete it") from None

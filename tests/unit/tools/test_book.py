@@ -40,8 +40,11 @@ def checkout(tmp_path):
     lesson = notebook(root / "notebooks" / "01_a.ipynb", "1")
     content = nbformat.read(lesson, as_version=4)
     content.cells[1].outputs = [
-        nbformat.v4.new_output("display_data", {"image/png": PIXEL}, metadata={"image/png": {"alt": "one pixel"}})
+        nbformat.v4.new_output("display_data", {"image/png": PIXEL}, metadata={"image/png": {"alt": alt}})
+        for alt in ("one pixel", "the same pixel")
     ]
+    table = "| a | b |\n| --- | --- |\n| 1 | --no |\n"
+    content.cells[1].outputs.append(nbformat.v4.new_output("display_data", {"text/markdown": table}))
     content.cells.insert(0, nbformat.v4.new_markdown_cell("# A lesson\n\n$x^2$, [a page](../docs/faq.md#a-question)"))
     nbformat.write(content, lesson)
     (root / "README.md").write_text("# Package\n", encoding="utf-8")
@@ -60,7 +63,8 @@ def test_the_book_has_pages_search_and_picture_texts(checkout, tmp_path):
     assert all(title in first for title in ("A lesson", "FAQ", "losses/term.py")) and "A study" in first
     assert (page.parent / "search.html").is_file()
     text = (page.parent / "notebooks/01_a.html").read_text(encoding="utf-8")
-    assert 'alt="one pixel"' in text and "_static/mathjax" in text
+    assert 'alt="one pixel"' in text and 'alt="the same pixel"' in text and "_static/mathjax" in text
+    assert re.search(r"<td>(<p>)?--no", text)  # a table in an output, and no dash made of two hyphens
     # the first page of a real book names pages that this checkout does not have
     assert [link for link in broken_links(page.parent) if not link.startswith("index.html")] == []
     (tmp_path / "mine").mkdir()
