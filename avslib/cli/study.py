@@ -45,7 +45,7 @@ def robustness_command(
 def table_command(
     task: Task = "s4",
     data: Annotated[Literal["mini", "avsbench"], typer.Option(help="The two never share a table.")] = "mini",
-    runs: Annotated[Path | None, typer.Option(help="Run records; default: results/runs, results/ablation/runs.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Run records; default: results/\\[ablation/]runs.")] = None,
     format: Annotated[Literal["rich", "md", "csv", "latex", "html"], typer.Option(help="rich: a terminal.")] = "rich",
     ablation: Annotated[bool, typer.Option("--ablation", help="Every variant beside the full model.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Rewrite every committed table and figure.")] = False,

@@ -156,7 +156,12 @@ def comparison_frame(found: Compared) -> pd.DataFrame:
 
 
 def ablation_table(
-    records: Sequence[RunRecord], task: str, fmt: Format = "md", *, data: Data = "mini", found: Mapping[str, Compared] | None = None
+    records: Sequence[RunRecord],
+    task: str,
+    fmt: Format = "md",
+    *,
+    data: Data = "mini",
+    found: Mapping[str, Compared] | None = None,
 ) -> Any:
     """One table per test split and score of clips: its mean for each variant with its interval over clips, the paired
     difference, the claim, n; F beside J.
