@@ -2,12 +2,19 @@
 
 from pathlib import Path
 
+from avslib.study.records import RunRecord, load_records
 from course.lesson import in_checkout
 
 
 def committed_runs() -> Path:
     """The folder with the run records of the demo: the full model, and without sound."""
     return in_checkout("results/runs")
+
+
+def committed_records() -> list[RunRecord]:
+    """The records of `committed_runs` that docs/results.md names, without runs of your own that lie beside them."""
+    page = (in_checkout("docs") / "results.md").read_text(encoding="utf-8")
+    return [record for record in load_records(committed_runs()) if record.id in page]
 
 
 def committed_study(name: str = "ablation") -> Path:

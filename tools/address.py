@@ -21,7 +21,9 @@ BRANCH = "main"
 SETTING = re.compile(r'\n\[project\.urls\]\nRepository = "[^"]*"\n')
 FORM = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
 # what leads a notebook's line about its duration
-LEAD = re.compile(r"^(?:\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)|\[Run it on Colab\]\([^)]*\)) &nbsp; ", re.MULTILINE)
+LEAD = re.compile(
+    r"^(?:\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)|\[How to run it on Colab\]\([^)]*\)) &nbsp; ", re.MULTILINE
+)
 MARK = re.compile(r"(<!-- address -->\n).*?(<!-- /address -->)", re.DOTALL)
 CARD = re.compile(r"A checkpoint for (?:\[avslib\]\([^)]*\)|avslib), an")
 BOOTSTRAP = """\
@@ -66,7 +68,7 @@ def _notebook(path: Path, text: str, url: str, root: Path) -> str:
     notebook = json.loads(text)
     first, place = notebook["cells"][0], path.relative_to(root).as_posix()
     page = "../" * place.count("/") + "docs/colab.md"
-    lead = f"[Run it on Colab]({page}) &nbsp; "
+    lead = f"[How to run it on Colab]({page}) &nbsp; "
     if url:
         opens = (
             f"https://colab.research.google.com/github/{url.removeprefix('https://github.com/')}/blob/{BRANCH}/{place}"

@@ -117,7 +117,7 @@ def test_a_lesson_has_questions_breaks_summary_and_exercises(path):
 def test_a_lesson_opens_with_what_it_takes_its_idea_and_its_picture(path):
     cells = nbformat.read(path, as_version=4).cells
     lines = cells[0].source.splitlines()
-    assert [" CPU" in line for line in lines if line.startswith("[Run it on Colab](")] == [True]
+    assert [" CPU" in line for line in lines if line.startswith("[How to run it on Colab](")] == [True]
     assert any(line.startswith("**The idea.** ") for line in lines)
     assert re.search(r"^!\[[^\]]{30,}\]\(attachment:opening.png\)$", cells[0].source, re.MULTILINE)
     pictures = [
