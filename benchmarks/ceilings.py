@@ -6,7 +6,6 @@ from functools import cache
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from benchmarks.record import BenchSettings, Row, spread
@@ -16,6 +15,8 @@ ROUNDS = 5
 
 def _rates(work: float, statement: str, **names: object) -> tuple[float, ...]:
     """`work` per second of `statement` in each of `ROUNDS` rounds."""
+    from torch.utils.benchmark import Timer  # as in benchmarks/timing.py
+
     timer = Timer(statement, globals={"torch": torch, **names}, num_threads=torch.get_num_threads())
     timer.timeit(1)
     return tuple(work / timer.timeit(3).mean for _ in range(ROUNDS))

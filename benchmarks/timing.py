@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from scipy import stats
-from torch.utils.benchmark import Timer
 
 from benchmarks.ceilings import ceilings
 from benchmarks.record import BenchSettings, Row, spread
@@ -14,6 +13,8 @@ REFERENCE, OURS = "reference", "ours"
 
 def timed(run: Callable[[], object], number: int = 1) -> float:
     """Seconds per call over `number` calls; waits for the GPU."""
+    from torch.utils.benchmark import Timer  # warns where there is CUDA without a GPU; tables import this module
+
     return Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads()).timeit(number).mean
 
 
