@@ -54,7 +54,7 @@ def panel(controls: Mapping[str, Any], draw: Callable[..., Any], *extra: Any) ->
         one.observe(redraw, names="value")
     states = (f"{c.description}: {c.label if hasattr(c, 'label') else c.value}" for c in controls.values())
     figure.set_dpi(66)
-    figure.suptitle("\n".join(wrap("At the start: " + "  |  ".join(states), 95)), fontsize=8)
+    figure.suptitle("\n".join(wrap("At the start: " + "  |  ".join(states), 95)), fontsize=8, x=0.01, ha="left")
     still = b64encode(small_png(figure)).decode()
     box = widgets.VBox([*controls.values(), *extra, picture])
     return with_still(box, {"image/png": still}, {"image/png": {"alt": figure.get_label()}})
