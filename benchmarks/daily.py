@@ -120,7 +120,7 @@ def _video(settings: BenchSettings) -> list[Row]:
         decode, both, whole = (spread(times[name]).median for name in passes)
         shares = {"decode": decode / whole, "network": (both - decode) / whole, "overlay, masks": 1 - both / whole}
         each = spread([x / seconds for x in times["all"]])
-        case = f"avs predict, {fps} frame{'s' * (fps != 1)} a second of {seconds} s, {SIDE[1]}x{SIDE[0]}"
+        case = f"avs predict, {fps} frame{'s' * (fps != 1)} per second of {seconds} s, {SIDE[1]}x{SIDE[0]}"
         rows.append(Row(case=case, name="CPU seconds per second of video", seconds=each, values=shares))
     return rows
 
