@@ -78,12 +78,13 @@ def write_video(
     with atomic_path(path) as part, av.open(f"file:{part.absolute()}", "w", format="mp4", options=FASTSTART) as out:
         video = out.add_stream(encoder, rate=Fraction(fps).limit_denominator(1001), pix_fmt="yuv420p")
         video.options = {"crf": "23", "preset": "veryfast"} if encoder == "libx264" else {"qscale": "4"}
+        video.thread_type = "FRAME"  # frames are encoded while the next ones are decoded and painted
         streams = [video]
         if audio is not None:
             # 2 bits per sample: clear speech and music in mono, and small files at 16 kHz
             streams.append(out.add_stream("aac", rate=rate, layout="mono", bit_rate=2 * rate))
         size, done = None, 0
-        for count, image in enumerate(map(np.asarray, frames), 1):
+        for count, image in enumerate(map(np.ascontiguousarray, frames), 1):
             if size is None and image.ndim == 3 and image.shape[2] == 3:
                 size = height, width, _ = image.shape
                 video.height, video.width = height + height % 2, width + width % 2  # H.264 needs even ones
@@ -92,7 +93,7 @@ def write_video(
                 raise UsageError(f"write_video: frame {count - 1} is {got}; expected uint8 {expected}")
             if height % 2 or width % 2:
                 image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            out.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            out.mux(video.encode(av.VideoFrame.from_numpy_buffer(image, format="rgb24")))
             # up to the end of this frame, so that picture and sound lie side by side in the file
             block = blocks.take(round(count * rate / fps) - done)
             if len(block):
@@ -109,23 +110,29 @@ def write_video(
 
 def outlined(mask: Bool[np.ndarray, "H W"], size: tuple[int, int] | None = None) -> Image.Image:
     """A layer for `painted`, of `size` (width, height): the mask in orange, outlined in white and black."""
-    mask = np.asarray(Image.fromarray(mask).resize(size or mask.shape[::-1], Image.Resampling.NEAREST))
-    thick, cross = max(1, round(min(mask.shape) / 240)), np.ones((3, 3), bool)
-    layer = np.zeros((*mask.shape, 4), np.uint8)
-    layer[mask] = TINT
-    layer[mask & ~binary_erosion(mask, cross, thick)] = 255
-    layer[~mask & binary_dilation(mask, cross, thick)] = 0, 0, 0, 255
+    shown = Image.fromarray(mask).resize(size or mask.shape[::-1], Image.Resampling.NEAREST)
+    thick, square = max(1, round(min(shown.size) / 240)), np.ones((3, 3), bool)
+    left, top, right, bottom = shown.getbbox() or (0, 0, 0, 0)
+    part = np.s_[max(0, top - thick) : bottom + thick, max(0, left - thick) : right + thick]  # nothing is drawn outside
+    layer, mask = np.zeros((shown.height, shown.width, 4), np.uint8), np.asarray(shown)[part]
+    inside, rim = layer[part], binary_erosion(mask, square, thick)
+    inside[mask] = TINT
+    inside[mask & ~rim] = 255
+    inside[~mask & binary_dilation(mask, square, thick)] = 0, 0, 0, 255
     return Image.fromarray(layer)
 
 
 def painted(image: UInt8[np.ndarray, "H W 3"], layer: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     """The picture, at the size of the layer, with the layer on it."""
-    picture = Image.fromarray(image)
-    if picture.size != layer.size:
-        picture = picture.resize(layer.size, Image.Resampling.BILINEAR)
+    if layer.size != image.shape[1::-1]:
+        image = Image.fromarray(image).resize(layer.size, Image.Resampling.BILINEAR)
+    picture = np.array(image)
     if box := layer.getbbox():  # nothing is drawn outside it, and a frame of a video is mostly outside
-        picture.paste(part := layer.crop(box), box[:2], mask=part)
-    return np.asarray(picture)
+        left, top, right, bottom = box
+        inside = Image.fromarray(picture[top:bottom, left:right])
+        inside.paste(part := layer.crop(box), mask=part)
+        picture[top:bottom, left:right] = inside
+    return picture
 
 
 def strip_figure(seconds: Sequence[Second], columns: int = 6) -> Any:

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -258,7 +259,7 @@ def _write_clip(folder: Path, task: str, row: Row, moments: Sequence[Moment], sh
         part.mkdir()
         for number, moment in enumerate(moments, 1):
             picture = Image.fromarray(moment.image).resize(shape[::-1], Image.Resampling.BILINEAR)
-            picture.save(part / f"{stem}_{number}.png")
+            picture.save(part / f"{stem}_{number}.png", compress_type=zlib.Z_RLE)  # 3 % larger, 4 times faster
 
 
 def _copy_masks(folder: Path, task: str, row: Row, masks: Path) -> str:
