@@ -1,17 +1,17 @@
 """The course: every notebook has the same frame, stays small, and runs by papermill with its metrics in bounds."""
 
 import ast
-import json
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
-import yaml
 
 from course.lesson import STANDARD
 from course.quiz import still_form
+from run import VARYING
 from tests.helpers.book_files import broken_links
+from tests.helpers.lesson_metrics import assert_in_bounds
 from tools import notebooks
 from tools.address import address, bootstrap, stale
 from tools.book import build_book
@@ -38,8 +38,6 @@ NAMES = [
 LESSONS = [ROOT / "notebooks" / f"{name}.ipynb" for name in NAMES]
 SOLUTIONS = [ROOT / "notebooks" / "solutions" / f"{name}.ipynb" for name in NAMES]
 EVERY = LESSONS + SOLUTIONS
-# the range that each metric must lie in, by notebook; see the file's head
-BOUNDS = yaml.safe_load((ROOT / "tests" / "notebook_metrics.yaml").read_text(encoding="utf-8"))
 
 
 def label(path: Path) -> str:
@@ -172,15 +170,15 @@ def test_links_between_lessons_lead_somewhere():
 def run(path: Path, out: Path, **given) -> None:
     by_number = notebooks.read_parameters(ROOT / "notebooks" / "params" / "ci.yaml")
     result = notebooks.run_notebook(path, out, notebooks.given_for(path, by_number) | given)
-    assert result["checks"] > 0 and result["fast"]
-    bounds = BOUNDS[label(path)]
-    assert set(bounds) == set(result["metrics"])
-    for metric, (low, high) in bounds.items():
-        assert low <= result["metrics"][metric] <= high, f"{metric}: {json.dumps(result['metrics'])}"
+    assert_in_bounds(label(path), result)
 
 
-@pytest.mark.notebook
-@each
+def _run_once(path: Path) -> list:
+    """nbval runs the other lessons with the same parameters, and compares what they print."""
+    return [pytest.mark.notebook if path in SOLUTIONS or path.name.startswith(VARYING) else pytest.mark.long]
+
+
+@pytest.mark.parametrize("path", [pytest.param(p, marks=_run_once(p), id=label(p)) for p in EVERY])
 def test_runs_by_papermill_with_metrics_in_bounds(path, tmp_path):
     run(path, tmp_path)
 

@@ -13,6 +13,7 @@ from avslib.training.noise import drawn_samples
 from avslib.variants import VARIANTS, method_name, variant
 
 SMALL = {
+    "model.backbone": "test_efficientnet",
     "model.pretrained": False,
     "model.image_size": 64,
     "model.channels": 8,

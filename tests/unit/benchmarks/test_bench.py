@@ -30,7 +30,7 @@ from benchmarks.run import bench
 from benchmarks.timing import OURS, REFERENCE, compared, interleave, line
 from benchmarks.work import make_optimizer
 
-SETTINGS = BenchSettings(backbone="resnet18", batch=2, rounds=1, quick=True)
+SETTINGS = BenchSettings(backbone="test_efficientnet", batch=2, rounds=1, quick=True)
 
 
 class SmallEar(torch.nn.Module):
@@ -258,10 +258,10 @@ def test_pages_say_what_was_extrapolated():
 
 
 def test_the_command_prints_a_record_alone(tmp_path):
-    options = ["bench", "--quick", "--json", "--rounds", "1", "--batch", "1", "--backbone", "resnet18"]
+    options = ["bench", "--quick", "--json", "--rounds", "1", "--batch", "1", "--backbone", "test_efficientnet"]
     result = CliRunner().invoke(app, [*options, "--out", str(tmp_path)], catch_exceptions=False)
     made = BenchRecord.model_validate_json(result.stdout)
-    assert made == read_bench_record(tmp_path / "cpu-resnet18-b1-quick.json")
+    assert made == read_bench_record(tmp_path / "cpu-test_efficientnet-b1-quick.json")
     assert {"ceilings", "fusion", "metrics", "inference", "train", "parts"} <= made.sections.keys()
     rows = {row.name: row for row in made.sections["train"]}
     assert {REFERENCE, OURS, "ours, bf16", "ours, checkpointing"} <= rows.keys()

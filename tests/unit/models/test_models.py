@@ -18,7 +18,7 @@ from avslib.models.latent import POSTERIOR, PRIOR
 from avslib.training.noise import noise_shapes
 
 SMALL = {
-    "model.backbone": "resnet18",
+    "model.backbone": "test_efficientnet",
     "model.pretrained": False,
     "model.image_size": 64,
     "model.channels": 8,

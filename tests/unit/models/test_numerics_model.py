@@ -18,7 +18,7 @@ from avslib.training.setup import open_split
 from avslib.variants import VARIANTS, variant
 
 SMALL = {
-    "model.backbone": "resnet18",
+    "model.backbone": "test_efficientnet",
     "model.pretrained": False,
     "model.image_size": 64,
     "model.channels": 8,

@@ -20,6 +20,7 @@ MICRO = {
     "variants": ["ecmvae", "without_both"],
     "overrides": {
         "model": {
+            "backbone": "test_efficientnet",
             "pretrained": False,
             "image_size": 32,
             "channels": 8,

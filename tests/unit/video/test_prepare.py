@@ -97,11 +97,11 @@ def test_a_csv_says_what_is_cut_from_where(videos, tmp_path):
 def test_a_stopped_run_goes_on_and_a_clip_appears_whole(videos, tmp_path, monkeypatch):
     write, wrote = Image.Image.save, []
 
-    def failing(picture, path):
+    def failing(picture, path, **how):
         wrote.append(path)
         if len(wrote) == 8:
             raise OSError("cannot write")
-        write(picture, path)
+        write(picture, path, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "save", failing)
