@@ -33,7 +33,7 @@ def robustness_command(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Score a checkpoint when the sound is noisy, exchanged, silent or missing: J, F and the share falsely lit."""
+    """Score a checkpoint when the sound is noisy, exchanged, silent or missing: J, F and the share of pixels wrongly marked."""
     from avslib.study.robustness import robustness, robustness_table
 
     options = {"splits": split or ["test"], "seed": seed, "device": device, "progress": not quiet}

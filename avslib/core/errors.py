@@ -69,7 +69,7 @@ class BadClipsError(AvsError, code="AVS207", remedy="Repair them, or leave them 
 
 
 class WeightsError(AvsError, code="AVS301", remedy="Pass the whole checkpoint folder, with its training config."):
-    """Weights that are missing, damaged, from a different network, or more than tensors."""
+    """Weights that are missing, damaged, from a different network, or contain objects other than tensors."""
 
 
 class OutputError(AvsError, code="AVS401", remedy="Choose a different path with `--out`; nothing there was changed."):
