@@ -1,7 +1,7 @@
 """Errors that a user of avslib is meant to read: one class and one stable code for each kind of remedy.
 
-The command line prints the message with its code and exits with `exit_code`. The README explains the codes in a table
-made from the classes below. A code keeps its meaning once it is published.
+The command line prints the message with its code and exits with `exit_code`. docs/errors.md explains the codes in a
+table made from the classes below. A code keeps its meaning once it is published.
 """
 
 import re
@@ -117,4 +117,4 @@ class SweepError(AvsError, code="AVS602", remedy="Start them and run the same co
 
 
 class InternalError(AvsError, code="AVS900", remedy="Report it with the file that the message names.", exit_code=70):
-    """Something that avslib did not expect, which is a bug."""
+    """A bug. The command, versions and traceback are in `avs-error-*.txt` in the system's temporary folder."""

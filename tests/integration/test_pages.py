@@ -24,9 +24,10 @@ def names(path: Path) -> set[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """GitHub's anchors of the headings."""
+    """GitHub's anchors of the headings, and those written as ``<a id="name">``."""
     headings = re.findall(r"^#+ +(.+)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    named = set(re.findall(r'<a id="([\w-]+)"></a>', text))
+    return named | {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def markdown(path: Path) -> str:
