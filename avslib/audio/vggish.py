@@ -1,4 +1,4 @@
-"""VGGish: the frozen sound encoder of the paper, under the official parameter names."""
+"""VGGish: the frozen sound encoder of the paper, under the released parameter names."""
 
 from pathlib import Path
 

@@ -43,7 +43,7 @@ def eval_command(
     bf16: BFloat16 = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a checkpoint: J, F over the whole set, and F as published evaluations batch it."""
+    """Score a checkpoint: J, F over the whole set, and F_legacy, F per test batch as published scripts compute it."""
     from avslib.study.results import published_row
     from avslib.study.run import dataset_info, score
     from avslib.weights.checkpoints import load_checkpoint

@@ -12,10 +12,10 @@ app = typer.Typer(help="Import released weights; list the shipped ones.", no_arg
 
 @app.command("import")
 def import_command(
-    source: Annotated[Path, typer.Argument(metavar="OFFICIAL.PTH", help="Weights of ECMVAE as released.")],
+    source: Annotated[Path, typer.Argument(metavar="RELEASED.PTH", help="ECMVAE's weights as released.")],
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: weights/<file name>.")] = None,
-    backbone: Annotated[Literal["auto", "pvt_v2_b5", "resnet50"], typer.Option(help="auto: by the names.")] = "auto",
-    task: Annotated[Literal["auto", "s4", "ms3"], typer.Option(help="auto: by the file's name.")] = "auto",
+    backbone: Annotated[Literal["auto", "pvt_v2_b5", "resnet50"], typer.Option(help="auto: recognised by its parameter names.")] = "auto",
+    task: Annotated[Literal["auto", "s4", "ms3"], typer.Option(help="auto: read off the file name.")] = "auto",
     vggish: Annotated[Path | None, typer.Option(help="VGGish's weights, which the model needs to run.")] = None,
 ) -> None:
     """Convert released weights into a checkpoint folder: safetensors and configuration."""
