@@ -14,7 +14,7 @@ app = typer.Typer(help="Import released weights; list the shipped ones.", no_arg
 def import_command(
     source: Annotated[Path, typer.Argument(metavar="RELEASED.PTH", help="ECMVAE's weights as released.")],
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: weights/<file name>.")] = None,
-    backbone: Annotated[Literal["auto", "pvt_v2_b5", "resnet50"], typer.Option(help="auto: recognised by its parameter names.")] = "auto",
+    backbone: Annotated[Literal["auto", "pvt_v2_b5", "resnet50"], typer.Option(help="auto: by its names.")] = "auto",
     task: Annotated[Literal["auto", "s4", "ms3"], typer.Option(help="auto: read off the file name.")] = "auto",
     vggish: Annotated[Path | None, typer.Option(help="VGGish's weights, which the model needs to run.")] = None,
 ) -> None:
@@ -42,7 +42,7 @@ def import_vggish_command(
 
 @app.command("list")
 def list_command() -> None:
-    """Show the checkpoints that the package ships."""
+    """List the checkpoints that the package ships."""
     from avslib.weights.checkpoints import shipped_names
 
     say("\n".join(shipped_names()))
