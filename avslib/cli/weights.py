@@ -31,7 +31,7 @@ def import_command(
 
 @app.command("import-vggish")
 def import_vggish_command(
-    source: Annotated[Path, typer.Argument(metavar="VGGISH.PTH", help="VGGish's state dict as released.")],
+    source: Annotated[Path, typer.Argument(metavar="VGGISH.PTH", help="VGGish's published state dict.")],
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("weights/vggish.safetensors"),
 ) -> None:
     """Check VGGish's weights and keep them as safetensors, for -o model.audio_weights=FILE."""
