@@ -52,7 +52,7 @@ def measure(settings: BenchSettings, parts: Sequence[str], out: Path | None, as_
     """
     path = record_path(out or Path("build/bench" if settings.quick else "results/bench"), settings, parts)
     if path.exists() and not settings.quick:  # a quick one measures nothing
-        raise OutputError(f"{path}: already holds a record; name another folder by --out, or remove it first")
+        raise OutputError(f"{path}: already holds a record; name a different folder with --out, or remove it first")
     show = None if as_json else lambda name, rows: console.print(section_table(name, rows))
     record = bench(settings, parts, show)
     write_bench_record(path, record)
