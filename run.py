@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Set the project up on first use, then run one of its tasks in the project's own environment.
 
-    python run.py demo             the main job: build Mini-AVS, train, score, draw
+    python run.py demo             Mini-AVS from build to table: compose, train, score, draw
     python run.py test [ARGS]      checks and all tests (--long: slow ones too), or pytest on the files in ARGS
     python run.py lab [ARGS]       JupyterLab on notebooks/, at the first lesson
     python run.py book [ARGS]      the notebooks as an HTML site with search (build/book/index.html)

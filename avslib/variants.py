@@ -5,7 +5,7 @@
     config = load_config("mini").replace(variant("without_orthogonality"))
 
 Fields that take any value need no entry, such as ``model.latent_dim`` and ``train.init_from``. ``official`` is the
-released code's form of a loss; preset ``paper`` starts from the official forms, preset ``mini`` from the corrected
+released code's form of a loss; preset ``paper`` starts from the released forms, preset ``mini`` from the corrected
 ones. A variant sets the same fields in every preset.
 """
 

@@ -31,14 +31,14 @@ def bench_command(
     batch: Annotated[int, typer.Option(min=1, help="Clips per training step.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of whole steps; small parts take 3 times as many.")] = 3,
     part: Annotated[list[str] | None, typer.Option(help=f"{PARTS}; may be repeated.")] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Also torch.compile: minutes, a C++ compiler.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A tiny network, which tries the command in seconds.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Also torch.compile (slow to start).")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny network: try the command in seconds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record instead of tables.")] = False,
     data: Annotated[Path | None, typer.Option(help="Folder in AVSBench layout, for part feeding.")] = None,
     task: Task = "s4",
     out: Annotated[Path | None, typer.Option(help="Default: results/bench, or build/bench with --quick.")] = None,
 ) -> None:
-    """Measure speed and memory beside a plain reference form, in one run; write a record."""
+    """Compare speed and memory with a plain reference form, in one run, and write a record."""
     chosen = {"device": device, "backbone": backbone, "batch": batch, "rounds": rounds, "quick": quick}
     settings = BenchSettings(**chosen, compile=compile, data=None if data is None else str(data), task=task)
     measure(settings, part or (), out, as_json)
@@ -52,7 +52,7 @@ def measure(settings: BenchSettings, parts: Sequence[str], out: Path | None, as_
     """
     path = record_path(out or Path("build/bench" if settings.quick else "results/bench"), settings, parts)
     if path.exists() and not settings.quick:  # a quick one measures nothing
-        raise OutputError(f"{path}: already holds a record; name another folder by --out, or remove it first")
+        raise OutputError(f"{path}: already holds a record; name a different folder with --out, or remove it first")
     show = None if as_json else lambda name, rows: console.print(section_table(name, rows))
     record = bench(settings, parts, show)
     write_bench_record(path, record)

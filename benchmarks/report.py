@@ -140,9 +140,20 @@ def target_table(found: list[Verdict]) -> Table:
 
 
 def targets_markdown(records: Iterable[BenchRecord]) -> str:
-    """The targets of all records in one table."""
-    found = [(r.settings, v) for r in records for v in verdicts(r.settings, r.sections)]
-    cells = [[s.device, s.backbone, *_verdict_cells(v)] for s, v in found]
+    """The targets of all records in one table.
+
+    Where several records of a backbone on one machine measured the same target, it is taken from the one with the most
+    rounds, and of equally many from the latest.
+    """
+    found: dict[tuple[str, str, str, str], tuple[BenchRecord, Verdict]] = {}
+    for record in records:
+        s = record.settings
+        for verdict in verdicts(s, record.sections):
+            key = (s.device, _machine(record), s.backbone, verdict.target.text)
+            if key not in found or _trust(record) > _trust(found[key][0]):
+                found.pop(key, None)  # so that it stands among those of its own record
+                found[key] = record, verdict
+    cells = [[device, backbone, *_verdict_cells(v)] for (device, _, backbone, _), (_, v) in found.items()]
     return "\n".join(_markdown_table(["device", "backbone", "target", "measured", "row", ""], cells)) + "\n"
 
 
@@ -157,13 +168,21 @@ def markdown_page(records: Iterable[BenchRecord]) -> str:
     return "\n".join(line for record in records for line in _markdown(record)) + "\n"
 
 
+def _trust(record: BenchRecord) -> tuple[int, str]:
+    return record.settings.rounds, record.created
+
+
+def _machine(record: BenchRecord) -> str:
+    e = record.environment
+    return ", ".join(e["gpus"]) if record.settings.device == "cuda" and e["gpus"] else e["cpu"]
+
+
 def _markdown(record: BenchRecord) -> Iterator[str]:
     s, e = record.settings, record.environment
-    machine = ", ".join(e["gpus"]) if s.device == "cuda" and e["gpus"] else e["cpu"]
     yield f"## {s.device}, {s.backbone}, batch {s.batch}\n"
     changed = " with changes" if record.git.dirty else ""
     yield (
-        f"{machine}, {e['cores']} cores, {e['threads']} threads; torch {e['packages'].get('torch')}; "
+        f"{_machine(record)}, {e['cores']} cores, {e['threads']} threads; torch {e['packages'].get('torch')}; "
         f"{record.created[:10]}, commit {(record.git.commit or 'none')[:10]}{changed}; `{record.command}`\n"
     )
     for name, rows in record.sections.items():

@@ -80,8 +80,9 @@ def fill_marks(text: str, tables: Mapping[str, Callable[[], str]], source: str) 
 
 
 def explained_errors() -> str:
-    """The codes of errors: what happened and what to do."""
-    rows = [f"| {k.code} | `{k.__name__}` | {k.__doc__} | {k.remedy} |" for k in KINDS.values()]
+    """The codes of errors: what happened and what to do. Each row has an anchor, ``errors.md#avs301``."""
+    anchored = {code: f'<a id="{code.lower()}"></a>{code}' for code in KINDS}
+    rows = [f"| {anchored[c]} | `{k.__name__}` | {k.__doc__} | {k.remedy} |" for c, k in KINDS.items()]
     return "\n".join(["| code | from Python | what happened | what to do |", "| --- | --- | --- | --- |", *rows, ""])
 
 

@@ -127,7 +127,7 @@ def _require_same(copy: Path, given: Mapping[str, Any]) -> None:
         return
     for name in sorted({*earlier, *given} - {"OUT_DIR"}):
         if earlier.get(name) != given.get(name):
-            raise OutputError(f"{copy}: was run with another {name}; name another folder by --out, or remove it first")
+            raise OutputError(f"{copy}: was run with a different {name}; name another folder with --out, or remove it")
 
 
 def run_copies(

@@ -10,19 +10,19 @@ from tools.book import build_book
 from tools.notebooks import find, parameters, run_copies
 from tools.refresh_notebooks import refresh
 
-HELP = "Run the numbered notebooks, renew their stored outputs, build the book."
+HELP = "Run the numbered notebooks, refresh stored outputs, build the book."
 OPTIONS = {"no_args_is_help": True, "pretty_exceptions_enable": False, "add_completion": False}
 app = typer.Typer(help=HELP, context_settings=NAMES, **OPTIONS)
-PARAMETER = r"Set one, as typed (a list as \[a, b]); may be repeated."
+PARAMETER = r"Set a parameter, as typed (a list as \[a, b]); may be repeated."
 
 Chosen = Annotated[list[str] | None, typer.Argument(metavar="[NN]...", help="Numbers or names; default: all.")]
 Parameters = Annotated[list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help=PARAMETER)]
-Solutions = Annotated[bool, typer.Option("--solutions", help="The notebooks with solutions instead.")]
+Solutions = Annotated[bool, typer.Option("--solutions", help="Take the solutions instead of the lessons.")]
 
 
 @app.command("list")
 def list_command(chosen: Chosen = None, solutions: Solutions = False) -> None:
-    """Show the notebooks and their parameters with the defaults."""
+    """List the notebooks and their parameters with the defaults."""
     for path in find(chosen or [], solutions=solutions):
         console.print(f"[bold]{path.stem}[/bold]")
         for name, value in parameters(path).items():
@@ -38,7 +38,7 @@ def run_command(
         str | None, typer.Option(help="Short for -p DEVICE=NAME: auto, cpu, cuda, cuda:N or mps.")
     ] = None,
     params: Annotated[Path | None, typer.Option(help="YAML file, such as notebooks/params/paper.yaml.")] = None,
-    out: Annotated[Path, typer.Option(help="A folder for each notebook is made there.")] = Path("build/notebooks"),
+    out: Annotated[Path, typer.Option(help="Folder for the copies, one subfolder each.")] = Path("build/notebooks"),
     solutions: Solutions = False,
 ) -> None:
     """Execute copies of notebooks with other parameters; the notebooks themselves are not changed."""

@@ -21,15 +21,15 @@ FOLDER = Path("results/reliability")
 SUMMARY = {
     "faults injected": "faults",
     "faults survived": "survived",
-    "kill points of a training, resumed to the bits of the undisturbed one": "kill_points",
+    "kill points of a training, resumed bit for bit": "kill_points",
     "damaged files tried": "damaged_files",
     "of them, reported or rebuilt": "recognised",
-    "of them, read with the very same values": "read_the_same",
+    "of them, read with identical values": "read_the_same",
     "hostile files tried": "hostile_files",
-    "of them, refused with a sentence": "refused",
+    "of them, rejected with a sentence": "refused",
     "minutes of fuzzing": "minutes",
-    "inputs of fuzzing": "inputs",
-    "finds of fuzzing, each mended and kept as a test": "finds",
+    "fuzzed inputs": "inputs",
+    "bugs found by fuzzing, each fixed and kept as a test": "finds",
     "bytes lost": "bytes_lost",
 }
 # names of older records that read better today

@@ -59,5 +59,5 @@ def build_audio_encoder(name: str, weights: str | Path | None = None) -> AudioEn
         return AudioEncoder(name, SoundNetEmbedding.pretrained())
     if name == "vggish" and weights is not None:
         return AudioEncoder(name, load_vggish(weights))
-    expected = "soundnet, which ships its own weights, or vggish with the file of the released VGGish state dict"
+    expected = "soundnet, which ships its own weights, or vggish with the file of its published state dict"
     raise ConfigError(f"audio encoder {name!r} with weights {weights}; expected {expected}")

@@ -1,4 +1,4 @@
-"""VGGish: the frozen sound encoder of the paper, under the official parameter names."""
+"""VGGish: the frozen sound encoder of the paper, under the released parameter names."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ class VGGish(nn.Module):
 
 
 def load_vggish(path: str | Path) -> VGGish:
-    """A frozen VGGish with the weights of a state dict file (.safetensors, or .pth as released).
+    """A frozen VGGish with the weights of a state dict file (.safetensors, or .pth as published).
 
     Its entries `pproc.*`, the PCA that quantises embeddings for AudioSet, are not used. Raises AvsError where the file
     is missing, is not a plain state dict, or lacks or adds entries.
@@ -51,12 +51,12 @@ def load_vggish(path: str | Path) -> VGGish:
     state = read_weights(path)[1] if safe else read_state_dict(path, "VGGish weights")
     model = VGGish()
     used = {name: value for name, value in state.items() if not str(name).startswith("pproc.")}
-    load_strict(model, used, f"{path} does not hold VGGish's state dict", "get it as released")
+    load_strict(model, used, f"{path} does not hold VGGish's state dict", "get it as published")
     return model.eval().requires_grad_(False)
 
 
 def import_vggish(source: str | Path, out: str | Path) -> Path:
-    """Write released VGGish weights as safetensors, only the entries that the network uses.
+    """Write VGGish's published weights as safetensors, only the entries that the network uses.
 
     Raises AvsError as `load_vggish`, and where `out` does not end in ``.safetensors`` or holds other weights.
     """

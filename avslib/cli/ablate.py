@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 def ablate_command(
     grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="For example configs/ablate-mini.yaml.")],
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many, counted from 0; default: the grid's.")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="With the grid's fast: overrides, for a quick look.")] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, from 0 on; default: the grid's.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Apply the overrides under `fast` in the grid.")] = False,
     executor: Annotated[str, typer.Option(help="local, serial (this process), dask://HOST:PORT or slurm.")] = "local",
-    processes: Annotated[int | None, typer.Option(min=1, help="At once; default: by cores and memory.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Records and tables; default: build/ablate/GRID[-fast].")] = None,
-    work: Annotated[Path | None, typer.Option(help="Checkpoints and states; default: work/ in --out.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder in AVSBench layout in place of the grid's data.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Trainings at a time; default: as fit here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Records, tables; default: build/ablate/GRID[-fast].")] = None,
+    work: Annotated[Path | None, typer.Option(help="Checkpoints, run states; default: work/ in --out.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder in AVSBench layout, to replace the grid's.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run a grid of trainings: finished ones are skipped, interrupted ones go on, failed ones do not stop the rest."""
+    """Run a grid of trainings: skip finished ones, resume interrupted ones, and continue after a failed one."""
     from avslib.study.sweep.engine import run_grid
 
     options = {"console": console, "progress": not quiet, "lesson": run_lesson}

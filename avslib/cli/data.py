@@ -35,11 +35,11 @@ def check_command(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with Single-source/ and/or Multi-sources/.")],
     deep: Annotated[bool, typer.Option(help="Read every file, not only the names.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    fix_list: Annotated[Path | None, typer.Option(help="Write faulty clips there, for -o data.skip=FILE.")] = None,
+    fix_list: Annotated[Path | None, typer.Option(help="Write a list of faulty clips, for -o data.skip=FILE.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Draw a few clips of each task with masks into this PNG.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Check a data folder: exit code 0 sound, 1 usable with warnings, 2 not usable."""
+    """Check a data folder. Exit code 0: no fault; 1: usable, with warnings; 2: not usable."""
     from avslib.data.check import check
 
     for path in (fix_list, sheet):
@@ -63,7 +63,7 @@ def convert_audio_command(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with AVSBench's log-mel pickles.")],
     quiet: Quiet = False,
 ) -> None:
-    """Convert the log-mel pickles to safetensors beside them, once; unsafe pickles are refused by name."""
+    """Convert the log-mel pickles to safetensors beside them, once; unsafe pickles are rejected and listed."""
     from avslib.data.pickles import convert_audio
 
     done, refused = convert_audio(root, progress=not quiet)
@@ -76,19 +76,18 @@ def convert_audio_command(
 @app.command("prepare")
 def prepare_command(
     videos: Annotated[Path, typer.Argument(metavar="VIDEOS", help="Folder of videos, a video, or a csv beside them.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to fill; what is there already is kept.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to fill; existing clips are kept.")],
     task: Task = "s4",
-    csv: Annotated[Path | None, typer.Option(help="The clips, as in the task's csv; default: end to end.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the clips where no csv names one.")] = "test",
+    csv: Annotated[Path | None, typer.Option(help="Clips to cut, as the task's csv; default: all, end to end.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the clips, unless the csv names one.")] = "test",
     masks: Annotated[
-        Path | None,
-        typer.Option(exists=True, file_okay=False, help="Folder laid out as gt_masks, copied for the clips made."),
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder laid out like gt_masks; masks are copied.")
     ] = None,
     size: Annotated[int, typer.Option(min=0, help="Side of the frames in pixels; 0: as in the video.")] = 224,
     workers: Annotated[int | None, typer.Option(min=1, help="Number of threads; default: one for each CPU.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Cut videos into clips of 5 s in AVSBench's layout: exit code 0 all made, 1 some failed or lack masks, 2 none."""
+    """Cut videos into clips of 5 s in AVSBench's layout. Exit code 0: all; 1: some failed or lack masks; 2: none."""
     from avslib.video.prepare import prepare
 
     result = prepare(videos, out, task, csv, split=split, masks=masks, size=size, workers=workers, progress=not quiet)
@@ -108,8 +107,8 @@ def pack_command(
     split: Annotated[list[str] | None, typer.Option(help="May be repeated; default: all splits of the csv.")] = None,
     shard_mb: Annotated[float, typer.Option(min=0.1, max=1000, help="Size of a shard in MB.")] = 128,
     skip: Annotated[Path | None, typer.Option(help="File with names of clips to leave out, one on each line.")] = None,
-    masks: Annotated[bool, typer.Option(help="--no-masks packs clips that have none.")] = True,
-    measure: Annotated[bool, typer.Option(help="Then time reading the train split, packed against loose.")] = False,
+    masks: Annotated[bool, typer.Option(help="--no-masks: for clips that have none.")] = True,
+    measure: Annotated[bool, typer.Option(help="Then compare the speed of reading, packed and loose.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Pack clips into checksummed WebDataset shards, from which -o data.packed=OUT streams the train split."""

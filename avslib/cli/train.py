@@ -9,6 +9,8 @@ from rich.table import Table
 
 from avslib.cli.options import CHECKPOINT, BFloat16, Data, Device, Overrides, Quiet, Splits, Task, console, say
 
+DETERMINISTIC = "Use deterministic operations only, so that a run on a GPU repeats exactly too."
+
 
 def train_command(
     data: Data,
@@ -16,7 +18,7 @@ def train_command(
     preset: Annotated[str, typer.Option(help="Name of a preset (paper, mini, demo), or a YAML file.")] = "mini",
     override: Overrides = None,
     seed: Annotated[int | None, typer.Option(help="Short for -o train.seed=SEED.")] = None,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="Repeat exactly on a GPU too.")] = False,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help=DETERMINISTIC)] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default: results/runs/<id>.")] = None,
     resume: Annotated[bool, typer.Option(help="Resume an interrupted run, or start one if there is none.")] = False,
     quiet: Quiet = False,
@@ -43,7 +45,7 @@ def eval_command(
     bf16: BFloat16 = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a checkpoint: J, F over the whole set, and F as published evaluations batch it."""
+    """Score a checkpoint: J, F over the whole set, and F_legacy, F per test batch as published scripts compute it."""
     from avslib.study.results import published_row
     from avslib.study.run import dataset_info, score
     from avslib.weights.checkpoints import load_checkpoint
@@ -64,7 +66,7 @@ def config_command(
     preset: Annotated[str, typer.Argument(help="Name of a preset, or a YAML file.")] = "paper",
     override: Overrides = None,
 ) -> None:
-    """Show a resolved configuration with what every field means."""
+    """Print a resolved configuration, with the meaning of every field."""
     from avslib.config import load_config
 
     config = load_config(preset, override or [])

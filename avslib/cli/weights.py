@@ -12,10 +12,10 @@ app = typer.Typer(help="Import released weights; list the shipped ones.", no_arg
 
 @app.command("import")
 def import_command(
-    source: Annotated[Path, typer.Argument(metavar="OFFICIAL.PTH", help="Weights of ECMVAE as released.")],
+    source: Annotated[Path, typer.Argument(metavar="RELEASED.PTH", help="ECMVAE's weights as released.")],
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: weights/<file name>.")] = None,
-    backbone: Annotated[Literal["auto", "pvt_v2_b5", "resnet50"], typer.Option(help="auto: by the names.")] = "auto",
-    task: Annotated[Literal["auto", "s4", "ms3"], typer.Option(help="auto: by the file's name.")] = "auto",
+    backbone: Annotated[Literal["auto", "pvt_v2_b5", "resnet50"], typer.Option(help="auto: by its names.")] = "auto",
+    task: Annotated[Literal["auto", "s4", "ms3"], typer.Option(help="auto: read off the file name.")] = "auto",
     vggish: Annotated[Path | None, typer.Option(help="VGGish's weights, which the model needs to run.")] = None,
 ) -> None:
     """Convert released weights into a checkpoint folder: safetensors and configuration."""
@@ -31,7 +31,7 @@ def import_command(
 
 @app.command("import-vggish")
 def import_vggish_command(
-    source: Annotated[Path, typer.Argument(metavar="VGGISH.PTH", help="VGGish's state dict as released.")],
+    source: Annotated[Path, typer.Argument(metavar="VGGISH.PTH", help="VGGish's published state dict.")],
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("weights/vggish.safetensors"),
 ) -> None:
     """Check VGGish's weights and keep them as safetensors, for -o model.audio_weights=FILE."""
@@ -42,7 +42,7 @@ def import_vggish_command(
 
 @app.command("list")
 def list_command() -> None:
-    """Show the checkpoints that the package ships."""
+    """List the checkpoints that the package ships."""
     from avslib.weights.checkpoints import shipped_names
 
     say("\n".join(shipped_names()))

@@ -48,7 +48,7 @@ def read_weights(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str,
         return path, *load_tensors(path)
     except (SafetensorError, OSError) as error:
         advice = "get it again, or import a released .pth by `avs weights import`"
-        raise WeightsError(f"checkpoint {path}: not a whole safetensors file ({error}); {advice}") from None
+        raise WeightsError(f"checkpoint {path}: not a complete safetensors file ({error}); {advice}") from None
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, advice: str) -> None:
@@ -111,7 +111,7 @@ class Pretrained(nn.Module, ModelHubMixin):
         try:
             model = cls(cls.read_config(config).replace({"model.pretrained": False}))
         except (MemoryError, RuntimeError) as error:
-            why = f"{CONFIG} beside it asks for a network that cannot be built ({first_line(error)})"
+            why = f"{CONFIG} beside it describes a network that cannot be built ({first_line(error)})"
             raise WeightsError(f"checkpoint {path}: {why}; copy the whole checkpoint folder again") from None
         model.load_weights(state, f"weights {path}")
         text = config.read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 """Errors that a user of avslib is meant to read: one class and one stable code for each kind of remedy.
 
-The command line prints the message with its code and exits with `exit_code`. The README explains the codes in a table
-made from the classes below. A code keeps its meaning once it is published.
+The command line prints the message with its code and exits with `exit_code`. docs/errors.md explains the codes in a
+table made from the classes below. A code keeps its meaning once it is published.
 """
 
 import re
@@ -69,7 +69,7 @@ class BadClipsError(AvsError, code="AVS207", remedy="Repair them, or leave them 
 
 
 class WeightsError(AvsError, code="AVS301", remedy="Pass the whole checkpoint folder, with its training config."):
-    """Weights that are missing, damaged, from a different network, or more than tensors."""
+    """Weights that are missing, damaged, from a different network, or contain objects other than tensors."""
 
 
 class OutputError(AvsError, code="AVS401", remedy="Choose a different path with `--out`; nothing there was changed."):
@@ -117,4 +117,4 @@ class SweepError(AvsError, code="AVS602", remedy="Start them and run the same co
 
 
 class InternalError(AvsError, code="AVS900", remedy="Report it with the file that the message names.", exit_code=70):
-    """Something that avslib did not expect, which is a bug."""
+    """A bug. The command, versions and traceback are in `avs-error-*.txt` in the system's temporary folder."""

@@ -152,7 +152,7 @@ def locked(path: str | Path, what: str, patience: float | None = None) -> Iterat
                 lock.acquire()
     except (OSError, NotImplementedError) as error:
         if getattr(error, "errno", None) not in NO_FOLDER:  # where nobody can write, no lock is needed
-            warnings.warn(f"{path}: cannot lock it ({error}); start nothing else in this folder", stacklevel=3)
+            warnings.warn(f"{path}: cannot lock it ({error}); run nothing else in this folder", stacklevel=3)
     try:
         yield lock.is_locked
     finally:

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 
 def safe_exp(x: Float[Tensor, "*S"], limit: float = 30.0) -> Float[Tensor, "*S"]:
-    """exp(x) up to `limit`, its tangent beyond.
+    """exp(x) up to `limit`, continued linearly (by its tangent) above it.
 
-    Float32 overflows at e^88, and gradient norms square their terms. A clamp would take the gradient away just where it
+    Float32 overflows at e^88, and gradient norms square their terms. A clamp would set the gradient to 0 just where it
     is needed; the tangent keeps its direction.
 
     >>> safe_exp(torch.tensor([0.0, 100.0]))

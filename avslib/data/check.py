@@ -130,7 +130,7 @@ def check(root: str | Path, deep: bool = False, skip: Collection[str] = (), prog
         if deep:
             _read_all(report, task, clips, progress)
     if deep and (changed := damaged_files(root, verify=True)):
-        fault = f"{len(changed)} files of this build of Mini-AVS are not as they were built, the first is {changed[0]}"
+        fault = f"{len(changed)} files of this Mini-AVS have changed since it was built, the first is {changed[0]}"
         report.errors.append(Finding(task, f"{root}: {fault}; remove the folder, and build it again"))
     return report
 

@@ -67,7 +67,7 @@ def _kept(
             try:
                 save_tensors(path, {"embeddings": embeddings}, {"key": key})
             except (OSError, DiskFullError) as error:
-                warnings.warn(f"{path.parent}: embeddings are not kept ({error})", stacklevel=2)
+                warnings.warn(f"{path.parent}: embeddings are not cached ({error})", stacklevel=2)
     return dict(zip(names, embeddings, strict=True))
 
 

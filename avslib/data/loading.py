@@ -189,6 +189,6 @@ def too_many(corrupt: Mapping[str, str], limit: int) -> BadClipsError:
     reasons = "; ".join(f"{name!r} ({why})" for name, why in list(corrupt.items())[:3])
     more = "".join(f", {name!r}" for name in list(corrupt)[3:])
     return BadClipsError(
-        f"{len(corrupt)} of the train clips cannot be read, and data.max_corrupt allows {limit}: {reasons}{more}; mend "
-        "them or leave them out by data.skip (avs data check --fix-list writes it), or raise data.max_corrupt"
+        f"{len(corrupt)} of the train clips cannot be read, but data.max_corrupt allows {limit}: {reasons}{more}; "
+        "repair them or leave them out with data.skip (avs data check --fix-list writes it), or raise data.max_corrupt"
     )

@@ -192,7 +192,7 @@ class PackedClips:
         if split not in index.splits:
             raise PackedError(f"{source}: has no split {split!r}; it has {', '.join(index.splits)}")
         if not 1 <= frames <= index.frames:
-            raise PackedError(f"{source}: was packed with {index.frames} frames per clip, and {frames} are asked for")
+            raise PackedError(f"{source}: was packed with {index.frames} frames per clip, but {frames} were requested")
         self.rank, self.world, *_ = pytorch_worker_info()
         self.source, self.split, self.task, self.frames = str(source).rstrip("/"), split, index.task, frames
         self.shards, self.names = index.splits[split].shards, index.splits[split].names

@@ -94,7 +94,7 @@ def load_log_mel(path: str | Path | BinaryIO, frames: int = 5) -> Float[Tensor, 
         try:
             value = parse_tensors(data)[LOG_MEL]
         except (KeyError, ValueError, SafetensorError) as error:
-            raise LogMelError(f"{path}: not a whole file of {what} ({error}); convert it again") from None
+            raise LogMelError(f"{path}: not a complete file of {what} ({error}); convert it again") from None
     else:
         value = unpickle_tensor(path)
     if value.ndim != 4 or value.shape[0] < frames or tuple(value.shape[1:]) != (1, 96, 64):

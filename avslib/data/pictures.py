@@ -74,7 +74,7 @@ def _open(path: Path | BinaryIO, wanted: tuple[int, int] | None = None) -> tuple
         if picture.mode == "P" and picture.palette is None:
             raise ValueError("its palette is missing")
         if _turned(picture):  # some programs turn it as it says, others do not
-            raise PictureError(f"{path}: is turned or mirrored by its EXIF orientation; save it as it is to be seen")
+            raise PictureError(f"{path}: its EXIF orientation rotates or mirrors it; save it upright, without one")
         return picture, size
     except (PictureError, MemoryError):  # running out of memory is not the file's fault
         raise

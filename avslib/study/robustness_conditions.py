@@ -27,18 +27,18 @@ ANOTHER, OFF_SCREEN, BLANK = "sound of another clip", "off-screen", "image missi
 Labels = Mapping[str, ClipLabels]
 CONDITIONS = (OWN, *(f"SNR {db} dB" for db in (20, 15, 10, 5, 0)), NOISE, SILENCE, MISSING, ANOTHER, OFF_SCREEN, BLANK)
 DEFINITIONS = {
-    "falsely_lit": "share of all pixels that are predicted as sounding (sigmoid > 0.5) where nothing sounds given what "
+    "falsely_lit": "share of all pixels that are marked as sounding (sigmoid > 0.5) where nothing sounds given what "
     "plays; under silence, noise and off-screen this is the false-positive rate of AVSBench-Robust (Li et al., 2025). "
     "J and F are against the mask of the clip's own sound, under every condition",
     OWN: "the clip as it is; falsely lit: outside the mask",
     "SNR x dB": "own sound and white Gaussian noise, its mean square over the clip x dB below the sound's (none beside "
     "digital silence); falsely lit: outside the mask",
-    NOISE: "only that noise, at the mean square of the clip's sound; falsely lit: every lit pixel",
-    SILENCE: "a waveform of zeros through the audio encoder; falsely lit: every lit pixel",
-    MISSING: "an embedding of zeros; falsely lit: every lit pixel",
+    NOISE: "only that noise, at the mean square of the clip's sound; falsely lit: every marked pixel",
+    SILENCE: "a waveform of zeros through the audio encoder; falsely lit: every marked pixel",
+    MISSING: "an embedding of zeros; falsely lit: every marked pixel",
     ANOTHER: "the sounds of the split exchanged along a random cycle; falsely lit: outside the objects in view of the "
     "classes that play in that second (AVSBench: the mask on S4 if both clips are of one category, unknown on MS3)",
-    OFF_SCREEN: "the sound of a clip of the split that plays no class in view; falsely lit: every lit pixel",
+    OFF_SCREEN: "the sound of a clip of the split that plays no class in view; falsely lit: every marked pixel",
     BLANK: "own sound, every frame of the mean colour (zeros after normalisation); falsely lit: outside the mask",
 }
 

@@ -134,12 +134,12 @@ def plain_errors(what: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         text = (str(error) or type(error).__name__).splitlines()[0]
         if re.match(WORKER, text):
-            advice = "usually memory ran out: lower data.workers, or raise data.timeout for a slow disk, then --resume"
+            advice = "usually memory ran out: lower data.workers, or raise data.timeout for a slow disk; then --resume"
             raise WorkerError(f"{what}: a data worker died or did not answer ({text}); {advice}") from error
         if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
             advice = "lower train.batch_size and raise train.accumulate, or set train.checkpointing=true"
             raise MemoryLimitError(f"{what}: out of memory ({text}); {advice}") from error
         if match := re.search(r"(\S+) does not have a deterministic implementation", text):
-            advice = "choose another model.backbone, or leave train.deterministic out"
+            advice = "choose a different model.backbone, or leave out train.deterministic"
             raise ConfigError(f"{what}: {match[1]} has no deterministic form on this device; {advice}") from error
         raise

@@ -72,7 +72,7 @@ def write_video(
     """
     path = Path(path)
     if path.suffix.lower() != ".mp4":
-        raise UsageError(f"{path}: videos are written as .mp4; name the file so")
+        raise UsageError(f"{path}: videos are written as .mp4; use that ending")
     encoder = next(name for name in ENCODERS if name in av.codecs_available)
     blocks = Blocks([] if audio is None else [audio] if hasattr(audio, "shape") else audio)
     with atomic_path(path) as part, av.open(f"file:{part.absolute()}", "w", format="mp4", options=FASTSTART) as out:

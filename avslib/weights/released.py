@@ -45,7 +45,7 @@ def convert_official(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], li
 
 
 def load_official(source: str | Path | Mapping[str, Tensor], backbone: str = "auto") -> ECMVAE:
-    """The full model with the released weights, in eval mode, under preset ``paper``: all losses in the official form.
+    """The full model with the released weights, in eval mode, under preset ``paper``: all losses in the released form.
 
     Args:
         source: path of the released ``.pth``, or its content: the state dict, bare or beside what training scripts

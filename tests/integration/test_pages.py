@@ -24,9 +24,10 @@ def names(path: Path) -> set[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """GitHub's anchors of the headings."""
+    """GitHub's anchors of the headings, and those written as ``<a id="name">``."""
     headings = re.findall(r"^#+ +(.+)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    named = set(re.findall(r'<a id="([\w-]+)"></a>', text))
+    return named | {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def markdown(path: Path) -> str:
@@ -46,6 +47,17 @@ def test_links_lead_to_files_and_headings(page):
         assert target.exists(), link
         if anchor:
             assert anchor in anchors(markdown(target)), link
+
+
+def test_the_diagram_is_readable_in_every_theme():
+    """Text as text, of 10 pixels or more where it is shown 700 pixels wide (indices less), on a white background."""
+    tags = re.findall(r"<(\w+)([^>]*)>", (ROOT / "docs/figures/network.svg").read_text(encoding="utf-8"))
+    nodes = [(tag, dict(re.findall(r'([\w-]+)="([^"]*)"', values))) for tag, values in tags]
+    svg, background = nodes[0][1], next(values for tag, values in nodes if tag == "rect")
+    assert background["fill"] == "#ffffff" and all(background[side] == svg[side] for side in ("width", "height"))
+    sizes = [float(values.get("font-size", svg["font-size"])) for tag, values in nodes if tag == "text"]
+    assert len(sizes) > 60 and min(sizes) * 700 / float(svg["width"]) > 10
+    assert "image" not in dict(nodes)
 
 
 def rows_of_paper_to_code() -> list[list[str]]:

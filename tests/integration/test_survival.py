@@ -28,7 +28,7 @@ from tests.helpers.processes import in_processes
 from tests.helpers.tiny import TINY
 
 SMALL = TINY | {"model.image_size": 32}
-SURVIVED = Counter()  # faults by kind
+INJECTED, SURVIVED = Counter(), Counter()  # faults by kind: where they are made, and where their run ended as it should
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,7 @@ def test_a_dead_worker_ends_the_training_in_a_sentence_and_resume_continues(smal
     def strike(*args, **kwargs):
         if workers := data_workers():
             max(workers, key=psutil.Process.create_time).kill()
+            INJECTED["data workers killed"] += 1
             time.sleep(0.5)  # torch hears of it
         return call(*args, **kwargs)
 
@@ -101,6 +102,7 @@ def test_a_worker_that_hangs_ends_the_training_in_a_sentence(small, clean, tmp_p
     config = small.replace({"data.workers": 1, "data.timeout": 2})
     with monkeypatch.context() as patch, pytest.raises(WorkerError, match=r"timed out after 2.*data\.timeout"):
         patch.setattr(avsbench, "read_item", lambda *_: time.sleep(10**6))
+        INJECTED["data workers stuck"] += 1
         train(config, tmp_path / "run", progress=False)
     train(config, tmp_path / "run", resume=True, progress=False)
     assert alike(tmp_path / "run", clean)
@@ -119,6 +121,7 @@ def damaged(mini_data, tmp_path):
         clip = open_split(load_config("mini", SMALL | {"data.root": str(root)}), split).clips[number]
         path = clip.frame_paths[0]
         path.write_bytes(path.read_bytes()[:40] if cut else (mini_data / path.relative_to(root)).read_bytes())
+        INJECTED["corrupt clips"] += cut
         return clip.name
 
     return load_config("mini", SMALL | {"data.root": str(root), "data.max_corrupt": 1}), damage
@@ -152,6 +155,7 @@ def test_clips_that_are_scored_are_never_left_out(damaged, tmp_path):
     damage(1, "val")
     with pytest.raises(PictureError, match="truncated"):
         train(config, tmp_path / "run", progress=False)
+    SURVIVED["corrupt clips"] += 1
 
 
 def test_packed_clips_are_replaced_whatever_the_number_of_workers(damaged, tmp_path):
@@ -234,6 +238,7 @@ def short_of_memory(values, out):
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
 def test_want_of_memory_is_known_by_what_libraries_really_say(values, tmp_path):
     values = values | {"model.image_size": 160, "train.batch_size": 8, "train.epochs": 1}
+    INJECTED["memory that the system refused"] += 1
     (sentence,) = in_processes(1, tmp_path / "store", short_of_memory, values, tmp_path / "run")
     assert "training: out of memory" in sentence
     SURVIVED["memory that the system refused"] += 1
@@ -261,6 +266,7 @@ def fill_the_disk(values, out):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
 def test_a_full_disk_is_reported_and_leaves_the_last_state_whole(values, clean, tmp_path):
+    INJECTED["full disks"] += 1
     (sentence,) = in_processes(1, tmp_path / "store", fill_the_disk, values, tmp_path / "run")
     assert "model.safetensors" in sentence and not list((tmp_path / "run").rglob("*.part"))
     assert torch.load(tmp_path / "run" / STATE, weights_only=True)["run"]["step"] == 3
@@ -270,6 +276,7 @@ def test_a_full_disk_is_reported_and_leaves_the_last_state_whole(values, clean, 
 
 
 def test_faults_are_counted(reliability_record):
-    """Those that the tests above injected: each one is counted where its run ended as it should."""
-    if SURVIVED:  # else this test was chosen alone
-        reliability_record("faults", faults=SURVIVED.total(), survived=SURVIVED.total(), **SURVIVED)
+    """Every fault that the tests above injected was survived: its run ended as it should."""
+    if INJECTED:  # else only this test was chosen
+        reliability_record("faults", faults=INJECTED.total(), survived=SURVIVED.total(), **SURVIVED)
+    assert SURVIVED == INJECTED

@@ -77,7 +77,7 @@ def from_manifest(path: Path, take: Callable[[dict], T]) -> T:
         raise RecordError(f"{path}: damaged, or lacks a clip ({first_line(error)}); build Mini-AVS again") from None
     if not same:
         raise RecordError(
-            f"{path}: this Mini-AVS was built by another version of avslib, so which object plays is not known; "
+            f"{path}: this Mini-AVS was built by a different version of avslib and does not say which object plays; "
             "build it again into another folder (avs data build-mini --out DIR)"
         )
     return found

@@ -25,7 +25,7 @@ from benchmarks.record import (
     spread,
     write_bench_record,
 )
-from benchmarks.report import columns, markdown_page, verdicts
+from benchmarks.report import columns, markdown_page, targets_markdown, verdicts
 from benchmarks.run import bench
 from benchmarks.timing import OURS, REFERENCE, compared, interleave, line
 from benchmarks.work import make_optimizer
@@ -241,6 +241,16 @@ def test_targets_are_met_or_not():
     assert found == {("ratio", False): False, ("peak_ratio", False): True}
     assert {v.met for v in _verdicts(record(backbone="pvt_v2_b5"))} == {True}
     assert not _verdicts(record(quick=True))
+
+
+def test_each_target_is_shown_once_from_the_record_with_the_most_rounds():
+    """A second record of one part, here with torch.compile, repeats targets of the first."""
+    few, many = record(rounds=1, compile=True), record(rounds=3)
+    many.sections["train"][1].ratio = spread([3.5])
+    for records in ([few, many], [many, few]):
+        text = targets_markdown(records)
+        assert text.count("train: times as fast") == 1 and "| 3.5 |" in text and "| 2.5 |" not in text
+    assert targets_markdown([few, record(backbone="pvt_v2_b5")]).count("train: times less peak memory >= 2") == 2
 
 
 def _verdicts(made: BenchRecord):

@@ -1,4 +1,4 @@
-"""Every error has a code that stays, and the README explains it."""
+"""Every error has a code that stays, and docs/errors.md explains it."""
 
 import ast
 import pickle

@@ -136,6 +136,6 @@ def test_vggish_takes_the_log_mel_where_there_is_one(dataset, tmp_path):
 
 def test_unwritable_cache_still_gives_embeddings(dataset, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.warns(UserWarning, match="not kept"):
+    with pytest.warns(UserWarning, match="not cached"):
         found = embed_dataset(dataset, Loudness(), tmp_path / "cache", progress=False)
     assert len(found) == 3

@@ -139,7 +139,7 @@ def test_build_of_other_assets_is_refused(tiny, mini_data, model, tmp_path):
     shutil.copytree(mini_data, tmp_path / "data")
     path = tmp_path / "data/manifest.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"version": 1', '"version": 0'), encoding="utf-8")
-    with pytest.raises(AvsError, match=r"manifest\.json: this Mini-AVS was built by another version"):
+    with pytest.raises(AvsError, match=r"manifest\.json: this Mini-AVS was built by a different version"):
         evaluate_robustness(model, tiny.replace({"data.root": str(tmp_path / "data")}), "test", [OWN])
 
 

@@ -1,5 +1,6 @@
 """Committed tables and figures follow from the run records, and what does not is named."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import typer
 
 from avslib.cli.study import table_command
-from avslib.core.errors import AvsError, InstallError
+from avslib.core.errors import KINDS, AvsError, InstallError
 from avslib.study.records import write_record
 from tests.helpers.study_records import study_record, write_study
 from tools import generated
@@ -32,6 +33,11 @@ def names(paths):
 
 def test_committed_tables_and_figures_are_fresh():
     assert generated.stale(ROOT) == []
+
+
+def test_every_error_has_an_anchor_of_its_own():
+    anchors = re.findall(r'<a id="(\w+)"></a>(\w+) \|', generated.explained_errors())
+    assert anchors == [(code.lower(), code) for code in KINDS]
 
 
 def test_everything_is_written_once_and_is_fresh_then(checkout):

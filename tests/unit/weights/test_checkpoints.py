@@ -205,7 +205,7 @@ def test_truncated_weights_are_refused(model, tmp_path, keep):
     save_checkpoint(tmp_path, model)
     whole = (tmp_path / WEIGHTS).read_bytes()
     (tmp_path / WEIGHTS).write_bytes(whole[:keep])
-    with pytest.raises(AvsError, match="not a whole safetensors file"):
+    with pytest.raises(AvsError, match="not a complete safetensors file"):
         load_checkpoint(tmp_path)
 
 

@@ -92,5 +92,5 @@ def test_refuses_what_cannot_be_composed(tiny, tmp_path, mini_data):
     shutil.copy(mini_data / "manifest.json", tmp_path)
     old = json.loads((tmp_path / "manifest.json").read_text("utf-8")) | {"assets": "of an earlier version"}
     (tmp_path / "manifest.json").write_text(json.dumps(old), encoding="utf-8")
-    with pytest.raises(RecordError, match="built by another version"):
+    with pytest.raises(RecordError, match="built by a different version"):
         open_composed(tiny.replace({"data.compose": True, "data.root": str(tmp_path)}))
