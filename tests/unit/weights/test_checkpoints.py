@@ -17,7 +17,7 @@ from avslib.weights.released import convert_official, import_official, load_offi
 from tests.helpers.reference import GOLDEN
 
 SMALL = {
-    "model.backbone": "test_efficientnet",
+    "model.backbone": "resnet18",
     "model.pretrained": False,
     "model.image_size": 64,
     "model.channels": 8,
@@ -218,7 +218,7 @@ def test_a_released_file_as_checkpoint_names_the_command_that_imports_it(tmp_pat
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"model.channels": 16}, r"test_efficientnet with 16 channels.*has shape"),
+        ({"model.channels": 16}, r"resnet18 with 16 channels.*has shape"),
         ({"model.backbone": "convnext_atto"}, r"convnext_atto.*missing"),
         ({"model.neck": "aspp"}, "is missing"),
     ],
