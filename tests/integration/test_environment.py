@@ -79,6 +79,7 @@ def work_in(folder, mini_data):
     tiny = TINY | {
         "train.epochs": 1,
         "data.max_clips": 4,
+        "model.backbone": "tf_efficientnet_lite0",
         "model.pretrained": True,
         "data.cache": str(folder / "cached sounds"),
     }

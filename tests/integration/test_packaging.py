@@ -259,7 +259,7 @@ def test_suite_is_checks_and_parallel_parts_unless_files_are_named(run, monkeypa
     monkeypatch.setattr(run.os, "cpu_count", lambda: 2)
     *checks, units, papermill, nbval = run.task_commands("test", [])
     assert checks == run.CHECKS and {"ruff", "mypy"} <= {check[1] for check in checks}
-    parallel = ["-m", "pytest", "-n", "2", "--dist", "loadscope"]
+    parallel = ["-m", "pytest", "-n", "3", "--dist", "loadscope"]
     assert units == [*parallel, "--no-loadscope-reorder"] and "notebook" in papermill
     assert "notebooks/00_start_here.ipynb" in nbval and "notebooks/10_training.ipynb" not in nbval
     long = run.task_commands("test", ["--long", "-x", "--record"])[len(checks) :]
