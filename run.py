@@ -96,15 +96,15 @@ def task_commands(task: str, arguments: list[str]) -> list[list[str]]:
     if task != "test" or named or {"-s", "--pdb", "--trace"} & {*arguments}:
         return [["-m", *modules[task]]]
     rest = [argument for argument in kept if argument != "--record"]  # an option of tests/conftest.py
-    # one process more than cores, since tests wait for disks, browsers and processes of their own
-    pytest = ["-m", "pytest", "-n", str(min(4, 1 + (os.cpu_count() or 1))), "--dist", "loadscope"]
-    nbval = [*pytest, "--nbval", "--nbval-current-env", "-p", "tests.helpers.lesson_metrics", *rest]
+    cores = os.cpu_count() or 1  # one process more for tests that wait for disks, browsers or processes of their own
+    units, books = (["-m", "pytest", "-n", str(min(4, n)), "--dist", "loadscope"] for n in (cores + 1, cores))
+    nbval = [*books, "--nbval", "--nbval-current-env", "-p", "tests.helpers.lesson_metrics", *rest]
     lessons = (path for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb") if not path.name.startswith(VARYING))
     compared = sorted(path.relative_to(ROOT).as_posix() for path in lessons)
     return [
         *CHECKS,
-        [*pytest, "--no-loadscope-reorder", *everything, *kept],  # by folder, those with the long tests first
-        [*pytest, "--dist", "load", "-m", "notebook", "tests/notebooks/test_notebooks.py", *rest],
+        [*units, "--no-loadscope-reorder", *everything, *kept],  # by folder, those with the long tests first
+        [*books, "--dist", "load", "-m", "notebook", "tests/notebooks/test_notebooks.py", *rest],
         [*nbval, "--nbval-cell-timeout=600", "--nbval-sanitize-with=tests/sanitize.cfg", *compared],
     ]
 
