@@ -260,8 +260,8 @@ def test_suite_is_checks_and_parallel_parts_unless_files_are_named(run, monkeypa
     *checks, units, papermill, nbval = run.task_commands("test", [])
     assert checks == run.CHECKS and {"ruff", "mypy"} <= {check[1] for check in checks}
     parallel = ["-m", "pytest", "-n", "3", "--dist", "loadscope"]
-    assert units == [*parallel, "--no-loadscope-reorder"] and "notebook" in papermill and papermill[3] == nbval[3] == "2"
-    assert "notebooks/00_start_here.ipynb" in nbval and "notebooks/10_training.ipynb" not in nbval
+    assert units == [*parallel, "--no-loadscope-reorder"] and papermill[3] == nbval[3] == "2"
+    assert "notebook" in papermill and "notebooks/00_start_here.ipynb" in nbval and "notebooks/10_training.ipynb" not in nbval
     long = run.task_commands("test", ["--long", "-x", "--record"])[len(checks) :]
     assert long[0][-4:] == ["-m", "not gpu and not notebook", "-x", "--record"]
     assert all("-x" in part and "--record" not in part for part in long[1:])
