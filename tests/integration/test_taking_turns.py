@@ -145,8 +145,8 @@ def test_a_killed_process_gives_its_lock_back_though_its_workers_live(tmp_path):
             time.sleep(100)
 
     killed(begun(hold, tmp_path / "held"))
-    with locked(tmp_path / "run" / LOCK, "a training", 5):
-        pass
+    with locked(tmp_path / "run" / LOCK, "a training", 5) as held:
+        assert held
 
 
 def test_a_disk_without_locks_is_warned_of_and_used(tmp_path, monkeypatch):
