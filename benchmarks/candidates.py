@@ -105,9 +105,12 @@ def require_compiler(settings: BenchSettings) -> None:
 
 
 def bench_config(settings: BenchSettings) -> Config:
-    """Preset paper with random weights. Of MS3 all frames have a mask, so that both branches run on all rows."""
-    changes = {"model.backbone": settings.backbone, "model.pretrained": False, "data.task": "ms3"}
-    return load_config("paper", changes | (QUICK if settings.quick else {}))
+    """A preset with random weights and VGGish. Of MS3 all frames have a mask, so that both branches run on all rows."""
+    changes = {"model.pretrained": False, "model.audio_encoder": "vggish", "data.task": "ms3"}
+    small = QUICK if settings.quick else {}
+    if settings.backbone == "mini":
+        return load_config("mini", changes | small)
+    return load_config("paper", changes | {"model.backbone": settings.backbone} | small)
 
 
 def build_model(settings: BenchSettings) -> ECMVAE:

@@ -44,7 +44,7 @@ class BenchSettings(_Part):
     """What is measured, and for how long."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    backbone: str = "resnet50"
+    backbone: Annotated[str, Field(description="timm name in preset paper; mini: all of preset mini")] = "resnet50"
     batch: Annotated[int, Field(ge=1, description="clips per training step")] = 4
     rounds: Annotated[int, Field(ge=1, description="of whole steps; small parts take three times as many")] = 3
     quick: Annotated[bool, Field(description="a tiny network and 64 pixels: tries the command only")] = False
@@ -57,7 +57,7 @@ class BenchSettings(_Part):
 
     @property
     def image_size(self) -> int:
-        return self.size or (64 if self.quick else 224)
+        return self.size or (64 if self.quick else 128 if self.backbone == "mini" else 224)
 
 
 class Row(_Part):

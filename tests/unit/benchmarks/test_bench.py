@@ -9,11 +9,12 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from avslib.cli import app
+from avslib.config import load_config
 from avslib.core.errors import AvsError
 from avslib.losses import objective
 from avslib.metrics import FScore, MeanIoU
 from benchmarks import reference_metrics, reference_model, steps
-from benchmarks.candidates import QUICK, Candidate, build_model, candidates, share_parameters
+from benchmarks.candidates import QUICK, Candidate, bench_config, build_model, candidates, share_parameters
 from benchmarks.ceilings import demand
 from benchmarks.memory import Measured, measure
 from benchmarks.record import (
@@ -101,6 +102,14 @@ def test_candidates_share_one_set_of_weights():
     for model in (first, second):
         share_parameters(model, shared)
     assert all(a is b for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_the_backbone_mini_is_all_of_preset_mini():
+    settings, mini = BenchSettings(backbone="mini"), load_config("mini")
+    found = bench_config(settings)
+    assert settings.image_size == mini.model.image_size == 128
+    assert found.loss == mini.loss
+    assert found.model == mini.model.model_copy(update={"pretrained": False, "audio_encoder": "vggish"})
 
 
 def test_a_gpu_holds_float32_against_float32():
