@@ -5,13 +5,14 @@ import json
 import multiprocessing
 import os
 import shutil
-import zlib
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -148,7 +149,7 @@ def _compose_all(root: Path, manifest: dict, workers: int | None, progress: bool
 
 def _write_clip(root: Path, manifest: dict, clip: tuple[str, str, int]) -> dict:
     """Compose and write one clip, given as task, split and index; its record in the manifest."""
-    from scipy.io import wavfile  # training imports this module, and writes no clip
+    import soundfile  # training imports this module, and writes no clip
 
     task, split, _ = clip
     composed = compose_clip(*clip, manifest["seed"], manifest["image_size"])
@@ -166,16 +167,29 @@ def _write_clip(root: Path, manifest: dict, clip: tuple[str, str, int]) -> dict:
             _write_pngs(root / "twin_masks" / task / split / name, name, composed.twin_masks * np.uint8(255))
     sound = data / "audio_wav" / inner / f"{name}.wav"
     sound.parent.mkdir(parents=True, exist_ok=True)
-    wavfile.write(sound, RATE, np.rint(composed.waveform * 32768.0).astype("<i2"))
+    soundfile.write(sound, np.rint(composed.waveform * 32768.0).astype(np.int16), RATE)
     return composed.record
 
 
 def _write_pngs(folder: Path, stem: str, images: np.ndarray) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    # photos: as small as at level 1, in two thirds of its time
-    how = {"compress_type": zlib.Z_RLE} if images.ndim == 4 else {"compress_level": 1}
     for number, image in enumerate(images, start=1):
-        Image.fromarray(image).save(folder / f"{stem}_{number}.png", **how)
+        path = folder / f"{stem}_{number}.png"
+        if image.ndim == 2:
+            Image.fromarray(image).save(path, compress_level=1)
+        else:
+            path.write_bytes(photo_png(image))
+
+
+def photo_png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    """A PNG by FFmpeg: as small as by Pillow, in two thirds of its time, since only one filter is tried."""
+    import av
+
+    encoder = av.CodecContext.create("png", "w")
+    encoder.height, encoder.width, encoder.pix_fmt, encoder.time_base = *image.shape[:2], "rgb24", Fraction(1)
+    encoder.thread_count, encoder.options = 1, {"pred": "avg", "compression_level": "1"}
+    frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+    return b"".join(map(bytes, (*encoder.encode(frame), *encoder.encode(None))))
 
 
 def _write_rest(root: Path, manifest: dict) -> None:

@@ -152,8 +152,16 @@ def _backdrop_frame(backdrop: Backdrop, t: float, size: int) -> UInt8[np.ndarray
     return np.asarray(frame)[:, :: -1 if backdrop.flip else 1]
 
 
-def _coloured(o: Object, light: float, size: int) -> tuple[Float[np.ndarray, "4 h w"], float]:
-    """The cut-out at the nearest resolution above the drawn one, relit, and its scale (1, 1/2 or 1/4)."""
+class _Source(NamedTuple):
+    """A cut-out, relit, as it is drawn from: its planes, their differences to the pixel on the right, and its scale."""
+
+    image: Float[np.ndarray, "4 h w"]
+    steps: Float[np.ndarray, "4 h w"]
+    scale: float  # 1, 1/2 or 1/4
+
+
+def _coloured(o: Object, light: float, size: int) -> _Source:
+    """The cut-out at the nearest resolution above the drawn one."""
     levels = assets.cutout(o.file)
     source_px = o.width * size / (levels[0].shape[2] - 8)
     level = int(np.clip(np.floor(np.log2(1 / source_px) + 0.25), 0, len(levels) - 1))
@@ -163,12 +171,13 @@ def _coloured(o: Object, light: float, size: int) -> tuple[Float[np.ndarray, "4 
     red, green, blue, alpha = image
     # not by BLAS, which would start threads in every worker for a 3x3 matrix
     image[:3] = [np.clip(g * green + (r * red + b * blue), 0, alpha) for r, g, b in relight.tolist()]
-    return image, 0.5**level
+    return _Source(image, np.diff(image, append=0), 0.5**level)
 
 
-def _warp(image: np.ndarray, o: Object, pixels: float, t: float, size: int) -> tuple[np.ndarray, int, int]:
+def _warp(source: _Source, o: Object, t: float, size: int) -> tuple[np.ndarray, int, int]:
     """Turn and scale a premultiplied picture about its foot, bilinearly: the patch and its upper left corner."""
     x, y, width, height = o.at(t)
+    image, steps, pixels = source
     source_h, source_w = image.shape[1:]
     # the content's size in source pixels, without the border of `assets.cutout`, which is wider right and below
     full_h, full_w = assets.cutout(o.file)[0].shape[1:]
@@ -189,23 +198,22 @@ def _warp(image: np.ndarray, o: Object, pixels: float, t: float, size: int) -> t
     for at, content, length in ((u, content_w, source_w), (v, content_h, source_h)):
         at += 4 * pixels + content / 2 - 0.5
         np.clip(at, 0, length - 1.001, out=at)
-    left, top = np.floor(u), np.floor(v)
+    left, top = u.astype(np.intp), v.astype(np.intp)
     u -= left
     v -= top
-    at, patch = (top * source_w + left).astype(np.intp), np.empty((4, *u.shape))
-    corners = at, at + 1, at + source_w, at + source_w + 1
-    for plane, out in zip(image.reshape(4, -1), patch, strict=True):
-        a, b, c, d = (plane.take(corner) for corner in corners)
-        out[...] = _mix(_mix(a, b, u), _mix(c, d, u), v)
+    at, patch = top * source_w + left, np.empty((4, *u.shape))
+    below = at + source_w
+    # in place: new arrays would cost more than the arithmetic
+    for plane, step, out in zip(image.reshape(4, -1), steps.reshape(4, -1), patch, strict=True):
+        upper, lower = step.take(at), step.take(below)
+        upper *= u
+        upper += plane.take(at)
+        lower *= u
+        lower += plane.take(below)
+        lower -= upper
+        lower *= v
+        np.add(upper, lower, out=out)
     return patch, x0, y0
-
-
-def _mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """a + share * (b - a), in place: new arrays would cost more than the arithmetic."""
-    b -= a
-    b *= share
-    a += b
-    return a
 
 
 def _cast_shadow(frame: Float[np.ndarray, "3 S S"], o: Object, t: float, size: int) -> None:
@@ -226,16 +234,16 @@ def render_scene(scene: Scene, size: int) -> tuple[UInt8[np.ndarray, "T S S 3"],
     """
     frames = np.empty((FRAMES, size, size, 3), np.uint8)
     visible = np.zeros((len(scene.objects), FRAMES, size, size), bool)
-    lit: list[tuple[np.ndarray, float]] = []
+    lit: list[_Source] = []
     for k, t in enumerate(TIMES):
         photo, brightness = _backdrop_frame(scene.backdrop, t, size), np.float32(scene.backdrop.brightness)
         if not lit:
             light = 0.76 + 0.24 * min(max(float((photo * brightness).mean()) / 120, 0.4), 1.4)
             lit = [_coloured(o, light, size) for o in scene.objects]
         frame, seen = np.multiply(photo.transpose(2, 0, 1), brightness, order="C"), []
-        for o, (image, pixels) in zip(scene.objects, lit, strict=True):
+        for o, source in zip(scene.objects, lit, strict=True):
             _cast_shadow(frame, o, t, size)
-            patch, x0, y0 = _warp(image, o, pixels, t, size)
+            patch, x0, y0 = _warp(source, o, t, size)
             box, alpha = (y0, y0 + patch.shape[1], x0, x0 + patch.shape[2]), patch[3] / 255
             through = 1 - alpha
             part = _within(frame, box, (0, size, 0, size))
@@ -249,7 +257,7 @@ def render_scene(scene: Scene, size: int) -> tuple[UInt8[np.ndarray, "T S S 3"],
         for found, (alpha, box) in zip(visible[:, k], seen, strict=True):
             _within(found, box, (0, size, 0, size))[...] = alpha > 0.5
         np.clip(frame, 0, 255, out=frame)
-        frames[k] = np.rint(frame, out=frame).astype(np.uint8).transpose(1, 2, 0)
+        np.stack(np.rint(frame, out=frame).astype(np.uint8), axis=-1, out=frames[k])
     return frames, visible
 
 
