@@ -10,7 +10,6 @@ import av
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
-from scipy.ndimage import binary_dilation, binary_erosion
 
 from avslib.audio import SAMPLE_RATE
 from avslib.core.errors import UsageError
@@ -93,7 +92,8 @@ def write_video(
                 raise UsageError(f"write_video: frame {count - 1} is {got}; expected uint8 {expected}")
             if height % 2 or width % 2:
                 image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            out.mux(video.encode(av.VideoFrame.from_numpy_buffer(image, format="rgb24")))
+            frame = av.VideoFrame.from_numpy_buffer(image, format="rgb24")
+            out.mux(video.encode(frame.reformat(format="yuv420p", threads=1)))
             # up to the end of this frame, so that picture and sound lie side by side in the file
             block = blocks.take(round(count * rate / fps) - done)
             if len(block):
@@ -111,15 +111,25 @@ def write_video(
 def outlined(mask: Bool[np.ndarray, "H W"], size: tuple[int, int] | None = None) -> Image.Image:
     """A layer for `painted`, of `size` (width, height): the mask in orange, outlined in white and black."""
     shown = Image.fromarray(mask).resize(size or mask.shape[::-1], Image.Resampling.NEAREST)
-    thick, square = max(1, round(min(shown.size) / 240)), np.ones((3, 3), bool)
+    thick = max(1, round(min(shown.size) / 240))
     left, top, right, bottom = shown.getbbox() or (0, 0, 0, 0)
     part = np.s_[max(0, top - thick) : bottom + thick, max(0, left - thick) : right + thick]  # nothing is drawn outside
-    layer, mask = np.zeros((shown.height, shown.width, 4), np.uint8), np.asarray(shown)[part]
-    inside, rim = layer[part], binary_erosion(mask, square, thick)
-    inside[mask] = TINT
-    inside[mask & ~rim] = 255
-    inside[~mask & binary_dilation(mask, square, thick)] = 0, 0, 0, 255
-    return Image.fromarray(layer)
+    colours, mask = np.zeros((shown.height, shown.width), np.uint8), np.asarray(shown)[part]
+    inside = colours[part]
+    inside[...] = mask
+    inside[mask & _grown(~mask, thick, beyond=True)] = 2
+    inside[~mask & _grown(mask, thick, beyond=False)] = 3
+    layer = Image.fromarray(colours)
+    layer.putpalette([0, 0, 0, 0, *TINT, 255, 255, 255, 255, 0, 0, 0, 255], "RGBA")
+    return layer.convert("RGBA")
+
+
+def _grown(mask: Bool[np.ndarray, "H W"], by: int, *, beyond: bool) -> Bool[np.ndarray, "H W"]:
+    """Dilation by a square of 2 * `by` + 1 pixels; `beyond` is the mask outside the picture."""
+    (height, width), span = mask.shape, range(2 * by + 1)
+    padded = np.pad(mask, by, constant_values=beyond)
+    wide = np.logical_or.reduce([padded[:, i : i + width] for i in span])
+    return np.logical_or.reduce([wide[i : i + height] for i in span])
 
 
 def painted(image: UInt8[np.ndarray, "H W 3"], layer: Image.Image) -> UInt8[np.ndarray, "h w 3"]:

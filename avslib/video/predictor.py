@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from avslib.weights.speed_options import apply_speed_options
 
 # sharing 1, 2 or 4 s moved J on 60 s of Mini-AVS clips by +0.008, -0.003 and +0.005, at up to 5 times the cost
 OVERLAP = 0
+PIXELS = 20 * 128**2  # of frames in one pass: more take memory, and no less time on a CPU
 SIZES = range(32, 2049, 32)  # side of the network's square, in pixels
 
 Frames, Embedded, Maps = UInt8[Tensor, "T 3 H W"], Float[Tensor, "T D"], Float[Tensor, "T H W"]
@@ -75,18 +76,27 @@ class Predictor:
 
     @torch.no_grad()
     def run(
-        self, image: Frames, audio: Embedded, noise: Noise = None, mask: Mask = None, features: Features = None
+        self,
+        image: Frames,
+        audio: Embedded,
+        noise: Noise = None,
+        mask: Mask = None,
+        features: Features = None,
+        clips: int = 1,
     ) -> ECMVAEOutput:
         """One pass over a clip of T frames: all outputs of the model. A mask runs the posterior branch too; `features`
-        are those of the backbone, where they are known already.
+        are those of the backbone, where they are known already. Several `clips` of one length follow each other.
         """
         pixels = self.model.normalize(image.to(self.device))
         mask = None if mask is None else mask.to(self.device).float()
-        return self.model(pixels, audio.to(self.device), mask, frames=len(image), noise=noise, features=features)
+        frames = len(image) // clips
+        return self.model(pixels, audio.to(self.device), mask, frames=frames, noise=noise, features=features)
 
-    def __call__(self, image: Frames, audio: Embedded, noise: Noise = None, features: Features = None) -> Maps:
+    def __call__(
+        self, image: Frames, audio: Embedded, noise: Noise = None, features: Features = None, clips: int = 1
+    ) -> Maps:
         """Probability that a pixel sounds, on the CPU: with the mean codes, or those that `noise` draws or gives."""
-        return self.run(image, audio, noise, features=features).logits[:, 0].float().sigmoid().cpu()
+        return self.run(image, audio, noise, features=features, clips=clips).logits[:, 0].float().sigmoid().cpu()
 
     def samples(self, image: Frames, audio: Embedded, k: int, seed: int = 0) -> Float[Tensor, "k T H W"]:
         """`k` probability maps, each with codes drawn from the prior."""
@@ -206,40 +216,57 @@ class Prediction(Iterator[Second]):
         except BrokenOff as error:  # raised again after the results of all that could be read
             self.broken = error
 
-    def _segment(self, window: Window) -> Float[Tensor, "T M S S"]:
-        """Maps that may be averaged: the probability; with samples also the expected entropy."""
-        images, sounds = zip(*window, strict=True)
-        image, sound = torch.stack(images), torch.from_numpy(np.concatenate(sounds))
-        embedded = self.predictor.embed(sound, len(window))
+    def _segment(self, windows: list[Window]) -> Iterator[Float[Tensor, "T M S S"]]:
+        """Maps of windows of one length, to be averaged: the probability; with samples also the expected entropy."""
+        # each window draws the same samples: these go one by one
+        most = 1 if self.samples else max(1, PIXELS // (len(windows[0]) * self.size**2))
+        for first in range(0, len(windows), most):
+            yield from self._maps(windows[first : first + most])
+
+    def _maps(self, windows: list[Window]) -> Float[Tensor, "B T M S S"]:
+        clips, frames = len(windows), len(windows[0])
+        images, sounds = zip(*chain(*windows), strict=True)
+        image, sound = torch.stack(images), torch.from_numpy(np.concatenate(sounds)).view(clips, -1)
+        embedded = self.predictor.encoder.embed(sound, frames).flatten(0, 1)
         try:
             if not self.samples:
-                return self.predictor(image, embedded)[:, None]
+                return self.predictor(image, embedded, clips=clips).unflatten(0, (clips, frames))[:, :, None]
             drawn = self.predictor.samples(image, embedded, self.samples, self.seed)
         except AssertionError as error:  # backbones that were built for one size
             name = self.predictor.model.config.model.backbone
             raise UsageError(f"size: backbone {name} does not run at {self.size} ({error}); leave size out") from error
-        return torch.stack([drawn.mean(0), entropy_parts(drawn)[1]], dim=1)
+        return torch.stack([drawn.mean(0), entropy_parts(drawn)[1]], dim=1)[None]
 
 
 def joined_windows(
-    groups: Iterable[list[Any]], segment: Callable[[list[Any]], Float[Tensor, "T M S S"]], length: int, hop: int
+    groups: Iterable[list[Any]],
+    segment: Callable[[list[list[Any]]], Iterable[Float[Tensor, "T M S S"]]],
+    length: int,
+    hop: int,
 ) -> Iterator[Float[Tensor, "M S S"]]:
     """The maps of all steps in their order, from windows of `length` seconds, one every `hop`.
 
     `groups` holds the steps of each second; a window takes the k-th step of each, for every k in turn. The last window
-    reaches back to be whole. Where windows overlap, their maps are averaged with the weights 1, 2, 3, 2, 1.
+    reaches back to be whole. Where windows overlap, their maps are averaged with the weights 1, 2, 3, 2, 1. `segment`
+    gets windows of one length at a time.
     """
     recent: list[tuple[int, list[Any]]] = []
     pending: dict[tuple[int, int], tuple[int, Tensor]] = {}  # weight and mean of maps, by second and k
     count = covered = given = 0
 
     def add_windows() -> None:
-        for k in range(max(len(group) for _, group in recent)):
-            # reaches one second further back where the last one has no k-th step
-            window = [(number, group[k]) for number, group in recent if k < len(group)][-length:]
-            if window[-1][0] < covered:
-                continue
-            for i, maps in enumerate(segment([step for _, step in window])):
+        # reaches one second further back where the last one has no k-th step
+        steps = (
+            (k, [(n, g[k]) for n, g in recent if k < len(g)][-length:]) for k in range(max(len(g) for _, g in recent))
+        )
+        windows = [(k, window) for k, window in steps if window[-1][0] >= covered]
+        for _, alike in groupby(windows, key=lambda pair: len(pair[1])):
+            add(list(alike))
+
+    def add(windows: list[tuple[int, list[tuple[int, Any]]]]) -> None:
+        found = segment([[step for _, step in window] for _, window in windows])
+        for (k, window), of_window in zip(windows, found, strict=True):
+            for i, maps in enumerate(of_window):
                 before, mean = pending.get(key := (window[i][0], k), (0, maps))
                 weight = min(i + 1, len(window) - i)
                 # a moving mean: where there is only one window its maps stay as they are, to the bit

@@ -110,7 +110,8 @@ def _picture(frame: Any, ratio: Fraction | None) -> UInt8[np.ndarray, "H W 3"]:
     try:
         if width * frame.height > tracks.LARGEST_FRAME:
             raise ValueError(f"it is shown {width} pixels wide")
-        pixels = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
+        # threads would be started for each frame
+        pixels = frame.to_ndarray(format="rgb24", width=width, height=frame.height, threads=1)
     except (av.FFmpegError, ValueError) as error:
         what = f"a frame of {frame.width}x{frame.height} pixels in the form {frame.format.name}"
         raise VideoError(f"{what} cannot be read ({error}); convert the video to mp4") from None

@@ -19,8 +19,8 @@ from tests.unit.video.test_reader import frames, number, tones, with_times
 def maps_of(count, length, hop):
     """Joined windows whose 'network' gives the number of the window, which is that of its first step."""
 
-    def segment(window):
-        return torch.full((len(window), 1, 1, 1), float(window[0]))
+    def segment(windows):
+        return [torch.full((len(window), 1, 1, 1), float(window[0])) for window in windows]
 
     return [float(x) for x in joined_windows([[i] for i in range(count)], segment, length, hop)]
 
@@ -43,7 +43,7 @@ def test_windows_join_by_a_triangle(count, length, hop, expected):
 def test_results_come_as_soon_as_no_later_window_covers_them():
     taken = []
     groups = (taken.append(i) or [i, i] for i in range(100))
-    for done, _ in enumerate(joined_windows(groups, lambda window: torch.zeros(len(window), 1, 1, 1), 5, 2)):
+    for done, _ in enumerate(joined_windows(groups, lambda w: torch.zeros(len(w), len(w[0]), 1, 1, 1), 5, 2)):
         assert len(taken) - done // 2 <= 5
 
 
@@ -62,12 +62,17 @@ def test_more_results_a_second_are_shifted_passes(predictor, tmp_path):  # noqa:
     assert [s.time for s in results] == [k / 2 for k in range(12)] and {s.length for s in results} == {0.5}
     moments, sound = list(read_video(path, 2)), np.concatenate([m.sound for m in read_video(path)])
     box = Letterbox(48, 64, 64)
+    windows, heard = [], []
     for first in (0, 1):  # the first step is given the first second of sound, whichever its pass
-        window = torch.stack([box.fit(moments[first + 2 * i].image) for i in range(5)])
+        windows += [box.fit(moments[first + 2 * i].image) for i in range(5)]
         ends = [round(16000 * max(1.0, (first + 2 * i + 1) / 2)) for i in range(5)]
-        heard = np.concatenate([sound[end - 16000 : end] for end in ends])
-        direct = box.back(predictor(window, predictor.embed(torch.from_numpy(heard)))).numpy()
-        assert np.array_equal(direct[3], results[first + 6].probability)
+        heard.append(np.concatenate([sound[end - 16000 : end] for end in ends]))
+    embedded = predictor.encoder.embed(torch.from_numpy(np.stack(heard)), 5)
+    together = box.back(predictor(torch.stack(windows), embedded.flatten(0, 1), clips=2)).numpy()
+    for first in (0, 1):
+        apart = box.back(predictor(torch.stack(windows[5 * first : 5 * first + 5]), embedded[first])).numpy()
+        assert np.allclose(together[5 * first : 5 * first + 5], apart, atol=1e-6)
+        assert np.array_equal(together[5 * first + 3], results[first + 6].probability)
         assert np.array_equal(results[first + 6].image, moments[first + 6].image)
     assert len(list(predictor.predict(path, fps="native"))) == 24
 
