@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
 @app.command()
 def bench_command(
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to measure.")] = "cpu",
-    backbone: Annotated[str, typer.Option(help="timm name: resnet50, pvt_v2_b5, or any other; mini: preset mini.")] = "resnet50",
+    backbone: Annotated[str, typer.Option(help="timm name, such as pvt_v2_b5; mini: preset mini.")] = "resnet50",
     batch: Annotated[int, typer.Option(min=1, help="Clips per training step.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of whole steps; small parts take 3 times as many.")] = 3,
     part: Annotated[list[str] | None, typer.Option(help=f"{PARTS}; may be repeated.")] = None,
