@@ -83,7 +83,7 @@ def task_commands(task: str, arguments: list[str]) -> list[list[str]]:
     """Arguments for the interpreter, one list for each command; a whole test run has several."""
     named = any(not argument.startswith("-") for argument in arguments)
     kept = [argument for argument in arguments if argument != "--long"]
-    everything = ["-m", "not gpu and not notebook"] if kept != arguments else []
+    everything = ["-m", "not gpu"] if kept != arguments else []
     modules = {
         "demo": ["avslib.cli", "demo", *arguments],
         "test": ["pytest", *everything, *kept],
@@ -95,18 +95,15 @@ def task_commands(task: str, arguments: list[str]) -> list[list[str]]:
         raise Stop(f"unknown task {task!r}: choose one of {', '.join(modules)} (python run.py --help).")
     if task != "test" or named or {"-s", "--pdb", "--trace"} & {*arguments}:
         return [["-m", *modules[task]]]
-    rest = [argument for argument in kept if argument != "--record"]  # an option of tests/conftest.py
-    cores = os.cpu_count() or 1  # one process more for tests that wait for disks, browsers or processes of their own
-    units, books = (["-m", "pytest", "-n", str(min(4, n)), "--dist", "loadscope"] for n in (cores + 1, cores))
-    nbval = [*books, "--nbval", "--nbval-current-env", "-p", "tests.helpers.lesson_metrics", *rest]
     lessons = (path for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb") if not path.name.startswith(VARYING))
     compared = sorted(path.relative_to(ROOT).as_posix() for path in lessons)
-    return [
-        *CHECKS,
-        [*units, "--no-loadscope-reorder", *everything, *kept],  # by folder, those with the long tests first
-        [*books, "--dist", "load", "-m", "notebook", "tests/notebooks/test_notebooks.py", *rest],
-        [*nbval, "--nbval-cell-timeout=600", "--nbval-sanitize-with=tests/sanitize.cfg", *compared],
-    ]
+    # one process more than cores, for tests that wait for disks, browsers or processes of their own
+    pytest = ["-m", "pytest", "-n", str(min(4, (os.cpu_count() or 1) + 1)), "--dist", "loadscope"]
+    pytest += ["--no-loadscope-reorder"]  # by folder, those with the long tests first
+    pytest += everything or ["-m", "not gpu and not long"]
+    pytest += ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=600", "--nbval-sanitize-with=tests/sanitize.cfg"]
+    pytest += ["-p", "tests.helpers.lesson_metrics"]
+    return [*CHECKS, [*pytest, *kept, "tests", "avslib", "course", *compared]]
 
 
 def run(command: list[str], cwd: Path) -> int:

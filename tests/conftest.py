@@ -40,6 +40,18 @@ def unchecked_shapes(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests of a module run in one process, which prepares once what they share; notebooks share nothing."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if "test_runs_by_papermill" in nodeid else super()._split_scope(nodeid)
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadscope" else None
+
+
 def pytest_addoption(parser):
     parser.addoption("--record", action="store_true", help="keep what tests count in results/reliability")
     parser.addoption("--device", choices=("cuda", "cpu"), default="cuda", help="of the GPU tests; cpu rehearses them")
