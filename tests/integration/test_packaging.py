@@ -255,17 +255,16 @@ def test_ctrl_c_and_sigterm_leave_the_end_to_the_task(name):
     assert process.wait(timeout=20) == 9
 
 
-def test_suite_is_checks_and_parallel_parts_unless_files_are_named(run, monkeypatch):
+def test_suite_is_checks_and_one_parallel_session_unless_files_are_named(run, monkeypatch):
     monkeypatch.setattr(run.os, "cpu_count", lambda: 2)
-    *checks, units, papermill, nbval = run.task_commands("test", [])
+    *checks, tests = run.task_commands("test", [])
     assert checks == run.CHECKS and {"ruff", "mypy"} <= {check[1] for check in checks}
-    parallel = ["-m", "pytest", "-n", "3", "--dist", "loadscope"]
-    assert units == [*parallel, "--no-loadscope-reorder"] and papermill[3] == nbval[3] == "2"
-    compared = [word for word in nbval if word.endswith(".ipynb")]
-    assert "notebook" in papermill and "notebooks/00_start_here.ipynb" in compared and len(compared) == 11
-    long = run.task_commands("test", ["--long", "-x", "--record"])[len(checks) :]
-    assert long[0][-4:] == ["-m", "not gpu and not notebook", "-x", "--record"]
-    assert all("-x" in part and "--record" not in part for part in long[1:])
+    assert tests[:7] == ["-m", "pytest", "-n", "3", "--dist", "loadscope", "--no-loadscope-reorder"]
+    assert "not gpu and not long" in tests and {"tests", "avslib", "course"} <= set(tests)
+    compared = [word for word in tests if word.endswith(".ipynb")]
+    assert "--nbval" in tests and "notebooks/00_start_here.ipynb" in compared and len(compared) == 11
+    long = run.task_commands("test", ["--long", "-x", "--record"])[-1]
+    assert "not gpu" in long and "--long" not in long and {"-x", "--record"} <= set(long)
     assert run.task_commands("test", ["tests/unit/test_metrics.py", "-k", "J"]) == [
         ["-m", "pytest", "tests/unit/test_metrics.py", "-k", "J"]
     ]

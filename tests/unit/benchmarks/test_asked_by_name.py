@@ -11,7 +11,7 @@ from benchmarks.operations import TOP, section_profile
 from benchmarks.record import BenchSettings
 from benchmarks.timing import OURS, REFERENCE
 
-QUICK = BenchSettings(backbone="resnet18", batch=1, rounds=1, quick=True)
+QUICK = BenchSettings(backbone="test_efficientnet", batch=1, rounds=1, quick=True)
 
 
 @pytest.mark.parametrize("warns", [True, False], ids=["by the line", "by an error"])
