@@ -6,6 +6,7 @@ The whole rehearsal is in tests/slow.
 import itertools
 import json
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,14 @@ import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path(sys.argv[1]).touch(), sys.exit(75)))
 time.sleep(0 if pathlib.Path(sys.argv[1]).exists() else 60)
 """
+
+
+@pytest.fixture(autouse=True)
+def handler():
+    """The check's own handler of SIGTERM ends with its process, which here is that of all tests."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
