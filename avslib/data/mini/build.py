@@ -1,6 +1,7 @@
 """Write Mini-AVS to disk in AVSBench's folder layout and csv schema, so that one reader serves both."""
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -167,7 +168,9 @@ def _write_clip(root: Path, manifest: dict, clip: tuple[str, str, int]) -> dict:
             _write_pngs(root / "twin_masks" / task / split / name, name, composed.twin_masks * np.uint8(255))
     sound = data / "audio_wav" / inner / f"{name}.wav"
     sound.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(sound, np.rint(composed.waveform * 32768.0).astype(np.int16), RATE)
+    wav = io.BytesIO()  # libsndfile calls a full disk a "System error"
+    soundfile.write(wav, np.rint(composed.waveform * 32768.0).astype(np.int16), RATE, format="WAV")
+    sound.write_bytes(wav.getvalue())
     return composed.record
 
 
